@@ -1,0 +1,63 @@
+# Needs Python 3.11 or newer, pip and make. No root, no Docker, no venv module.
+PYTHON ?= python3
+export UV_PYTHON_DOWNLOADS = never
+export UV_LINK_MODE = copy
+UV := $(shell command -v uv 2>/dev/null || echo .boot/bin/uv)
+BIN := .venv/bin
+WORKERS ?= 2
+
+.PHONY: setup demo serve test test-faults fix lint types docs bench lock clean
+
+setup: .venv/ready  ## put everything into .venv
+
+.boot/bin/uv: requirements-boot.txt
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+	    --require-hashes --target .boot --upgrade -r requirements-boot.txt
+	@touch $@
+
+.venv/ready: requirements.txt requirements-demo.txt pyproject.toml $(filter .boot/%,$(UV))
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.txt requirements-demo.txt
+	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
+	@touch $@
+
+demo: setup  ## real data through the server, in well under a minute
+	@$(BIN)/python demo/run.py
+
+serve: setup  ## start the server
+	$(BIN)/headrace serve
+
+test: setup lint types  ## everything that CI runs
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+test-faults: setup  ## every kill at every step
+	HEADRACE_FAULTS=all $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m faults
+
+fix: setup
+	$(BIN)/ruff check --quiet --fix --unsafe-fixes . || true
+	$(BIN)/ruff format --quiet .
+
+lint: setup
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports
+
+types: setup
+	$(BIN)/mypy
+
+docs: setup  ## remake the generated reference
+	$(BIN)/python docs/generate.py
+
+bench: setup  ## side by side with DuckDB and COPY; fails on its bars
+	$(BIN)/python bench/run.py
+
+lock: setup  ## remake the locks: hashes, no addresses
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+	    --no-emit-find-links --group dev --python-version 3.11 -o requirements.txt pyproject.toml
+	$(UV) pip compile --quiet --universal --no-deps --generate-hashes --no-emit-index-url --no-header \
+	    --no-emit-find-links -o requirements-demo.txt requirements-demo.in
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+	    --no-emit-find-links -o requirements-boot.txt requirements-boot.in
+
+clean:
+	rm -rf .venv .boot .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

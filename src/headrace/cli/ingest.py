@@ -1,0 +1,127 @@
+"""`headrace ingest SRC DEST`: one run in this process, without a server."""
+
+import hashlib
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from headrace.assembly import Order, work
+from headrace.cli import show, uris
+from headrace.domain.books import Receipt
+from headrace.domain.errors import Cancelled, HeadraceError
+from headrace.domain.event import NewEvent
+from headrace.domain.ids import new_id
+from headrace.engine.plan import Segment, Stopped
+
+
+class TerminalJournal:
+    """Draws a progress bar when a person watches; keeps the last commit's receipt."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.receipt: Receipt | None = None
+        self.rejects: tuple[Segment, ...] = ()
+        self.cancelled = threading.Event()
+        self._progress: Any = None  # a rich Progress
+        self._task: Any = None
+        self._begun = time.monotonic()
+        self._quiet = quiet or not os.isatty(2)
+
+    def told(
+        self, phase: str, *, rows: int = 0, done: int = 0, total: int = 0, message: str = ""
+    ) -> None:
+        if self.cancelled.is_set():
+            raise Cancelled("Interrupted.")
+        if self._quiet or (self._progress is None and time.monotonic() - self._begun < 0.5):  # noqa: PLR2004  # a short run needs no bar
+            return
+        if self._progress is None:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self._progress = Progress(
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"),
+                TimeElapsedColumn(), console=show.console(), transient=True,
+            )  # fmt: skip
+            self._progress.start()
+            self._task = self._progress.add_task("starting", total=None)
+        if phase:
+            self._progress.update(
+                self._task, description=message or phase, completed=done, total=total or None
+            )
+
+    def event(self, event: NewEvent) -> None:
+        self.told("")
+
+    def advance(self, token: str, receipt: Receipt, rejects: tuple[Segment, ...]) -> None:
+        self.receipt, self.rejects = receipt, rejects
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def ingest(
+    src: str, dest: str, *, table: str | None, mode: str, key: tuple[str, ...], as_json: bool,
+    kind: str | None, failure_threshold: float, options: dict[str, Any], memory_bytes: int,
+) -> int:  # fmt: skip
+    """Load SRC into DEST and print the receipt. Returns the exit code."""
+    source_type, source_input = uris.source_of(src, kind)
+    destination_type, destination_input = uris.destination_of(dest, table)
+    action = {"merge": "save"}.get(mode, mode)
+    scope = hashlib.sha256(f"{src}\n{dest}\n{table}".encode()).hexdigest()[:32]
+    run = new_id()
+    order = Order(
+        run=run, attempt=1, scope=scope, fence=time.time_ns() // 1000, source_type=source_type,
+        source_input=source_input | options, destination_type=destination_type,
+        destination_input={k: v for k, v in destination_input.items() if v is not None},
+        action=action, table=table, key=key, failure_threshold=failure_threshold,
+        tenant="default", data_dir="", rejects_dir=".", files_roots=None, open_inside=True,
+        egress_allow="", memory_bytes=memory_bytes, threads=os.cpu_count() or 1,
+        rejects_max=100_000,
+    )  # fmt: skip
+    journal = TerminalJournal(quiet=as_json)
+    begun = time.monotonic()
+    error: HeadraceError | None = None
+    receipt: Receipt | None = None
+    rejects: tuple[Segment, ...] = ()
+    try:
+        receipt = work(order, journal)
+        rejects = journal.rejects
+    except Stopped as stopped:
+        error, receipt, rejects = stopped.error, stopped.receipt, stopped.rejects
+    except KeyboardInterrupt:
+        error = Cancelled("Interrupted; nothing was published.")
+    finally:
+        journal.close()
+    if isinstance(error, HeadraceError) and receipt is None:
+        raise error
+    _print(receipt, rejects, error, as_json=as_json, seconds=time.monotonic() - begun, run=run)
+    return error.exit_code if error else 0
+
+
+def _print(
+    receipt: Receipt | None, rejects: tuple[Segment, ...], error: HeadraceError | None, *,
+    as_json: bool, seconds: float, run: str,
+) -> None:  # fmt: skip
+    data = receipt.as_dict() if receipt else {}
+    where = rejects[0].name if rejects else None
+    if where:
+        kept = f"headrace-rejects-{where}"
+        Path(where).rename(kept)
+        where = kept
+    if as_json:
+        told = {"run": run, "state": "failed" if error else "succeeded", "seconds": round(seconds, 3)}
+        if error:
+            told["error"] = {"code": error.code, "message": error.message, "hint": error.hint}  # type: ignore[assignment]
+        show.print_json(told | data | {"rejects": where})
+        return
+    rows = data["books"]["read"] if data else 0
+    title = f"{rows:,} rows in {seconds:.2f} s" + ("" if error else " · the books balance")
+    show.console(err=False).print(show.receipt_table(data, title))
+    if where:
+        with Path(where).open() as file:
+            first = [json.loads(line) for line, _ in zip(file, range(5), strict=False)]
+        show.print_rejects(first, sum(segment.rows for segment in rejects), where)
+    if error:
+        show.fail(error, as_json=False)

@@ -1,0 +1,121 @@
+"""`headrace`: what it can do. Commands import their parts when they run, so --help is quick."""
+
+import os
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from headrace import __version__
+from headrace.domain.errors import HeadraceError, Invalid
+
+app = typer.Typer(
+    name="headrace",
+    help="Move rows from where they are to where they are needed, and tell the truth about each.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"headrace {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def ingest(
+    src: Annotated[str, typer.Argument(help="File, glob, https:// or file:// URL.")],
+    dest: Annotated[
+        str, typer.Argument(help="FILE.duckdb, postgresql://…, or FOLDER/ for Parquet.")
+    ],
+    table: Annotated[str | None, typer.Option(help="Table; by default the file's name.")] = None,
+    mode: Annotated[
+        Literal["replace", "append", "merge"],
+        typer.Option(help="replace the table, append rows, or merge them by --key."),
+    ] = "replace",
+    key: Annotated[
+        list[str] | None, typer.Option(help="Key column; repeat it for a key of several.")
+    ] = None,
+    format_: Annotated[
+        Literal["csv", "json", "parquet"] | None,
+        typer.Option("--format", help="Format, where the name does not tell."),
+    ] = None,
+    delimiter: Annotated[str | None, typer.Option(help="CSV delimiter.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Encoding of the text.")] = None,
+    type_: Annotated[
+        list[str] | None,
+        typer.Option("--type", help="COLUMN=TYPE, e.g. id=integer or price=decimal(12,2)."),
+    ] = None,
+    failure_threshold: Annotated[
+        float, typer.Option(min=0, max=100, help="Percent of rows that may be rejected.")
+    ] = 0,
+    json: Json = False,
+) -> None:
+    """Load SRC into DEST now, without a server, and print the receipt.
+
+    Exit codes: 0 loaded, 1 the run failed, 2 bad input, 3 a source or destination cannot be
+    used, 4 too many rows were rejected, 130 interrupted.
+    """
+    from headrace.cli.ingest import ingest as run
+    from headrace.settings import from_env
+
+    options: dict[str, object] = {}
+    if delimiter:
+        options["delimiter"] = delimiter.replace("\\t", "\t")
+    if encoding:
+        options["encoding"] = encoding
+    if type_:
+        pairs = [pair.rpartition("=") for pair in type_]
+        if any(not column or not name for column, _, name in pairs):
+            raise Invalid("--type wants COLUMN=TYPE.", field="--type")
+        options["mapping"] = {column: name for column, _, name in pairs}
+    code = run(
+        src, dest, table=table, mode=mode, key=tuple(key or ()), as_json=json, kind=format_,
+        failure_threshold=failure_threshold, options=options,
+        memory_bytes=from_env().memory_bytes,
+    )  # fmt: skip
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command line; every error becomes a sentence and an exit code."""
+    try:
+        app()
+    except HeadraceError as error:
+        from headrace.cli import show
+
+        show.fail(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:  # a traceback never reaches a user
+        if os.environ.get("HEADRACE_DEBUG"):
+            raise
+        from headrace.cli import show
+
+        show.fail(
+            HeadraceError(
+                f"Something unexpected happened: {type(error).__name__}: {error}"[:500],
+                hint="This is a bug in headrace. HEADRACE_DEBUG=1 shows where; please report it.",
+            ),
+            as_json="--json" in sys.argv,
+        )
+        sys.exit(1)

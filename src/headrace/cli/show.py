@@ -1,0 +1,83 @@
+"""What the terminal shows: receipts, rejects, errors. Rich is imported when something is shown."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from headrace.domain.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def console(*, err: bool = True) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=err, highlight=False)
+
+
+def print_json(value: object) -> None:
+    """Print data for a program."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+
+
+def fail(error: HeadraceError, *, as_json: bool) -> None:
+    """Tell an error: what, where, and the way out."""
+    if as_json:
+        told = {"code": error.code, "message": error.message, "hint": error.hint}
+        print_json({"error": told | ({"field": error.field} if error.field else {})})
+    from rich.markup import escape
+
+    out = console()
+    where = f" [dim]({escape(error.field)})[/]" if error.field else ""
+    out.print(f"[bold red]error:[/] {escape(error.message)}{where}", soft_wrap=True)
+    if error.hint:
+        out.print(f"[dim]hint:[/]  {escape(error.hint)}", soft_wrap=True)
+
+
+BOOK_COLUMNS = (
+    ("read", "read"), ("inserted", "inserted"), ("updated", "updated"), ("rejected", "rejected"),
+    ("filtered", "filtered"),
+)  # fmt: skip
+
+
+def receipt_table(receipt: Mapping[str, Any], title: str) -> Any:  # Any: a rich Table
+    """Return the receipt as a table: a line a table, a line a file."""
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    shown.add_column("")
+    for _, heading in BOOK_COLUMNS:
+        shown.add_column(heading, justify="right")
+    shown.add_column("rows now", justify="right")
+
+    def line(name: str, books: Mapping[str, Any], after: str, style: str) -> None:
+        cells = [f"{books[key]:,}" if books[key] else "·" for key, _ in BOOK_COLUMNS]
+        shown.add_row(name, *cells, after, style=style)
+
+    for table in receipt["tables"]:
+        after = table["rowsAfter"]
+        line(table["name"], table, "" if after is None else f"{after:,}", "")
+        files = [file for file in receipt["files"] if file["table"] == table["name"]]
+        for file in files[:20]:
+            line(f"  {file['name'][-60:]}", file, "", "dim")
+        if len(files) > 20:  # noqa: PLR2004  # more would scroll away
+            shown.add_row(f"  … {len(files) - 20:,} more files", style="dim")
+    return shown
+
+
+def print_rejects(rejects: Iterable[Mapping[str, Any]], total: int, where: str) -> None:
+    """Show the first rejected rows and where all of them are."""
+    from rich.markup import escape
+
+    out = console()
+    for row in rejects:
+        place = f"{row['file'].rpartition('/')[2]}:{row['line']}"
+        raw = row["raw"] if len(row["raw"]) < 80 else row["raw"][:77] + "…"  # noqa: PLR2004
+        out.print(
+            f"  [yellow]{row['rule']}[/] {escape(place)} {escape(row['message'])}"
+            f" [dim]{escape(raw)!s}[/]",
+            soft_wrap=True,
+        )
+    out.print(f"  [dim]{total:,} rejected rows: {escape(where)}[/]")

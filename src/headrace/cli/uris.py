@@ -1,0 +1,60 @@
+"""What people type as SRC and DEST: paths, URLs and database URIs."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from headrace.domain.errors import Invalid
+
+Ends = tuple[str, dict[str, Any]]  # connector's name and its settings
+_SOURCES = {
+    "csv": "csv", "tsv": "csv", "txt": "csv", "json": "json", "jsonl": "json", "ndjson": "json",
+    "parquet": "parquet",
+}  # fmt: skip
+_PACKED = ("gz", "zst", "zstd", "zip")
+
+
+def source_of(text: str, kind: str | None) -> Ends:
+    """Return the source that `text` names; `kind` overrides what its ending says."""
+    path = urlsplit(text).path if "://" in text else text
+    endings = [part.lower() for part in Path(path).name.split(".")[1:]]
+    while endings and endings[-1] in _PACKED:
+        endings.pop()
+    ending = endings[-1] if endings else ""
+    found = kind or _SOURCES.get(ending)
+    if found is None:
+        raise Invalid(
+            f"{text} does not tell its format.",
+            hint="Name it with --format csv, json or parquet.",
+            field="SRC",
+        )
+    settings: dict[str, Any] = {"url": text}
+    if found == "csv" and ending == "tsv":
+        settings["delimiter"] = "\t"
+    return found, settings
+
+
+def destination_of(text: str, table: str | None) -> Ends:
+    """Return the destination that `text` names."""
+    scheme = urlsplit(text).scheme.partition("+")[0]
+    if scheme in ("postgresql", "postgres"):
+        return "postgresql", {"url": text, "table": table}
+    if scheme == "duckdb":
+        # duckdb:///file is relative, duckdb:////file absolute, as SQLAlchemy has it.
+        return "duckdb", {"path": text.partition("://")[2].removeprefix("/"), "table": table}
+    path = text.removeprefix("file://")
+    if "://" in path:
+        raise Invalid(
+            f"Nothing can be loaded into {scheme}:// yet.",
+            hint="Use a .duckdb file, postgresql://…, or a folder for Parquet.",
+            field="DEST",
+        )
+    if path.endswith((".duckdb", ".db", ".ddb")):
+        return "duckdb", {"path": path, "table": table}
+    if path.endswith("/") or Path(path).is_dir() or path.endswith(".parquet"):
+        return "parquet", {"path": path, "table": table}
+    raise Invalid(
+        f"{text} does not tell what kind of destination it is.",
+        hint="Use FILE.duckdb, postgresql://USER:PASSWORD@HOST/DATABASE, or FOLDER/ for Parquet.",
+        field="DEST",
+    )

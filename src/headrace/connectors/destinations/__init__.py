@@ -1,0 +1,1 @@
+"""Destinations: the module's name is the connector's."""

@@ -1,0 +1,323 @@
+"""Tables in a DuckDB file.
+
+Rows are staged by one scan inside the file and shown by a rename. One process holds the file and
+locks all others out, so a load waits for a lock that somebody else has, and says who.
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final
+
+import duckdb
+import msgspec
+
+from headrace.connectors.families import sql
+from headrace.connectors.families.paging import page_of
+from headrace.contract.columns import FILE, Column, duckdb_type, literal, quoted
+from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
+from headrace.contract.spec import Config, Spec
+from headrace.contract.tools import Tools
+from headrace.domain.errors import LostClaim, Misconfigured, NotFound, Refused, Unavailable
+from headrace.domain.task import Action
+from headrace.observe import faults
+
+LOCK_WAIT_S: Final = 600.0
+LOCK_RETRY_S: Final = 0.2
+STAGE: Final = "__headrace_stage"
+_HELD_BY: Final = re.compile(r"\(PID (\d+)\)")
+
+
+class DuckdbConfig(Config, frozen=True, kw_only=True):
+    """What a user fills in for a DuckDB file."""
+
+    path: Annotated[
+        str, msgspec.Meta(min_length=1, title="File", description="Made when it is not there.")
+    ]
+    table: str | None = None
+
+
+class Duckdb:
+    """One DuckDB file."""
+
+    spec: ClassVar[Spec] = Spec(
+        name="duckdb", title="DuckDB file", config=DuckdbConfig, actions=frozenset(Action)
+    )
+
+    def __init__(self, config: DuckdbConfig, tools: Tools) -> None:
+        self._config = config
+        self._tools = tools
+        self._path = tools.allowed_target(config.path)
+
+    def check(self) -> None:
+        parent = self._path.parent
+        if not parent.is_dir():
+            raise Misconfigured(f"There is no folder {parent}.", field="input.path")
+        with self._connected():
+            pass
+
+    def table_for(self, wanted: str | None, stream: str) -> str:
+        return wanted or self._config.table or stream
+
+    def exclusive(self) -> str | None:
+        return f"duckdb:{self._path}"
+
+    def load(self, target: Target) -> Load:
+        if target.table.startswith(("_headrace_", "__headrace_")) or not target.table:
+            raise Misconfigured(f"{target.table!r} cannot be a table's name.", field="table")
+        return DuckdbLoad(connect(self._path, self._tools), target, self._tools)
+
+    def read(self, table: str, limit: int, cursor: str | None) -> Page:
+        if not self._path.exists():
+            raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
+        with self._connected() as con:
+            return read_page(con, table, limit, cursor)
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        con = connect(self._path, self._tools)
+        try:
+            yield con
+        finally:
+            con.close()
+
+    def close(self) -> None:
+        pass
+
+
+def read_page(con: duckdb.DuckDBPyConnection, table: str, limit: int, cursor: str | None) -> Page:
+    """Read a page of a table in rowid order; also used beside a running load."""
+    if not _exists(con, table):
+        raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
+    found = con.execute(
+        f"select rowid as __headrace_rowid, * from {quoted(table)}"
+        f" where rowid >= ? order by rowid limit {limit + 1}",
+        [int(cursor or 0)],
+    )
+    names = [column[0] for column in found.description or ()][1:]
+    return page_of(names, found.fetchall(), limit)
+
+
+def connect(path: Path, tools: Tools) -> duckdb.DuckDBPyConnection:
+    """Open the file; wait, and tell for whom, while another process holds it."""
+    until = time.monotonic() + LOCK_WAIT_S
+    waited = False
+    while True:
+        try:
+            con = duckdb.connect(str(path))
+        except duckdb.IOException as error:
+            text = str(error)
+            if "Could not set lock" not in text:
+                if "not a valid DuckDB" in text or "serialization" in text.lower():
+                    raise Refused(
+                        f"{path.name} is not a DuckDB file that this version can read.",
+                        field="input.path",
+                    ) from error
+                raise Refused(
+                    f"{path.name} cannot be opened: {text.splitlines()[0]}", field="input.path"
+                ) from error
+            found = _HELD_BY.search(text)
+            holder = f"PID {found[1]}" if found else "another process"
+            if time.monotonic() > until:
+                raise Unavailable(
+                    f"{path.name} has been held by {holder} for {LOCK_WAIT_S:.0f} s.",
+                    hint="End that process, or let it close the file.",
+                ) from error
+            tools.waiting(f"{path.name} is held by {holder}")
+            waited = True
+            time.sleep(LOCK_RETRY_S)
+        else:
+            if waited:
+                tools.waiting(None)
+            con.execute(f"set memory_limit = '{tools.memory_bytes // 1_000_000}MB'")
+            con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
+            return con
+
+
+def _exists(con: duckdb.DuckDBPyConnection, table: str) -> bool:
+    return bool(
+        con.execute(
+            "select 1 from information_schema.tables where table_schema = 'main'"
+            " and lower(table_name) = lower(?)",
+            [table],
+        ).fetchone()
+    )
+
+
+class DuckdbLoad:
+    """One load into one table of the file."""
+
+    stages = True
+    stage = quoted(STAGE)
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, target: Target, tools: Tools) -> None:
+        self.con: duckdb.DuckDBPyConnection | None = con
+        self._con = con
+        self._target = target
+        self._table = quoted(target.table)
+        self._closed = False
+
+    def begin(self) -> str | None:
+        con, target = self._con, self._target
+        con.execute(f"create table if not exists {sql.FENCES} (scope text, fence bigint)")
+        con.execute(
+            f"create table if not exists {sql.COMMITS} (token text, fence bigint, note text,"
+            " committed_at timestamp default current_timestamp)"
+        )
+        con.execute(f"drop table if exists {self.stage}")  # an orphan of a killed load
+        if found := con.execute(
+            f"select note from {sql.COMMITS} where token = ?", [target.token]
+        ).fetchone():
+            return str(found[0])
+        con.begin()
+        self._check_fence()
+        con.execute(f"delete from {sql.FENCES} where scope = ?", [target.scope])
+        con.execute(f"insert into {sql.FENCES} values (?, ?)", [target.scope, target.fence])
+        con.commit()
+        return None
+
+    def _check_fence(self) -> None:
+        found = self._con.execute(
+            f"select max(fence) from {sql.FENCES} where scope = ?", [self._target.scope]
+        ).fetchone()
+        if found and found[0] is not None and found[0] > self._target.fence:
+            raise LostClaim("A newer attempt loads this table.")
+
+    def write(self, rows: Rows) -> dict[str, int]:
+        raise NotImplementedError  # the engine stages by SQL on `con`
+
+    def commit(self, sign: Callable[[Counts], str]) -> Counts:
+        con, target = self._con, self._target
+        con.begin()
+        self._check_fence()
+        counts = self._apply()
+        (counts.rows_after,) = con.execute(f"select count(*) from {self._table}").fetchone() or (0,)
+        note = sign(counts)
+        con.execute(
+            f"insert into {sql.COMMITS} (token, fence, note) values (?, ?, ?)",
+            [target.token, target.fence, note],
+        )
+        con.commit()
+        self._close()
+        return counts
+
+    def _apply(self) -> Counts:
+        con, target = self._con, self._target
+        columns = [name for name, _ in self._columns(STAGE)]
+        with_file = FILE in columns
+        columns = [name for name in columns if name not in sql.INTERNAL]
+        exists = _exists(con, target.table)
+        if exists:
+            self._refuse_view()
+        if target.action is Action.PARTIAL_NO_CREATE and not exists:
+            return Counts(filtered=self._stage_counts(with_file=with_file))
+        if not exists or (target.action is Action.REPLACE and not self._has_dependants()):
+            return self._swap(exists=exists, with_file=with_file)
+        self._evolve(columns)
+        apply = sql.Apply(
+            query=self._query, table=self._table, stage=self.stage, columns=columns,
+            key=target.key, with_file=with_file,
+            with_attributes=sql.ATTRIBUTES in dict(self._columns(STAGE)),
+        )  # fmt: skip
+        counts = apply.run(target.action)
+        con.execute(f"drop table {self.stage}")
+        return counts
+
+    def _query(self, text: str) -> list[tuple[Any, ...]]:
+        return self._con.execute(text).fetchall()
+
+    def _stage_counts(self, *, with_file: bool) -> dict[str, int]:
+        file = FILE if with_file else "''"
+        return dict(self._query(f"select {file}, count(*) from {self.stage} group by 1"))
+
+    def _swap(self, *, exists: bool, with_file: bool) -> Counts:
+        """Put the stage in the table's place by a rename: no row is written again."""
+        counts = Counts(inserted=self._stage_counts(with_file=with_file))
+        for name in sql.INTERNAL & {name for name, _ in self._columns(STAGE)}:
+            self._con.execute(f"alter table {self.stage} drop column {name}")
+        if exists:
+            counts.replaced_out = self._query(f"select count(*) from {self._table}")[0][0]
+            self._con.execute(f"drop table {self._table}")
+        faults.reach("child.in_commit")
+        self._con.execute(f"alter table {self.stage} rename to {self._table}")
+        return counts
+
+    def _columns(self, table: str) -> list[tuple[str, str]]:
+        return self._con.execute(
+            "select column_name, data_type from duckdb_columns() where schema_name = 'main'"
+            " and lower(table_name) = lower(?) order by column_index",
+            [table],
+        ).fetchall()
+
+    def _refuse_view(self) -> None:
+        if self._con.execute(
+            "select 1 from duckdb_views() where lower(view_name) = lower(?) and not internal",
+            [self._target.table],
+        ).fetchone():
+            raise Refused(f"{self._target.table!r} is a view.", field="table")
+
+    def _has_dependants(self) -> bool:
+        """Tell whether a rename would lose something that hangs on the table."""
+        name = [self._target.table]
+        where = "where lower(table_name) = lower(?)"
+        return any(
+            self._con.execute(f"select 1 from {what}", name).fetchone()
+            for what in (
+                f"duckdb_indexes() {where}",
+                f"duckdb_constraints() {where}",
+                f"duckdb_tables() {where} and comment is not null",
+                f"duckdb_columns() {where} and comment is not null",
+            )
+        )
+
+    def _evolve(self, columns: list[str]) -> None:
+        there = {name.casefold(): _our_type(type_) for name, type_ in self._columns(self._target.table)}
+        coming = [
+            Column(name, _our_type(type_)) for name, type_ in self._columns(STAGE) if name in columns
+        ]
+        add, widen = sql.evolution(self._target.table, there, coming)
+        for column in add:
+            self._con.execute(
+                f"alter table {self._table} add column {quoted(column.name)}"
+                f" {duckdb_type(column.type)}"
+            )
+        for column in widen:
+            self._con.execute(
+                f"alter table {self._table} alter {quoted(column.name)} type"
+                f" {duckdb_type(column.type)}"
+            )
+
+    def abort(self) -> None:
+        if self._closed:
+            return
+        with contextlib.suppress(duckdb.Error):
+            self._con.rollback()
+        with contextlib.suppress(duckdb.Error):
+            self._con.execute(f"drop table if exists {self.stage}")
+
+    def _close(self) -> None:
+        self._closed = True
+        self._con.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if not self._closed:
+            self.abort()
+            self._close()
+
+
+def _our_type(type_: str) -> str:
+    ours = {
+        "VARCHAR": "string", "BIGINT": "integer", "DOUBLE": "float", "BOOLEAN": "boolean",
+        "JSON": "json", "DATE": "date", "TIME": "time", "TIMESTAMP": "timestamp",
+    }  # fmt: skip
+    if type_.startswith("DECIMAL("):
+        return type_.lower()
+    if type_ in ("INTEGER", "SMALLINT", "TINYINT"):
+        return "integer"
+    return ours.get(type_, f"native:{type_}")
+
+
+CONNECTOR: Final[DestinationMaker] = Duckdb  # type: ignore[assignment]  # narrower config

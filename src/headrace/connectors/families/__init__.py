@@ -1,0 +1,1 @@
+"""What several connectors share: files, record texts, SQL."""

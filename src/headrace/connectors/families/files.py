@@ -1,0 +1,237 @@
+"""Files on their way in: by path, glob or URL; plain, gzip, zstd or zip; in any named encoding.
+
+Everything that is not a plain local UTF-8 file is streamed into the spool first, so that positions
+are exact and records are counted in the bytes that are read.
+"""
+
+import codecs
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any, Final, Literal
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from headrace.contract.source import File
+from headrace.contract.spec import Config, HttpUrl
+from headrace.contract.tools import Tools
+from headrace.domain.errors import Invalid, Misconfigured, Refused
+from headrace.domain.secret import Secret
+
+CHUNK_BYTES: Final = 1 << 20
+HEAD_BYTES: Final = 4096
+UNPACKED_BYTES_MAX: Final = 64 << 30  # of one archive: a bomb stops here
+UNPACKED_RATIO_MAX: Final = 2000
+MEMBERS_MAX: Final = 10_000
+
+
+class FilesConfig(Config, frozen=True, kw_only=True):
+    """What every file source asks for."""
+
+    url: Annotated[
+        HttpUrl,
+        msgspec.Meta(title="URL", description="https://…, file:///… or a path; * and ** match."),
+    ]
+    method: Literal["GET", "POST"] = "GET"
+    username: str = ""
+    password: Secret | None = None
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """One file at hand, as it came: maybe packed."""
+
+    name: str
+    path: Path
+    own: bool  # it lies in the spool and may be rewritten
+
+
+def gather(config: FilesConfig, tools: Tools) -> Iterator[File]:
+    """Fetch, unpack and recode what `config` names; yield it in listing order."""
+    encoding = _codec(config.encoding)
+    for body in _bodies(config, tools):
+        for plain in _unpacked(body, tools):
+            recoded = _recoded(plain, encoding, tools)
+            yield File(
+                name=recoded.name,
+                path=str(recoded.path),
+                bytes=recoded.path.stat().st_size,
+                records=None,
+            )
+
+
+def refuse_html(file: File) -> None:
+    """Raise Refused if a file that should hold rows begins like a web page."""
+    with Path(file.path).open("rb") as body:
+        head = body.read(HEAD_BYTES).lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<html")):
+        raise Refused(
+            f"{file.name} is a web page (HTML), not rows.",
+            hint="Check the URL: it may need a login, or be the page around the file.",
+        )
+
+
+def _codec(name: str) -> str:
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        raise Invalid(
+            f"No such encoding: {name!r}.",
+            hint="Use a name such as utf-8, latin-1, cp1252 or utf-16.",
+            field="input.encoding",
+        ) from None
+
+
+def _bodies(config: FilesConfig, tools: Tools) -> Iterator[Body]:
+    parts = urlsplit(config.url)
+    if parts.scheme in ("http", "https"):
+        headers = {}
+        if config.username or config.password:
+            import base64
+
+            password = config.password.reveal() if config.password else ""
+            token = base64.b64encode(f"{config.username}:{password}".encode()).decode()
+            headers["Authorization"] = f"Basic {token}"
+        fetched = tools.fetch(config.url, method=config.method, headers=headers)
+        name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        yield Body(name, fetched.path, own=True)
+        return
+    if parts.scheme not in ("", "file"):
+        raise Misconfigured(
+            f"URLs that begin with {parts.scheme}:// cannot be read yet.",
+            hint="Use https://, http:// or file://.",
+            field="input.url",
+        )
+    path = unquote(parts.path) if parts.scheme == "file" else config.url
+    found = tools.allowed_paths(path)
+    if not found:
+        raise Refused(f"No file matches {path}.", hint="Check the path.", field="input.url")
+    for each in found:
+        yield Body(str(each), each, own=False)
+
+
+def _unpacked(body: Body, tools: Tools) -> Iterator[Body]:
+    with body.path.open("rb") as file:
+        magic = file.read(4)
+    if magic.startswith(b"\x1f\x8b"):
+        yield _spooled(body, body.name, _gunzip(body.path), tools)
+    elif magic == b"\x28\xb5\x2f\xfd":
+        yield _spooled(body, body.name, _unzstd(body.path), tools)
+    elif magic == b"PK\x03\x04":
+        yield from _members(body, tools)
+    else:
+        yield body
+
+
+def _members(body: Body, tools: Tools) -> Iterator[Body]:
+    try:
+        with zipfile.ZipFile(body.path) as archive:
+            infos = [
+                info
+                for info in sorted(archive.infolist(), key=lambda info: info.filename)
+                if not info.is_dir() and not info.filename.startswith("__MACOSX/")
+            ]
+            if len(infos) > MEMBERS_MAX:
+                raise Refused(f"{body.name} holds more than {MEMBERS_MAX:,} files.")
+            for info in infos:
+                if info.flag_bits & 1:
+                    raise Refused(f"{body.name} is encrypted.", hint="Give it unencrypted.")
+                with archive.open(info) as member:
+                    chunks = iter(lambda m=member: m.read(CHUNK_BYTES), b"")  # type: ignore[misc]
+                    yield _spooled(body, f"{body.name}!{info.filename}", chunks, tools)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+        raise Refused(f"{body.name} is a damaged or unknown zip file: {error}") from error
+
+
+def _gunzip(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        unpack = zlib.decompressobj(31)
+        while chunk := file.read(CHUNK_BYTES):
+            while chunk:
+                yield unpack.decompress(chunk)
+                chunk = unpack.unused_data  # another gzip member follows
+                if unpack.eof:
+                    chunk = chunk.lstrip(b"\0")  # padding
+                    if chunk:
+                        unpack = zlib.decompressobj(31)
+        if not unpack.eof:
+            raise EOFError("it ends in the middle")
+
+
+def _unzstd(path: Path) -> Iterator[bytes]:
+    import pyarrow as pa
+
+    with pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _spooled(body: Body, name: str, chunks: Iterator[bytes], tools: Tools) -> Body:
+    """Write chunks into the spool, held to the limits of an archive."""
+    packed = body.path.stat().st_size
+    target = new_spool_file(tools)
+    limit = min(UNPACKED_BYTES_MAX, max(packed, 1 << 16) * UNPACKED_RATIO_MAX)
+    written = 0
+    try:
+        with target.open("wb") as out:
+            for chunk in chunks:
+                written += len(chunk)
+                if written > limit:
+                    raise Refused(
+                        f"{body.name} unpacks to more than {limit:,} bytes.",
+                        hint="It may be an archive bomb; give it in parts if it is real.",
+                    )
+                out.write(chunk)
+                tools.told(f"unpacking {name}", done=written)
+    except (zlib.error, EOFError) as error:
+        raise Refused(f"{body.name} is a damaged archive: {error}.") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise Refused(f"{body.name} is a damaged archive: {error}.") from error
+    return Body(name, target, own=True)
+
+
+def new_spool_file(tools: Tools, suffix: str = "") -> Path:
+    """Return a path in the spool that is not in use."""
+    number = sum(1 for _ in tools.spool.iterdir())
+    while (path := tools.spool / f"body-{number}{suffix}").exists():
+        number += 1
+    return path
+
+
+def _recoded(body: Body, encoding: str, tools: Tools) -> Body:
+    """Return the body in UTF-8 with newlines; bytes that are not text stay what they are."""
+    if encoding != "utf-8":
+        target = new_spool_file(tools)
+        decoder: Any = codecs.getincrementaldecoder(encoding)(errors="surrogateescape")
+        with body.path.open("rb") as file, target.open("wb") as out:
+            try:
+                while chunk := file.read(CHUNK_BYTES):
+                    out.write(decoder.decode(chunk).encode(errors="surrogateescape"))
+                out.write(decoder.decode(b"", final=True).encode(errors="surrogateescape"))
+            except UnicodeError as error:
+                raise Refused(
+                    f"{body.name} is not written in {encoding}: {error.reason if hasattr(error, 'reason') else error}.",
+                    hint="Name the encoding that it is written in.",
+                ) from error
+        body = Body(body.name, target, own=True)
+    with body.path.open("rb") as file:
+        head = file.read(CHUNK_BYTES)
+        if b"\r" in head and b"\n" not in head:
+            # Lines end as on an old Mac. One byte for one byte, so positions stay right.
+            target = new_spool_file(tools)
+            file.seek(0)
+            with target.open("wb") as out:
+                _replace_all(file, out)
+            body = Body(body.name, target, own=True)
+    return body
+
+
+def _replace_all(file: IO[bytes], out: IO[bytes]) -> None:
+    while chunk := file.read(CHUNK_BYTES):
+        out.write(chunk.replace(b"\r", b"\n"))

@@ -1,0 +1,139 @@
+"""What the SQL destinations share: how a stage is applied to a table, and counted while it is.
+
+The statements run on DuckDB and PostgreSQL alike. The stage holds one row a key.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headrace.contract.columns import ATTRIBUTES, FILE, Column, quoted
+from headrace.contract.destination import Counts
+from headrace.domain.errors import Refused
+from headrace.domain.task import Action
+
+FENCES: Final = "_headrace_fences"
+COMMITS: Final = "_headrace_commits"
+INTERNAL: Final = frozenset({FILE, ATTRIBUTES})
+
+Query = Callable[[str], list[tuple[Any, ...]]]  # Any: what the database returns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Apply:
+    """One stage on its way into a table that exists already with all its columns."""
+
+    query: Query
+    table: str  # quoted
+    stage: str  # quoted
+    columns: Sequence[str]
+    key: Sequence[str]
+    with_file: bool
+    with_attributes: bool = False
+
+    def run(self, action: Action) -> Counts:
+        """Apply the stage in the caller's transaction; every count is measured there."""
+        match action:
+            case Action.REPLACE:
+                return self._replace()
+            case Action.APPEND:
+                return Counts(inserted=self._insert("true"))
+            case Action.SAVE:
+                updated = self._matched()
+                self.query(f"delete from {self.table} as t using {self.stage} as s where {self._on}")
+                landed = self._insert("true")
+                inserted = {file: rows - updated.get(file, 0) for file, rows in landed.items()}
+                return Counts(inserted=inserted, updated=updated)
+            case Action.PARTIAL | Action.PARTIAL_NO_CREATE:
+                return self._partial(create=action is Action.PARTIAL)
+
+    def _replace(self) -> Counts:
+        dropped = self.query(f"select count(*) from {self.table}")[0][0]
+        self.query(f"delete from {self.table}")
+        return Counts(inserted=self._insert("true"), replaced_out=dropped)
+
+    def _partial(self, *, create: bool) -> Counts:
+        updated = self._matched()
+        total = self._by_file("true")
+        new = {file: rows - updated.get(file, 0) for file, rows in total.items()}
+        # Rows to be made are told apart before the update could make more of them match.
+        made = self._insert(f"not exists (select 1 from {self.table} as t where {self._on})") if (
+            create
+        ) else {}
+        sets = [
+            f"{quoted(name)} = {self._new_value(name)}"
+            for name in self.columns
+            if name not in self.key
+        ]
+        if sets:
+            self.query(
+                f"update {self.table} as t set {', '.join(sets)} from {self.stage} as s"
+                f" where {self._on}"
+            )
+        return Counts(inserted=made, updated=updated, filtered={} if create else new)
+
+    def _new_value(self, name: str) -> str:
+        column = quoted(name)
+        if not self.with_attributes:
+            return f"s.{column}"
+        escaped = name.replace("'", "''")
+        return (
+            f"case when list_contains(s.{quoted(ATTRIBUTES)}, '{escaped}')"
+            f" then s.{column} else t.{column} end"
+        )
+
+    @property
+    def _on(self) -> str:
+        return " and ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in self.key)
+
+    def _by_file(self, where: str) -> dict[str, int]:
+        file = f"s.{FILE}" if self.with_file else "''"
+        found = self.query(
+            f"select {file}, count(*) from {self.stage} as s where {where}"
+            + (" group by 1" if self.with_file else "")
+        )
+        return {name: rows for name, rows in found if rows}
+
+    def _matched(self) -> dict[str, int]:
+        return self._by_file(f"exists (select 1 from {self.table} as t where {self._on})")
+
+    def _insert(self, where: str) -> dict[str, int]:
+        names = ", ".join(map(quoted, self.columns))
+        counted = self._by_file(where)
+        self.query(
+            f"insert into {self.table} ({names}) select {names} from {self.stage} as s"
+            f" where {where}"
+        )
+        return counted
+
+
+WIDER: Final = {
+    ("integer", "float"), ("integer", "string"), ("float", "string"), ("boolean", "string"),
+    ("date", "timestamp"), ("date", "string"), ("timestamp", "string"), ("decimal", "string"),
+    ("integer", "decimal"),
+}  # fmt: skip
+
+
+def evolution(
+    table: str, there: dict[str, str], coming: Sequence[Column]
+) -> tuple[list[Column], list[Column]]:
+    """Return columns to add and columns to widen so that `coming` fits. Raises Refused.
+
+    `there` maps names (folded) to types in our words. Never narrows (DESIGN.md, Schema).
+    """
+    add, widen = [], []
+    for column in coming:
+        old = there.get(column.name.casefold())
+        new = column.type.partition("(")[0]
+        if old is None:
+            add.append(column)
+        elif (old.partition("(")[0], new) in WIDER:
+            widen.append(column)
+        elif old != column.type and (new, old.partition("(")[0]) not in WIDER:
+            raise Refused(
+                f"Column {column.name!r} of table {table!r} holds {old}; the source gives"
+                f" {column.type}.",
+                hint="Map the column to the table's type, or load with replace.",
+                field=f"input.mapping.{column.name}",
+            )
+    return add, widen

@@ -1,0 +1,1 @@
+"""Sources: the module's name is the connector's."""

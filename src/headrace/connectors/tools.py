@@ -1,0 +1,216 @@
+"""The tools that connectors are handed: guarded fetching, allowed paths, a spool."""
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util import Retry, Timeout, connection
+
+from headrace.contract.tools import Fetched
+from headrace.domain.errors import HeadraceError, Invalid, Refused, TimedOut, Unavailable
+
+CHUNK_BYTES: Final = 1 << 20
+BODY_BYTES_MAX: Final = 256 << 30
+CONNECT_S: Final = 10.0
+READ_S: Final = 60.0
+TRIES: Final = 5
+BACKOFF_S: Final = 0.2
+REDIRECTS_MAX: Final = 5
+
+AddressOf = Callable[[str, int], str]
+Told = Callable[[str, int, int], None]
+
+
+class Paths(Protocol):
+    """Which local files may be used."""
+
+    def found(self, pattern: str) -> list[Path]: ...
+
+    def target(self, path: str) -> Path: ...
+
+
+def _quiet(message: str, done: int, total: int) -> None:
+    return
+
+
+def _patient(reason: str | None) -> None:
+    return
+
+
+class WorkTools:
+    """Tools of one run, check or preview."""
+
+    def __init__(
+        self,
+        *,
+        spool: Path,
+        data_dir: Path,
+        tenant: str,
+        paths: Paths,
+        address_of: AddressOf,
+        memory_bytes: int = 512 << 20,
+        told: Told = _quiet,
+        waiting: Callable[[str | None], None] = _patient,
+    ) -> None:
+        self.spool = spool
+        self.data_dir = data_dir
+        self.tenant = tenant
+        self.memory_bytes = memory_bytes
+        self._paths = paths
+        self._address_of = address_of
+        self._told = told
+        self._waiting = waiting
+
+    def allowed_paths(self, pattern: str) -> list[Path]:
+        return self._paths.found(pattern)
+
+    def allowed_target(self, path: str) -> Path:
+        return self._paths.target(path)
+
+    def guard_host(self, host: str, port: int) -> str:
+        return self._address_of(host, port)
+
+    def told(self, message: str, *, done: int = 0, total: int = 0) -> None:
+        self._told(message, done, total)
+
+    def waiting(self, reason: str | None) -> None:
+        self._waiting(reason)
+
+    def fetch(
+        self, url: str, *, method: str = "GET", headers: dict[str, str] | None = None
+    ) -> Fetched:
+        return Fetch(self, url, method, headers or {}).run()
+
+
+class Fetch:
+    """One body on its way into the spool. What is there already is not asked for again."""
+
+    def __init__(self, tools: WorkTools, url: str, method: str, headers: dict[str, str]) -> None:
+        self._tools = tools
+        self._url = url
+        parts = urlsplit(url)
+        if not parts.hostname:
+            raise Invalid(f"The URL {url!r} names no host.", field="input.url")
+        self._shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self._method = method
+        # A packed copy would break byte positions (notes, HTTP): ask for the file as it is.
+        self._headers = {"Accept-Encoding": "identity", "User-Agent": "headrace"} | headers
+        self._pool = _guarded_pool(tools.guard_host)
+        self._etag = ""
+
+    def run(self) -> Fetched:
+        target = self._tools.spool / f"fetched-{time.monotonic_ns()}"
+        wait_s = BACKOFF_S
+        for last in range(TRIES - 1, -1, -1):
+            try:
+                return Fetched(path=target, content_type=self._once(target))
+            except (Unavailable, TimedOut):
+                if not last:
+                    raise
+                time.sleep(wait_s)
+                wait_s *= 3
+        raise AssertionError
+
+    def _once(self, target: Path) -> str:
+        have = target.stat().st_size if target.exists() and self._etag else 0
+        ranged = {"Range": f"bytes={have}-", "If-Range": self._etag} if have else {}
+        try:
+            answer = self._pool.request(
+                self._method, self._url, headers=self._headers | ranged, preload_content=False,
+                redirect=True, retries=Retry(total=0, redirect=REDIRECTS_MAX, raise_on_redirect=True),
+                timeout=Timeout(connect=CONNECT_S, read=READ_S),
+            )  # fmt: skip
+            try:
+                self._judge(answer.status)
+                have = have if answer.status == 206 else 0  # noqa: PLR2004  # partial content
+                self._etag = answer.headers.get("ETag", "")
+                self._pour(answer, target, have)
+                return answer.headers.get("Content-Type", "")
+            finally:
+                answer.release_conn()
+        except HeadraceError:
+            raise
+        except urllib3.exceptions.MaxRetryError as error:
+            raise _told(self._shown, error.reason or error) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise _told(self._shown, error) from error
+
+    def _judge(self, status: int) -> None:
+        if status in (200, 206):
+            return
+        if status in (408, 425, 429) or status >= 500:  # noqa: PLR2004  # try again
+            raise Unavailable(
+                f"{self._shown} answered {status}.", hint="It may be better in a while."
+            )
+        hints = {
+            401: "It wants a user name and password.", 403: "It does not let us in.",
+            404: "Nothing is there: check the URL.", 410: "It is gone for good.",
+        }  # fmt: skip
+        raise Refused(
+            f"{self._shown} answered {status}.",
+            hint=hints.get(status, "Check the URL and the method."),
+            field="input.url",
+        )
+
+    def _pour(self, answer: Any, target: Path, have: int) -> None:  # Any: urllib3's response
+        length = answer.headers.get("Content-Length", "")
+        total = have + int(length) if length.isdigit() else 0
+        with target.open("ab" if have else "wb") as out:
+            for chunk in answer.stream(CHUNK_BYTES, decode_content=False):
+                have += len(chunk)
+                if have > BODY_BYTES_MAX:
+                    raise Refused(f"{self._shown} is larger than {BODY_BYTES_MAX:,} bytes.")
+                out.write(chunk)
+                self._tools.told(f"fetching {self._shown}", done=have, total=total)
+        if total and have != total:
+            raise Unavailable(f"{self._shown} broke off after {have:,} of {total:,} bytes.")
+
+
+def _told(shown: str, error: BaseException) -> HeadraceError:
+    if isinstance(error, HeadraceError):
+        return error
+    if isinstance(error.__cause__, HeadraceError):
+        return error.__cause__
+    text = str(error)
+    if isinstance(error, urllib3.exceptions.ResponseError):
+        return Refused(f"{shown} redirects more than {REDIRECTS_MAX} times.", field="input.url")
+    if isinstance(error, urllib3.exceptions.TimeoutError):
+        return TimedOut(f"{shown} did not answer in time.", hint="It will be tried again.")
+    if isinstance(error, urllib3.exceptions.SSLError):
+        return Refused(f"{shown}: its certificate is not accepted.", field="input.url")
+    if isinstance(error, urllib3.exceptions.LocationParseError):
+        return Invalid(f"{shown} is not a URL.", field="input.url")
+    why = "refused the connection" if "refused" in text.lower() else "cannot be reached"
+    return Unavailable(f"{shown} {why}.", hint="Check host and port; is it up?")
+
+
+def _guarded_pool(address_of: AddressOf) -> urllib3.PoolManager:
+    """Make a pool in which every new connection, redirects too, goes past the guard."""
+
+    def dial(conn: Any) -> socket.socket:  # Any: one of urllib3's two connection classes
+        try:
+            address = address_of(conn.host, conn.port)
+            return connection.create_connection((address, conn.port), conn.timeout)
+        except TimeoutError as error:
+            raise urllib3.exceptions.ConnectTimeoutError(conn, "connect timed out") from error
+        except OSError as error:
+            raise urllib3.exceptions.NewConnectionError(conn, str(error)) from error
+
+    class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return dial(self)
+
+    class Sealed(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return dial(self)
+
+    pool = urllib3.PoolManager(maxsize=4)
+    http = type("GuardedHTTP", (urllib3.HTTPConnectionPool,), {"ConnectionCls": Plain})
+    https = type("GuardedHTTPS", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": Sealed})
+    pool.pool_classes_by_scheme = {"http": http, "https": https}
+    return pool

@@ -1,0 +1,116 @@
+"""What a destination does: stages rows, shows all at once with a commit, reads them back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import duckdb
+
+from headrace.contract.columns import Column
+from headrace.contract.spec import Config, Spec
+from headrace.contract.tools import Tools
+from headrace.domain.task import Action
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a load goes, for whom, and what it does there.
+
+    `scope` (the task) names the fence row; a load with a lower fence than the row's is refused.
+    `token` names the commit: a second commit with the same token finds the first one's note.
+    """
+
+    table: str
+    action: Action
+    key: tuple[str, ...]
+    scope: str
+    fence: int
+    token: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """Rows as the destination counted them, by file path ("" where there is only one file)."""
+
+    inserted: dict[str, int] = field(default_factory=dict)
+    updated: dict[str, int] = field(default_factory=dict)
+    filtered: dict[str, int] = field(default_factory=dict)
+    replaced_out: int = 0
+    rows_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Rows on their way: SQL on a connection. Columns FILE, KEY, DOCUMENT as the load needs."""
+
+    con: duckdb.DuckDBPyConnection
+    sql: str
+    columns: Sequence[Column]
+    with_file: bool
+    with_attributes: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Rows read back: plain values, and where the next page begins."""
+
+    columns: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+    next: str | None
+
+
+class Load(Protocol):
+    """One load into one table. Nothing is seen before `commit`; `abort` forgets it."""
+
+    stages: bool  # rows stage by `write` into a table that `con` sees, and may be changed there
+    con: duckdb.DuckDBPyConnection | None  # the destination's own connection, where it is DuckDB
+    stage: str  # that table's name in SQL
+
+    def begin(self) -> str | None:
+        """Raise the fence; return the note of an earlier commit with this token, or None.
+
+        Raises LostClaim if a higher fence is there.
+        """
+
+    def write(self, rows: Rows) -> dict[str, int]:
+        """Stage rows; return how many landed, by file path. May be called several times."""
+
+    def commit(self, sign: Callable[[Counts], str]) -> Counts:
+        """Show everything at once.
+
+        In the data's own transaction: check the fence, apply, count, keep `sign(counts)` under
+        the token. If `sign` raises, nothing has happened.
+        """
+
+    def abort(self) -> None:
+        """Forget what was staged; may be called at any time, and twice."""
+
+
+class Destination(Protocol):
+    """One destination with its settings filled in."""
+
+    spec: ClassVar[Spec]
+
+    def check(self) -> None:
+        """Raise unless rows can be written."""
+
+    def table_for(self, wanted: str | None, stream: str) -> str:
+        """Return the table that a task writes: `wanted`, or what the settings say, or `stream`."""
+
+    def exclusive(self) -> str | None:
+        """Return a name for what only one load at a time may hold, or None."""
+
+    def load(self, target: Target) -> Load: ...
+
+    def read(self, table: str, limit: int, cursor: str | None) -> Page:
+        """Read a page back. Raises NotFound for a table that is not there."""
+
+    def close(self) -> None: ...
+
+
+class DestinationMaker(Protocol):
+    """A destination's class."""
+
+    spec: ClassVar[Spec]
+
+    def __call__(self, config: Config, tools: Tools) -> Destination: ...

@@ -1,0 +1,145 @@
+"""What a source gives: scans, each a relation over files whose rows can be placed again."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import duckdb
+
+from headrace.contract.columns import Column
+from headrace.contract.spec import Config, Spec
+from headrace.contract.tools import Tools
+from headrace.domain.rejected import Rule
+
+
+@dataclass(slots=True, kw_only=True)
+class File:
+    """A file that is at hand: `path` on this machine, `name` as the user knows it.
+
+    `records` is counted in its bytes, independently of any load; None where that is impossible.
+    """
+
+    name: str
+    path: str
+    bytes: int
+    records: int | None
+    text_path: str = ""  # of the bytes that positions refer to, where `path` was rewritten
+    cleaned: bool = False  # `path` holds the unbroken records only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One column of a scan and the SQL of its value.
+
+    With `json_type` (SQL of DuckDB's json_type) it is judged as JSON; with `typed` it needs no
+    judging; otherwise `sql` is text.
+    """
+
+    column: Column
+    sql: str
+    json_type: str | None = None
+    typed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowCheck:
+    """SQL that is true for a row which breaks `rule`, judged before the row's cells."""
+
+    sql: str
+    rule: Rule
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a record stands in its file. `record` and `line` from 1, `byte` from 0."""
+
+    record: int
+    line: int
+    byte: int
+    raw: str
+    raw_cut: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """A record that the reader cannot split into cells."""
+
+    place: Place
+    rule: Rule
+    message: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Survey:
+    """What a second pass over one file found: every record counted, the broken and the wanted.
+
+    `wanted` maps the ordinal (from 0) among unbroken records to its place.
+    """
+
+    records: int = 0
+    broken: int = 0
+    broken_at: list[int] = field(default_factory=list)  # where they begin in what was read
+    kept: list[Broken] = field(default_factory=list)
+    wanted: dict[int, Place] = field(default_factory=dict)
+
+
+class Scan(Protocol):
+    """Files of one shape, read by one relation."""
+
+    @property
+    def files(self) -> Sequence[File]: ...
+
+    @property
+    def cells(self) -> Sequence[Cell]:
+        """Every column there is. Type "infer" leaves it to the engine to look at a sample."""
+
+    @property
+    def checks(self) -> Sequence[RowCheck]: ...
+
+    @property
+    def document(self) -> str | None:
+        """SQL of the record as JSON text, where it came as JSON."""
+
+    def needed_cells(self, names: Sequence[str]) -> Sequence[Cell]:
+        """Return the cells that must be judged where whole documents are loaded."""
+
+    def relation(self, files: Sequence[File], *, with_file: bool) -> str:
+        """Return SQL of the raw rows of `files`, with the column FILE (its path) on request."""
+
+    def reader_rejects(self, con: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
+        """Return and forget where the records begin that the reader left out, by path; sorted."""
+
+    def survey(self, file: File, wanted: Sequence[int], keep: int) -> Survey:
+        """Go over a file record by record: exact, and slow. `wanted` is sorted.
+
+        Keeps the first `keep` broken records.
+        """
+
+    def cleaned(self, file: File) -> File:
+        """Return a copy of `file` that holds only its unbroken records, in the simplest form."""
+
+    def head(self, file: File, bytes_max: int) -> File | None:
+        """Return the first records of a file larger than `bytes_max` as a file, else None."""
+
+
+class Source(Protocol):
+    """One source with its settings filled in."""
+
+    spec: ClassVar[Spec]
+
+    def check(self) -> None:
+        """Raise unless the source can be read: an OwnerError or OutsideError that tells why."""
+
+    def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
+        """Fetch what there is to read and yield it, in an order that is always the same."""
+
+    def close(self) -> None: ...
+
+
+class SourceMaker(Protocol):
+    """A source's class."""
+
+    spec: ClassVar[Spec]
+
+    def __call__(self, config: Config, tools: Tools) -> Source: ...

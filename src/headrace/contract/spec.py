@@ -1,0 +1,50 @@
+"""A connector's spec: its name, what a user fills in, and what it can do."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from headrace.domain.errors import Invalid
+from headrace.domain.secret import Secret
+from headrace.domain.task import Action
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """What a user fills in. A subclass's fields are the form; a Secret is never shown again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What the product knows of a connector without starting it.
+
+    `actions` is empty for a source. `documents`: it stores whole JSON documents, not columns.
+    """
+
+    name: str
+    title: str
+    config: type[Config]
+    actions: frozenset[Action] = frozenset()
+    documents: bool = False
+
+
+C = TypeVar("C", bound=Config)
+
+
+def _decode(type_: type, value: Any) -> Any:  # Any: msgspec's hook signature
+    if type_ is Secret and isinstance(value, str):
+        return Secret(value)
+    raise NotImplementedError
+
+
+def filled_in(config: type[C], given: object, where: str = "input") -> C:
+    """Check `given` against a connector's form. Raises Invalid, naming the field."""
+    try:
+        return msgspec.convert(given, config, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        field = where + path.rstrip("`") if path else where
+        raise Invalid(f"{field}: {message}.", field=field) from error
+
+
+HttpUrl = Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]

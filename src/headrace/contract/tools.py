@@ -1,0 +1,46 @@
+"""What a connector is handed: guarded access to the outside, and room to work in."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A body on this machine. `content_type` is empty where none was told."""
+
+    path: Path
+    content_type: str
+
+
+class Tools(Protocol):
+    """Handed to every connector by whoever makes it."""
+
+    spool: Path  # a folder of this run's own; removed after it
+    memory_bytes: int
+    tenant: str
+    data_dir: Path
+
+    def allowed_paths(self, pattern: str) -> list[Path]:
+        """Return the files that a path or glob names, sorted. Raises Denied outside the roots."""
+
+    def allowed_target(self, path: str) -> Path:
+        """Return the real path of something to be written. Raises Denied outside the roots."""
+
+    def fetch(
+        self, url: str, *, method: str = "GET", headers: dict[str, str] | None = None
+    ) -> Fetched:
+        """Stream a body into the spool: guarded, resumed when it breaks, limited in bytes."""
+
+    def guard_host(self, host: str, port: int) -> str:
+        """Resolve a host, check where it leads, return the address to dial."""
+
+    def told(self, message: str, *, done: int = 0, total: int = 0) -> None:
+        """Tell how far slow work is (bytes), and notice a cancel: raises Cancelled."""
+
+    def waiting(self, reason: str | None) -> None:
+        """Tell that the run waits for `reason`, or that it waits no more."""
+
+
+Patience = Callable[[], Iterator[float]]

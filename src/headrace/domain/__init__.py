@@ -1,0 +1,1 @@
+"""The words of the product: plain values, standard library only."""

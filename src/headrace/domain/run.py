@@ -1,0 +1,77 @@
+"""A run: one execution of one task, and the arrows between its states."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from headrace.domain.clock import Millis
+from headrace.domain.ids import ExecutionId, RunId, TaskId, TenantId
+
+
+class RunState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+
+
+# Invariant 5: only along these arrows.
+ARROWS: Final[Mapping[RunState, frozenset[RunState]]] = {
+    RunState.QUEUED: frozenset({RunState.RUNNING, RunState.CANCELLED, RunState.SKIPPED}),
+    RunState.RUNNING: frozenset(
+        {RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLING, RunState.QUEUED}
+    ),
+    # A cancel that comes after the last commit loses: what landed is told as landed.
+    RunState.CANCELLING: frozenset({RunState.CANCELLED, RunState.SUCCEEDED, RunState.FAILED}),
+    RunState.SUCCEEDED: frozenset(),
+    RunState.FAILED: frozenset(),
+    RunState.CANCELLED: frozenset(),
+    RunState.SKIPPED: frozenset(),
+}
+ACTIVE: Final = frozenset({RunState.RUNNING, RunState.CANCELLING})
+ENDED: Final = frozenset(state for state, after in ARROWS.items() if not after)
+
+
+class Trigger(StrEnum):
+    API = "api"
+    CLI = "cli"
+    SCHEDULE = "schedule"
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to write about a run until it is lost; `fence` proves it."""
+
+    run: RunId
+    fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One execution of one task. Times are None until they happened."""
+
+    id: RunId
+    tenant: TenantId
+    task: TaskId
+    execution: ExecutionId
+    state: RunState
+    trigger: Trigger
+    action: str
+    fence: int
+    attempt: int  # claims so far
+    deaths: int  # how often its worker or server died under it
+    waiting_for: str | None
+    progress: Mapping[str, Any]
+    receipt: Mapping[str, Any] | None
+    error: Mapping[str, Any] | None
+    failure_threshold: int
+    queued_at: Millis
+    started_at: Millis | None
+    finished_at: Millis | None
+    not_before: Millis
+    updated_at: Millis

@@ -1,0 +1,49 @@
+"""A task: source to destination, what to do, when, and how much may fail."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from headrace.domain.clock import Millis
+from headrace.domain.ids import DestinationId, SourceId, TaskId, TenantId
+
+
+class Action(StrEnum):
+    """What a run does to the table that is there."""
+
+    REPLACE = "replace"  # the table ends up holding exactly this run's rows
+    SAVE = "save"  # each row replaces the row of the same key whole, or is added
+    PARTIAL = "partial"  # the attributes that a row carries are merged; missing rows are made
+    PARTIAL_NO_CREATE = "partialNoCreate"  # as partial, missing rows are filtered
+    APPEND = "append"  # rows are added
+
+
+KEYED: frozenset[Action] = frozenset({Action.SAVE, Action.PARTIAL, Action.PARTIAL_NO_CREATE})
+
+
+class TriggerType(StrEnum):
+    ON_DEMAND = "onDemand"
+    SCHEDULE = "schedule"
+    SUBSCRIPTION = "subscription"
+    STREAMING = "streaming"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One task. `failure_threshold` is percent of rows read; `key` overrides the source's."""
+
+    id: TaskId
+    tenant: TenantId
+    name: str
+    source: SourceId
+    destination: DestinationId
+    action: Action
+    trigger: TriggerType
+    enabled: bool
+    failure_threshold: int
+    table: str | None
+    key: tuple[str, ...]
+    extra: Mapping[str, Any]  # Any: members of a dialect that are kept and given back as they came
+    created_at: Millis
+    updated_at: Millis

@@ -1,0 +1,1 @@
+"""How rows move: fitted, staged, counted, committed. Knows no connector and no store."""

@@ -1,0 +1,274 @@
+"""Executing a plan: read, fit, stage, judge, commit once, tell.
+
+What is durable, in this order: the rejects, the commit (with the receipt, in the data's own
+transaction), the journal's record of it. Killed anywhere, the next attempt finds either nothing or
+the whole commit with its receipt, and tells that.
+"""
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+
+from headrace.contract.destination import Counts, Destination, Rows, Target
+from headrace.contract.source import Source
+from headrace.domain.books import Books, FileBooks, Receipt, TableBooks
+from headrace.domain.errors import (
+    Cancelled,
+    HeadraceError,
+    LostClaim,
+    Refused,
+    TooManyRejected,
+    Unbalanced,
+)
+from headrace.domain.event import EventKind, EventStatus, NewEvent
+from headrace.domain.task import Action
+from headrace.engine.plan import Journal, Plan, Segment, Stopped
+from headrace.engine.quarantine import write_segment
+from headrace.engine.stage import STAGE, Staged, Stager, lay_out, told_rules
+from headrace.observe import faults
+
+WATCH_S: Final = 0.25
+
+
+def execute(
+    plan: Plan, source: Source, destination: Destination, journal: Journal, rejects: "RejectsTo"
+) -> Receipt:
+    """Run a plan to its end and return the receipt.
+
+    Raises Stopped with the error and what is known of the books. May be called again with the
+    same token after any kind of end: a commit that happened is found and told, not repeated.
+    """
+    load = destination.load(
+        Target(
+            table=plan.table, action=plan.action, key=plan.key, scope=plan.scope,
+            fence=plan.fence, token=plan.token,
+        )
+    )  # fmt: skip
+    staged: Staged | None = None
+    segments: tuple[Segment, ...] = ()
+    try:
+        note = load.begin()
+        faults.reach("child.fence_raised")
+        if note is not None:
+            return _tell_earlier(plan, note, journal)
+        con = load.con or _scratch(plan)
+        with _watched(con, journal):
+            journal.told("fetching")
+            scans = list(source.scans(con))
+            faults.reach("child.fetched")
+            fitted = lay_out(plan, scans, con)
+            files = [file for scan in scans for file in scan.files]
+            journal.event(
+                NewEvent(
+                    kind=EventKind.FETCH,
+                    status=EventStatus.SUCCEEDED,
+                    message=f"{len(files)} files are at hand.",
+                    rows=sum(file.records or 0 for file in files),
+                    data={"files": [file.name for file in files[:100]], "table": plan.table},
+                )
+            )
+            stager = Stager(plan, load, con, journal)
+            staged = stager.stage(fitted)
+            faults.reach("child.staged")
+            if segment := write_segment(rejects.folder, rejects.name, staged.rejects):
+                segments = (segment,)
+            faults.reach("child.rejects_written")
+            _judge_threshold(plan, staged)
+            if stager.local and not load.stages:
+                landed = load.write(
+                    Rows(
+                        con=con, sql=f"select * from {STAGE}", columns=staged.columns,
+                        with_file=stager.with_file,
+                    )
+                )  # fmt: skip
+                _same_landed(staged, landed, with_file=stager.with_file)
+        journal.told("committing", rows=sum(count.landed for count in staged.counts))
+        faults.reach("child.before_commit")
+        receipts: list[Receipt] = []
+
+        def sign(counts: Counts) -> str:
+            receipt = _receipt(plan, staged, counts, with_file=stager.with_file)
+            if quarrel := receipt.quarrel() or _table_quarrel(plan, receipt):
+                raise Unbalanced(f"The books do not balance: {quarrel}.")
+            receipts.append(receipt)
+            faults.reach("child.in_commit")
+            return _note(receipt, segments)
+
+        load.commit(sign)
+        faults.reach("child.committed")
+        journal.advance(plan.token, receipts[-1], segments)
+        faults.reach("child.advanced")
+        return receipts[-1]
+    except HeadraceError as error:
+        load.abort()
+        if isinstance(error, LostClaim | Cancelled):
+            raise
+        failed = _receipt_of_failure(plan, staged) if staged else None
+        raise Stopped(error, failed, segments) from error
+    except duckdb.Error as error:
+        load.abort()
+        raise Stopped(told(error), None, segments) from error
+    except BaseException:
+        load.abort()
+        raise
+
+
+class RejectsTo:
+    """Where the rejects of one attempt go."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.name = name
+
+
+def told(error: duckdb.Error) -> HeadraceError:
+    """Translate what DuckDB says outside of what connectors expect."""
+    text = str(error)
+    if "No space left" in text:
+        return Refused("The disk is full.", hint="Make room; nothing was published.")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return Refused(
+            "The run needs more memory than it may have.",
+            hint="Raise HEADRACE_MEMORY, or load fewer rows at a time.",
+        )
+    if isinstance(error, duckdb.InterruptException):
+        return Cancelled("The run was cancelled.")
+    if isinstance(error, duckdb.InvalidInputException | duckdb.IOException):
+        return Refused(text.splitlines()[0][:500])
+    raise error
+
+
+def _scratch(plan: Plan) -> duckdb.DuckDBPyConnection:
+    con = duckdb.connect(str(plan.spool / "scratch.duckdb") if plan.key else ":memory:")
+    limit(con, plan)
+    return con
+
+
+def limit(con: duckdb.DuckDBPyConnection, plan: Plan) -> None:
+    """Hold a connection to the plan's memory and threads."""
+    con.execute(f"set memory_limit = '{plan.memory_bytes // 1_000_000}MB'")
+    con.execute(f"set threads = {plan.threads}")
+    con.execute(f"set temp_directory = '{plan.spool}/duckdb'")
+
+
+@contextlib.contextmanager
+def _watched(con: duckdb.DuckDBPyConnection, journal: Journal) -> Iterator[None]:
+    """Tell the progress of DuckDB's long calls, and interrupt them when the run must stop."""
+    done = threading.Event()
+    stop: list[HeadraceError] = []
+
+    def watch() -> None:
+        while not done.wait(WATCH_S):
+            try:
+                share = con.query_progress()
+                if share > 0:
+                    journal.told("loading", done=round(share), total=100)
+                else:
+                    journal.told("")
+            except HeadraceError as error:
+                stop.append(error)
+                con.interrupt()
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    except duckdb.InterruptException:
+        raise (stop[0] if stop else Cancelled("The run was cancelled.")) from None
+    finally:
+        done.set()
+        thread.join()
+
+
+def _tell_earlier(plan: Plan, note: str, journal: Journal) -> Receipt:
+    kept = json.loads(note)
+    receipt = Receipt.from_dict(kept["receipt"])
+    segments = tuple(Segment(**segment) for segment in kept["rejects"])
+    journal.event(
+        NewEvent(
+            kind=EventKind.LOG,
+            status=None,
+            message="An earlier attempt had committed already; its receipt stands.",
+        )
+    )
+    journal.advance(plan.token, receipt, segments)
+    return receipt
+
+
+def _note(receipt: Receipt, segments: tuple[Segment, ...]) -> str:
+    return json.dumps(
+        {"receipt": receipt.as_dict(), "rejects": [segment.as_dict() for segment in segments]}
+    )
+
+
+def _judge_threshold(plan: Plan, staged: Staged) -> None:
+    read = sum(count.read for count in staged.counts)
+    failures = sum(count.rejected - count.duplicates for count in staged.counts)
+    if failures * 100 > plan.failure_threshold * read:
+        raise TooManyRejected(
+            f"{failures:,} of {read:,} rows were rejected; the task allows"
+            f" {plan.failure_threshold:g} percent.{told_rules(staged)}",
+            hint="Nothing was published. Look at the rejected rows, mend them, or raise the"
+            " failure threshold.",
+            field="failureThreshold",
+        )
+
+
+def _same_landed(staged: Staged, landed: dict[str, int], *, with_file: bool) -> None:
+    for count in staged.counts:
+        there = landed.get(count.file.path if with_file else "", 0)
+        if there != count.landed:
+            raise Unbalanced(
+                f"{count.file.name}: {count.landed:,} rows were sent, {there:,} landed."
+            )
+
+
+def _receipt(plan: Plan, staged: Staged, counts: Counts, *, with_file: bool) -> Receipt:
+    files = []
+    for count in staged.counts:
+        path = count.file.path if with_file else ""
+        files.append(
+            FileBooks(
+                name=count.file.name,
+                table=plan.table,
+                bytes=count.file.bytes,
+                counted="derived" if count.file.records is None else "counted",
+                books=Books(
+                    read=count.read,
+                    inserted=counts.inserted.get(path, 0),
+                    updated=counts.updated.get(path, 0),
+                    filtered=counts.filtered.get(path, 0),
+                    rejected=count.rejected,
+                    duplicates=count.duplicates,
+                ),
+            )
+        )
+    total = Books.total(file.books for file in files)
+    table = TableBooks(
+        name=plan.table,
+        books=total + Books(replaced_out=counts.replaced_out),
+        rows_after=counts.rows_after,
+    )
+    return Receipt(tables=(table,), files=tuple(files), rules=staged.rules)
+
+
+def _table_quarrel(plan: Plan, receipt: Receipt) -> str | None:
+    """Hold the books against the destination's own count of the table."""
+    table = receipt.tables[0]
+    if plan.action is Action.REPLACE and table.rows_after != table.books.inserted:
+        return f"{table.name} holds {table.rows_after} rows, {table.books.inserted} were inserted"
+    return None
+
+
+def _receipt_of_failure(plan: Plan, staged: Staged) -> Receipt:
+    """Tell what was read and rejected where nothing landed."""
+    return _receipt(plan, staged, Counts(), with_file=True)
+
+

@@ -1,0 +1,70 @@
+"""The plan of one run: everything the engine needs to know, as plain values."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from headrace.domain.books import Receipt
+from headrace.domain.errors import HeadraceError
+from headrace.domain.event import NewEvent
+from headrace.domain.task import Action
+
+REJECTS_MAX: Final = 100_000  # raw rows that the quarantine keeps of one run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """`scope` and `fence` guard the destination; `token` makes the commit safe to repeat."""
+
+    run: str
+    scope: str
+    fence: int
+    token: str
+    table: str
+    action: Action
+    key: tuple[str, ...]
+    documents: bool
+    failure_threshold: float
+    rejects_max: int
+    memory_bytes: int
+    threads: int
+    spool: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A file of rejected rows in the quarantine. It exists once a manifest names it."""
+
+    name: str
+    rows: int
+    bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "rows": self.rows, "bytes": self.bytes}
+
+
+class Journal(Protocol):
+    """Where the engine tells how far it is. Any call raises Cancelled or LostClaim to stop it."""
+
+    def told(
+        self, phase: str, *, rows: int = 0, done: int = 0, total: int = 0, message: str = ""
+    ) -> None:
+        """Tell the progress: `done` of `total` in the unit of the phase."""
+
+    def event(self, event: NewEvent) -> None:
+        """Tell something worth keeping."""
+
+    def advance(self, token: str, receipt: Receipt, rejects: tuple[Segment, ...]) -> None:
+        """Tell what is committed, and return when it is on record (invariant 1)."""
+
+
+class Stopped(Exception):
+    """A run that failed, with what is known of its books and its quarantine."""
+
+    def __init__(
+        self, error: HeadraceError, receipt: Receipt | None, rejects: tuple[Segment, ...]
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.receipt = receipt
+        self.rejects = rejects

@@ -1,0 +1,467 @@
+"""Staging: scans become fitted rows in one place, and every record is accounted for.
+
+First the fast way: one scan, judged in SQL, rejects only counted. A file whose numbers agree with
+the count of its bytes is done. The others are gone over record by record: that finds the place and
+reason of every reject, and where the two readers disagree, the file is cleaned and scanned again.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import duckdb
+
+from headrace.contract.columns import DOCUMENT, FILE, KEY, Column, duckdb_type, literal, quoted
+from headrace.contract.destination import Load, Rows
+from headrace.contract.source import Cell, File, Place, RowCheck, Scan, Survey
+from headrace.domain.errors import Misconfigured, TooManyRejected, Unbalanced
+from headrace.domain.rejected import Rejected, Rule
+from headrace.engine import fit
+from headrace.engine.plan import Journal, Plan
+from headrace.observe import faults
+
+HEAD_BYTES: Final = 1 << 20
+STORM_ROWS: Final = 100  # fewer rows than this are no storm
+STORM_SHARE: Final = 0.95
+STAGE: Final = "__headrace_scratch_stage"
+
+Misfit = tuple[int, int, str | None]  # ordinal among unbroken records, broken test, value
+
+
+@dataclass(slots=True, kw_only=True)
+class Fitted:
+    """One scan with the columns of the whole table laid over it."""
+
+    scan: Scan
+    columns: Sequence[Column]
+    cells: Sequence[Cell | None]  # by column; None where this scan lacks it
+    checks: Sequence[RowCheck]
+    judged: Sequence[tuple[Cell, str]]  # each cell that must fit, with the type to fit
+    extra: Sequence[str]  # select items of KEY and DOCUMENT
+
+    def good(self) -> str:
+        """Return SQL that is true for a row without fault."""
+        tests = [f"not coalesce({check.sql}, false)" for check in self.checks]
+        tests += [fit.fits(cell, type_) for cell, type_ in self.judged]
+        return " and ".join(test for test in tests if test != "true") or "true"
+
+    def rows(self, files: Sequence[File], *, with_file: bool) -> str:
+        """Return SQL of the rows that fit."""
+        items = [
+            f"{fit.value(cell, column.type)} as {quoted(column.name)}"
+            if cell
+            else f"null::{duckdb_type(column.type)} as {quoted(column.name)}"
+            for column, cell in zip(self.columns, self.cells, strict=True)
+        ]
+        items += self.extra
+        items += [FILE] if with_file else []
+        source = self.scan.relation(files, with_file=with_file)
+        return f"select {', '.join(items)} from {source} where {self.good()}"
+
+    def misfits(self, file: File, limit: int) -> str:
+        """Return SQL of ordinal, number of the broken test, and the value, of rows that do not."""
+        cases, values = [], []
+        for number, check in enumerate(self.checks):
+            cases.append(f"when coalesce({check.sql}, false) then {number}")
+        for number, (cell, type_) in enumerate(self.judged, len(self.checks)):
+            if (test := fit.fits(cell, type_)) != "true":
+                cases.append(f"when not {test} then {number}")
+                values.append(f"when {number} then left({cell.sql}::varchar, 200)")
+        if not cases:
+            return "select 0, 0, '' where false"
+        told = f"case reason {' '.join(values)} end" if values else "''"
+        return (
+            f"select ordinal, reason, {told} from (select *, row_number() over () - 1 as ordinal,"
+            f" case {' '.join(cases)} end as reason"
+            f" from {self.scan.relation([file], with_file=False)})"
+            f" where reason is not null limit {limit}"
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class FileCount:
+    """One file's numbers: read = landed + rejected."""
+
+    file: File
+    read: int
+    landed: int
+    rejected: int = 0
+    duplicates: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Staged:
+    """What lies in the stage. `rejects_capped`: more were found than the quarantine may keep."""
+
+    columns: Sequence[Column]
+    counts: list[FileCount] = field(default_factory=list)
+    rejects: list[Rejected] = field(default_factory=list)
+    rules: dict[str, int] = field(default_factory=dict)
+
+
+def lay_out(plan: Plan, scans: Sequence[Scan], con: duckdb.DuckDBPyConnection) -> list[Fitted]:
+    """Decide the table's columns and lay them over every scan. Raises Misconfigured for keys."""
+    cells_of = [
+        list(scan.needed_cells(plan.key)) if plan.documents and scan.document else list(scan.cells)
+        for scan in scans
+    ]
+    for scan, cells in zip(scans, cells_of, strict=True):
+        _infer(scan, cells, con)
+    types: dict[str, str] = {}
+    for cells in cells_of:
+        for cell in cells:
+            name, type_ = cell.column.name, cell.column.type
+            types[name] = fit.wider(types[name], type_) if name in types else type_
+    for name in plan.key:
+        if name not in types:
+            raise Misconfigured(
+                f"The key column {name!r} is not in the source.",
+                hint=f"Its columns: {', '.join(list(types)[:20])}.",
+                field="key",
+            )
+    columns = [Column(name, type_) for name, type_ in types.items()]
+    return [
+        _fitted(plan, scan, cells, columns) for scan, cells in zip(scans, cells_of, strict=True)
+    ]
+
+
+def _infer(scan: Scan, cells: list[Cell], con: duckdb.DuckDBPyConnection) -> None:
+    """Replace the type "infer" by what a sample of the first file with rows looks like."""
+    open_ = [number for number, cell in enumerate(cells) if cell.column.type == "infer"]
+    if not open_:
+        return
+    file = next((file for file in scan.files if file.records != 0), scan.files[0])
+    sample = scan.head(file, HEAD_BYTES) or file
+    wanted = [cells[number] for number in open_]
+    types, _ = _sampled(con, scan, sample, fit.inferred(wanted))
+    for number, type_ in zip(open_, types, strict=True):
+        old = cells[number]
+        cells[number] = Cell(column=Column(old.column.name, type_), sql=old.sql)
+
+
+def _sampled(
+    con: duckdb.DuckDBPyConnection, scan: Scan, file: File, select: str
+) -> tuple[tuple[Any, ...], int]:
+    """Return the one row of an aggregate over a file, and how many records are broken."""
+    sql = "select {} from {}"
+    try:
+        found = con.execute(sql.format(select, scan.relation([file], with_file=False))).fetchone()
+        broken = sum(map(len, scan.reader_rejects(con).values()))
+    except duckdb.InvalidInputException:  # the reader gave up: try what is unbroken
+        clean = scan.cleaned(file)
+        found = con.execute(sql.format(select, scan.relation([clean], with_file=False))).fetchone()
+        broken = scan.survey(file, (), 0).broken
+    assert found is not None  # an aggregate has one row
+    return found, broken
+
+
+def _fitted(plan: Plan, scan: Scan, cells: list[Cell], columns: Sequence[Column]) -> Fitted:
+    by_name = {cell.column.name: cell for cell in cells}
+    checks = list(scan.checks)
+    for name in plan.key:
+        cell = by_name.get(name)
+        absent = f"coalesce({cell.sql}::varchar, '') = ''" if cell else "true"
+        checks.append(
+            RowCheck(
+                sql=absent, rule=Rule.MISSING_KEY, message=f"The key column {name!r} is empty."
+            )
+        )
+    judged = [
+        (by_name[column.name], column.type) for column in columns if column.name in by_name
+    ]
+    extra: list[str] = []
+    laid = [by_name.get(column.name) for column in columns]
+    if plan.documents:
+        key = [fit.value(by_name[name], "string") for name in plan.key if name in by_name]
+        extra.append(f"{key[0]}::varchar as {KEY}" if key else f"uuid()::varchar as {KEY}")
+        if scan.document:
+            extra.append(f"{scan.document}::varchar as {DOCUMENT}")
+        else:
+            members = ", ".join(
+                f"{literal(column.name)}, {fit.value(by_name[column.name], column.type)}"
+                for column in columns
+                if column.name in by_name
+            )
+            extra.append(f"json_object({members})::varchar as {DOCUMENT}")
+            checks += [
+                RowCheck(
+                    sql=f"not isfinite(try_cast({cell.sql} as double))",
+                    rule=Rule.BAD_VALUE,
+                    message=f"{cell.column.name!r} is not finite, which JSON cannot say.",
+                )
+                for cell, type_ in judged
+                if type_ == "float"
+            ]
+        return Fitted(
+            scan=scan, columns=(), cells=(), checks=checks, judged=judged, extra=extra
+        )
+    return Fitted(
+        scan=scan, columns=columns, cells=laid, checks=checks, judged=judged, extra=extra
+    )
+
+
+class Stager:
+    """Fills one stage. `attempt` may be repeated after `clean`; the stage is emptied first."""
+
+    def __init__(
+        self, plan: Plan, load: Load, con: duckdb.DuckDBPyConnection, journal: Journal
+    ) -> None:
+        self._plan = plan
+        self._load = load
+        self._con = con
+        self._journal = journal
+        # A key needs an ordered stage that can be looked at; other loads are streamed to.
+        self.local = load.stages or bool(plan.key)
+        self.table = load.stage if load.stages else STAGE
+        self.with_file = False
+        self._files: dict[int, list[File]] = {}
+
+    def stage(self, fitted: Sequence[Fitted]) -> Staged:
+        """Stage every row of every scan, each record accounted for, or raise."""
+        self._files = {number: list(one.scan.files) for number, one in enumerate(fitted)}
+        self.with_file = sum(map(len, self._files.values())) > 1
+        for one in fitted:
+            self._judge_head(one)
+        for second in (False, True):
+            try:
+                landed, left_out = self._fill(fitted)
+            except duckdb.InvalidInputException as error:
+                if second:
+                    raise Unbalanced(f"The file cannot be read: {error}") from error
+                doubtful = set(self._paths())
+                staged = None
+            else:
+                staged, doubtful = self._account(fitted, landed, left_out)
+            if staged and not doubtful:
+                return staged
+            if second:
+                break
+            self._journal.told("cleaning", message=f"{len(doubtful)} files are read again")
+            self._clean(fitted, doubtful)
+        names = ", ".join(sorted(self._paths()[path] for path in doubtful)[:3])
+        raise Unbalanced(
+            f"{names}: the records in the file and the rows that were loaded differ.",
+            hint="Nothing was published. Please report this file's form.",
+        )
+
+    def _paths(self) -> dict[str, str]:
+        return {file.path: file.name for files in self._files.values() for file in files}
+
+    def _clean(self, fitted: Sequence[Fitted], doubtful: set[str]) -> None:
+        for number, one in enumerate(fitted):
+            self._files[number] = [
+                one.scan.cleaned(file) if file.path in doubtful else file
+                for file in self._files[number]
+            ]
+        self._load.abort()
+        self._load.begin()
+        if self.local:
+            self._con.execute(f"drop table if exists {self.table}")
+
+    def _fill(self, fitted: Sequence[Fitted]) -> tuple[dict[str, int], dict[str, list[int]]]:
+        """Scan everything; return rows landed and where records were left out, by path."""
+        ordered = str(bool(self._plan.key)).lower()
+        self._con.execute(f"set preserve_insertion_order = {ordered}")
+        landed: dict[str, int] = {}
+        left_out: dict[str, list[int]] = {}
+        total = sum(file.bytes for files in self._files.values() for file in files)
+        self._journal.told("loading", total=total)
+        for number, one in enumerate(fitted):
+            sql = one.rows(self._files[number], with_file=self.with_file)
+            if self.local:
+                how = f"insert into {self.table} by name" if number else None
+                self._con.execute(f"{how or f'create table {self.table} as'} {sql}")
+            else:
+                rows = Rows(con=self._con, sql=sql, columns=one.columns, with_file=self.with_file)
+                for path, count in self._load.write(rows).items():
+                    landed[path] = landed.get(path, 0) + count
+            left_out |= one.scan.reader_rejects(self._con)
+            faults.reach("child.half_staged")
+        return (self._landed() if self.local else landed), left_out
+
+    def _landed(self) -> dict[str, int]:
+        if self.with_file:
+            sql = f"select {FILE}, count(*) from {self.table} group by 1"
+        else:
+            sql = f"select '', count(*) from {self.table}"
+        return dict(self._con.execute(sql).fetchall())
+
+    def _account(
+        self, fitted: Sequence[Fitted], landed: dict[str, int], left_out: dict[str, list[int]]
+    ) -> tuple[Staged, set[str]]:
+        """Account for every record; return also the files in which the two readers disagree."""
+        staged = Staged(columns=fitted[0].columns)
+        doubtful: set[str] = set()
+        doubles = self._take_duplicates() if self.local and self._plan.key else {}
+        for number, one in enumerate(fitted):
+            for file in self._files[number]:
+                rows = landed.get(file.path if self.with_file else "", 0)
+                twins = doubles.get(file.path if self.with_file else "", [])
+                out = left_out.get(file.path, [])
+                read = rows + len(out) if file.records is None else file.records
+                count = FileCount(file=file, read=read, landed=rows - len(twins))
+                staged.counts.append(count)
+                if read == rows and not out and not twins:
+                    continue
+                if not self._explain(one, count, out, twins, staged):
+                    doubtful.add(file.path)
+        return staged, doubtful
+
+    def _take_duplicates(self) -> dict[str, list[int]]:
+        """Remove all but the last row of each key from the stage; return ordinals by file."""
+        key = quoted(KEY) if self._plan.documents else ", ".join(map(quoted, self._plan.key))
+        table = self.table
+        twins = self._con.execute(
+            f"select count(*) from (select 1 from {table} group by {key} having count(*) > 1)"
+        ).fetchone()
+        if not twins or not twins[0]:
+            return {}
+        file = FILE if self.with_file else "''"
+        self._con.execute(
+            f"create or replace temp table __headrace_twins as select place, file, ordinal from"
+            f" (select rowid as place, {file} as file,"
+            f" row_number() over (partition by {file} order by rowid) - 1 as ordinal,"
+            f" row_number() over (partition by {key} order by rowid desc) as back"
+            f" from {table}) where back > 1"
+        )
+        self._con.execute(
+            f"delete from {table} where rowid in (select place from __headrace_twins)"
+        )
+        found: dict[str, list[int]] = {}
+        for path, ordinal in self._con.execute(
+            "select file, ordinal from __headrace_twins order by file, ordinal"
+        ).fetchall():
+            found.setdefault(path, []).append(ordinal)
+        self._con.execute("drop table __headrace_twins")
+        return found
+
+    def _explain(
+        self, one: Fitted, count: FileCount, left_out: list[int], twins: Sequence[int],
+        staged: Staged,
+    ) -> bool:
+        """Find every rejected record of one file; False if the two readers disagree about it."""
+        file = count.file
+        room = max(self._plan.rejects_max - len(staged.rejects), 0)
+        self._con.execute("set preserve_insertion_order = true")
+        misfits = self._con.execute(one.misfits(file, room + 1)).fetchall()
+        one.scan.reader_rejects(self._con)
+        misfit_at = [row[0] for row in misfits]
+        twin_at = list(_unbroken(twins, misfit_at))
+        survey = one.scan.survey(file, sorted({*misfit_at, *twin_at}), room + 1)
+        landed = count.landed + len(twins)
+        capped = len(misfits) > room
+        if file.records is not None:
+            count.read = survey.records
+        misfitting = count.read - survey.broken - landed
+        agreed = left_out == ([] if file.cleaned else survey.broken_at) and (
+            misfitting > room if capped else misfitting == len(misfits)
+        )
+        if not agreed or misfitting < 0:
+            return False
+        count.duplicates = len(twins)
+        count.rejected = survey.broken + misfitting + len(twins)
+        found = list(self._rejects(one, file, survey, misfits, twin_at))
+        for reject in found:
+            staged.rules[reject.rule] = staged.rules.get(reject.rule, 0) + 1
+        staged.rejects += found
+        if len(staged.rejects) > self._plan.rejects_max:
+            read, rejected = self._totals(staged)
+            raise TooManyRejected(
+                f"More than {self._plan.rejects_max:,} rows are rejected"
+                f" ({rejected:,} of {read:,} read so far)."
+                + told_rules(staged),
+                hint="Mend the source, or its mapping. Nothing was published.",
+            )
+        return True
+
+    def _totals(self, staged: Staged) -> tuple[int, int]:
+        return (
+            sum(count.read for count in staged.counts),
+            sum(count.rejected for count in staged.counts),
+        )
+
+    def _rejects(
+        self, one: Fitted, file: File, survey: Survey, misfits: list[Misfit], twins: Sequence[int]
+    ) -> Iterator[Rejected]:
+        """Yield the rejected records of one file: broken, misfitting, doubled."""
+
+        def rejected(place: Place, rule: Rule, message: str, column: str | None) -> Rejected:
+            return Rejected(
+                table=self._plan.table, file=file.name, record=place.record, line=place.line,
+                byte=place.byte, column=column, rule=rule, message=message, raw=place.raw,
+                raw_cut=place.raw_cut,
+            )  # fmt: skip
+
+        for broken in survey.kept:
+            yield rejected(broken.place, broken.rule, broken.message, None)
+        for ordinal, reason, value in misfits:
+            place = survey.wanted[ordinal]
+            if reason < len(one.checks):
+                check = one.checks[reason]
+                yield rejected(place, check.rule, check.message, None)
+            else:
+                cell, type_ = one.judged[reason - len(one.checks)]
+                said = f"{value!r} is not {fit.noun(type_)}."
+                yield rejected(place, Rule.BAD_VALUE, said, cell.column.name)
+        later = "A later row of this run has the same key."
+        for ordinal in twins:
+            yield rejected(survey.wanted[ordinal], Rule.DUPLICATE_KEY, later, None)
+
+    def _judge_head(self, one: Fitted) -> None:
+        """Look at the first MiB of a large scan: a column that is wrong everywhere ends the run."""
+        file = one.scan.files[0]
+        share = max(STORM_SHARE, self._plan.failure_threshold / 100)
+        head = one.scan.head(file, HEAD_BYTES)
+        if head is None or self._plan.failure_threshold >= 100:  # noqa: PLR2004  # percent
+            return
+        tests = [fit.fits(cell, type_) for cell, type_ in one.judged]
+        tests += [f"not coalesce({check.sql}, false)" for check in one.checks]
+        counted = ", ".join(f"count(*) filter (not ({test}))" for test in tests)
+        select = f"count(*){', ' if tests else ''}{counted}"
+        (rows, *wrong), left = _sampled(self._con, one.scan, head, select)
+        if rows + left < STORM_ROWS:
+            return
+        for (cell, type_), bad in zip(one.judged, wrong, strict=False):
+            if bad > share * rows:
+                raise TooManyRejected(
+                    f"Column {cell.column.name!r} is not {fit.noun(type_)}"
+                    f" in {bad:,} of the first {rows:,} rows.",
+                    hint="Change its type in the mapping, or the delimiter. Nothing was loaded.",
+                    field=f"input.mapping.{cell.column.name}",
+                )
+        for check, bad in zip(one.checks, wrong[len(one.judged) :], strict=True):
+            if bad > share * rows:
+                raise TooManyRejected(
+                    f"{check.message} So it is in {bad:,} of the first {rows:,} rows.",
+                    hint="Nothing was loaded.",
+                )
+        if left > share * (rows + left):
+            survey = one.scan.survey(head, (), 1)
+            why = survey.kept[0].message if survey.kept else "They cannot be read."
+            raise TooManyRejected(
+                f"{left:,} of the first {rows + left:,} rows are broken: {why}",
+                hint="Check delimiter, quote and encoding. Nothing was loaded.",
+            )
+
+
+def _unbroken(twins: Sequence[int], misfits: Sequence[int]) -> Iterator[int]:
+    """Turn ordinals among fitting rows into ordinals among unbroken rows; both sorted."""
+    passed = 0
+    for twin in twins:
+        while passed < len(misfits) and misfits[passed] <= twin + passed:
+            passed += 1
+        yield twin + passed
+
+
+def told_rules(staged: Staged) -> str:
+    """Tell the most frequent reasons in a sentence."""
+    reasons: dict[str, int] = {}
+    for reject in staged.rejects:
+        if reject.rule is Rule.DUPLICATE_KEY:
+            continue
+        said = (
+            f"column {reject.column!r}: {reject.rule}" if reject.column else str(reject.rule)
+        )
+        reasons[said] = reasons.get(said, 0) + 1
+    top = sorted(reasons.items(), key=lambda item: -item[1])[:3]
+    return (" Most often " + ", ".join(f"{said} ({n:,})" for said, n in top) + ".") if top else ""

@@ -1,0 +1,1 @@
+"""Logs, and the points where a test may break a process on purpose."""

@@ -1,0 +1,1 @@
+"""Keys, sealed secrets, and the guards on where the server may go."""

@@ -1,0 +1,101 @@
+"""Settings: every HEADRACE_… variable, with its unit, its default and its limits."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from headrace.domain.errors import Invalid
+
+KEY_CHARACTERS_MIN: Final = 16
+_SIZE: Final = re.compile(r"(\d+)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_UNITS: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+
+
+def size_bytes(text: str, name: str) -> int:
+    """Read a size such as 512MB or 2GiB (both powers of two). Raises Invalid, naming it."""
+    if not (found := _SIZE.fullmatch(text.strip())):
+        raise Invalid(f"{name}: {text!r} is not a size.", hint="Write 512MB or 2GiB.", field=name)
+    return int(found[1]) << _UNITS[found[2].lower()]
+
+
+def number(env: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
+    """Read a number within bounds. Raises Invalid, naming the variable."""
+    text = env.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise Invalid(f"{name} must be a number from {low:g} to {high:g}.", field=name)
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What one process goes by."""
+
+    data_dir: Path = Path("headrace-data")
+    host: str = "127.0.0.1"
+    port: int = 8000
+    database: str = ""  # empty: SQLite in the data dir
+    admin_key: str = field(default="", repr=False)  # HEADRACE_ADMIN_KEY
+    master_key: str = field(default="", repr=False)  # HEADRACE_MASTER_KEY, base64 of 32 bytes
+    files_roots: tuple[Path, ...] = ()  # HEADRACE_FILES_ROOTS, separated by the path separator
+    egress_allow: str = ""  # HEADRACE_EGRESS_ALLOW, networks separated by commas
+    memory_bytes: int = 1 << 30  # HEADRACE_MEMORY: of all runs together
+    workers: int = 2  # HEADRACE_WORKERS: runs at a time
+    lease_s: float = 30.0  # HEADRACE_LEASE
+    stall_s: float = 600.0  # HEADRACE_STALL: a silent child is killed after it
+    rejects_max: int = 100_000  # HEADRACE_REJECTS_MAX
+    body_bytes_max: int = 8 << 20  # HEADRACE_BODY_MAX: of one request
+    log_level: str = "info"  # HEADRACE_LOG
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the server listens on loopback only."""
+        return self.host in ("127.0.0.1", "::1", "localhost")
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.data_dir.absolute() / 'control.db'}"
+
+    @property
+    def run_memory_bytes(self) -> int:
+        """What one run may use."""
+        return max(self.memory_bytes // max(self.workers, 1), 64 << 20)
+
+
+def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:
+    """Read the environment; `given` (command line) wins where it is not None."""
+    env = os.environ if env is None else env
+    values: dict[str, object] = {
+        "admin_key": env.get("HEADRACE_ADMIN_KEY", ""),
+        "master_key": env.get("HEADRACE_MASTER_KEY", ""),
+        "database": env.get("HEADRACE_DATABASE", ""),
+        "egress_allow": env.get("HEADRACE_EGRESS_ALLOW", ""),
+        "files_roots": tuple(
+            Path(part) for part in env.get("HEADRACE_FILES_ROOTS", "").split(os.pathsep) if part
+        ),
+        "memory_bytes": size_bytes(env.get("HEADRACE_MEMORY", "1GB"), "HEADRACE_MEMORY"),
+        "body_bytes_max": size_bytes(env.get("HEADRACE_BODY_MAX", "8MB"), "HEADRACE_BODY_MAX"),
+        "workers": int(number(env, "HEADRACE_WORKERS", 2, 1, 256)),
+        "lease_s": number(env, "HEADRACE_LEASE", 30, 0.5, 3600),
+        "stall_s": number(env, "HEADRACE_STALL", 600, 1, 86_400),
+        "rejects_max": int(number(env, "HEADRACE_REJECTS_MAX", 100_000, 0, 10_000_000)),
+        "log_level": env.get("HEADRACE_LOG", "info"),
+    }
+    values |= {name: value for name, value in given.items() if value is not None}
+    settings = Settings(**values)  # type: ignore[arg-type]  # names and types as above
+    if settings.admin_key and len(settings.admin_key) < KEY_CHARACTERS_MIN:
+        raise Invalid(
+            f"HEADRACE_ADMIN_KEY must have at least {KEY_CHARACTERS_MIN} characters.",
+            field="HEADRACE_ADMIN_KEY",
+        )
+    if settings.memory_bytes < (128 << 20):
+        raise Invalid("HEADRACE_MEMORY must be at least 128MB.", field="HEADRACE_MEMORY")
+    return settings

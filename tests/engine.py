@@ -1,0 +1,48 @@
+"""Run the engine in this process, with a journal that only remembers."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headrace.assembly import Order
+from headrace.domain.books import Receipt
+from headrace.domain.errors import Cancelled
+from headrace.domain.event import NewEvent
+from headrace.domain.ids import new_id
+from headrace.engine.plan import Segment
+
+
+@dataclass
+class Memory:
+    """A journal in memory."""
+
+    events: list[NewEvent] = field(default_factory=list)
+    advanced: list[tuple[str, Receipt, tuple[Segment, ...]]] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)
+    cancel: threading.Event = field(default_factory=threading.Event)
+
+    def told(self, phase: str, *, rows=0, done=0, total=0, message="") -> None:
+        if phase and (not self.phases or self.phases[-1] != phase):
+            self.phases.append(phase)
+        if self.cancel.is_set():
+            raise Cancelled("The run was cancelled.")
+
+    def event(self, event: NewEvent) -> None:
+        self.events.append(event)
+
+    def advance(self, token: str, receipt: Receipt, rejects: tuple[Segment, ...]) -> None:
+        self.advanced.append((token, receipt, rejects))
+
+
+def order(folder: Path, source: tuple[str, dict], destination: tuple[str, dict], **more: Any) -> Order:
+    """Make an order that works below `folder`."""
+    values: dict[str, Any] = {
+        "run": new_id(), "attempt": 1, "scope": "task", "fence": 1, "source_type": source[0],
+        "source_input": source[1], "destination_type": destination[0],
+        "destination_input": destination[1], "action": "replace", "table": "t", "key": (),
+        "failure_threshold": 0, "tenant": "default", "data_dir": str(folder / "data"),
+        "rejects_dir": str(folder / "rejects"), "files_roots": None, "open_inside": True,
+        "egress_allow": "", "memory_bytes": 256 << 20, "threads": 2, "rejects_max": 100_000,
+    }  # fmt: skip
+    return Order(**(values | more))
