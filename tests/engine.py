@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headrace.assembly import Order
 from headrace.domain.books import Receipt
 from headrace.domain.errors import Cancelled
 from headrace.domain.event import NewEvent
 from headrace.domain.ids import new_id
 from headrace.engine.plan import Segment
+from headrace.service.orders import Order
 
 
 @dataclass

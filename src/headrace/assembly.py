@@ -3,110 +3,16 @@
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from headrace.connectors import registry
-from headrace.connectors.tools import WorkTools
-from headrace.contract.destination import Destination, Page
-from headrace.contract.source import Source
-from headrace.contract.spec import filled_in
-from headrace.contract.tools import Tools
+from headrace.contract.destination import Page
 from headrace.domain.books import Receipt
-from headrace.domain.errors import Invalid, Misconfigured
-from headrace.domain.task import KEYED, Action
+from headrace.domain.errors import Invalid
+from headrace.domain.task import Action
 from headrace.engine.plan import Journal, Plan
-from headrace.security.egress import Egress, parse_networks
-from headrace.security.roots import Roots
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a worker needs for one run, as plain data. It holds secrets: never log it."""
-
-    run: str
-    attempt: int
-    scope: str
-    fence: int
-    source_type: str
-    source_input: dict[str, Any]  # Any: JSON, checked by the connector's form
-    destination_type: str
-    destination_input: dict[str, Any]
-    action: str
-    table: str | None
-    key: tuple[str, ...]
-    failure_threshold: float
-    tenant: str
-    data_dir: str
-    rejects_dir: str
-    files_roots: tuple[str, ...] | None  # None: every path (the CLI)
-    open_inside: bool
-    egress_allow: str
-    memory_bytes: int
-    threads: int
-    rejects_max: int
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """The two ends of a run."""
-
-    source: Source
-    destination: Destination
-    table: str
-    key: tuple[str, ...]
-
-
-def make_source(kind: str, given: Mapping[str, Any], tools: Tools) -> Source:
-    """Make a source. Raises Invalid, naming the field, for settings that do not fit."""
-    maker = registry.source(kind)
-    return maker(filled_in(maker.spec.config, given), tools)
-
-
-def make_destination(kind: str, given: Mapping[str, Any], tools: Tools) -> Destination:
-    """Make a destination. Raises Invalid, naming the field, for settings that do not fit."""
-    maker = registry.destination(kind)
-    return maker(filled_in(maker.spec.config, given), tools)
-
-
-def build(order: Order, tools: Tools) -> Built:
-    """Make both ends of a run, and refuse by name what they cannot do together."""
-    source = make_source(order.source_type, order.source_input, tools)
-    destination = make_destination(order.destination_type, order.destination_input, tools)
-    config = getattr(source, "_config", None)
-    own_key = getattr(config, "unique_id_column", None)
-    key = order.key or ((own_key,) if own_key else ())
-    judge_task(registry.destination(order.destination_type).spec.name, order.action, key)
-    return Built(source, destination, destination.table_for(order.table, _stream(order)), key)
-
-
-def judge_task(destination_type: str, action: str, key: tuple[str, ...]) -> None:
-    """Raise unless the destination can do `action` with this key."""
-    spec = registry.destination(destination_type).spec
-    if Action(action) not in spec.actions:
-        able = ", ".join(sorted(spec.actions))
-        raise Misconfigured(
-            f"{spec.title} cannot do {action!r}.", hint=f"It can: {able}.", field="action"
-        )
-    if Action(action) in KEYED and not key:
-        raise Misconfigured(
-            f"The action {action!r} needs a key: which rows are the same row?",
-            hint="Name the source's uniqueIDColumn, or the task's key.",
-            field="key",
-        )
-    if spec.documents and len(key) > 1:
-        raise Misconfigured(f"{spec.title} takes one key column.", field="key")
-
-
-def _stream(order: Order) -> str:
-    """Return the table's name after the file's, where nobody gave one."""
-    url = str(order.source_input.get("url", "")).rstrip("/")
-    name = url.rpartition("/")[2].partition("?")[0].partition(".")[0]
-    clean = "".join(char if char.isalnum() or char == "_" else "_" for char in name).strip("_")
-    return clean or "rows"
+from headrace.service.orders import Order, build, make_destination, tools_for
 
 
 @contextlib.contextmanager
@@ -119,31 +25,6 @@ def spooled(parent: Path | None = None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def tools_for(order: Order, spool: Path, journal: Journal | None = None) -> WorkTools:
-    """Make the tools of one piece of work: guarded as the order says."""
-    roots = None if order.files_roots is None else [Path(root) for root in order.files_roots]
-    egress = Egress(open_inside=order.open_inside, allow=parse_networks(order.egress_allow))
-
-    def told(message: str, done: int, total: int) -> None:
-        if journal:
-            journal.told("fetching", done=done, total=total, message=message)
-
-    def waiting(reason: str | None) -> None:
-        if journal:
-            journal.told("waiting" if reason else "fetching", message=reason or "")
-
-    return WorkTools(
-        spool=spool,
-        data_dir=Path(order.data_dir),
-        tenant=order.tenant,
-        paths=Roots(roots),
-        address_of=egress.address,
-        memory_bytes=order.memory_bytes,
-        told=told,
-        waiting=waiting,
-    )
 
 
 def work(order: Order, journal: Journal) -> Receipt:

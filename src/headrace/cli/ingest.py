@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from headrace.assembly import Order, work
+from headrace.assembly import work
 from headrace.cli import show, uris
 from headrace.domain.books import Receipt
 from headrace.domain.errors import Cancelled, HeadraceError
 from headrace.domain.event import NewEvent
 from headrace.domain.ids import new_id
 from headrace.engine.plan import Segment, Stopped
+from headrace.service.orders import Order
 
 
 class TerminalJournal:

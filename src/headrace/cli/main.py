@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -90,6 +91,24 @@ def ingest(
         memory_bytes=from_env().memory_bytes,
     )  # fmt: skip
     raise typer.Exit(code)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    data_dir: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path(
+        "headrace-data"
+    ),
+    database: Annotated[
+        str | None, typer.Option(help="postgresql+psycopg://…; SQLite in the data dir if empty.")
+    ] = None,
+) -> None:
+    """Start the server: API, queue and workers in one process."""
+    from headrace.cli.serve import serve as run
+    from headrace.settings import from_env
+
+    run(from_env(host=host, port=port, data_dir=data_dir, database=database))
 
 
 def main() -> None:

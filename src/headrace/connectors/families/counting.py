@@ -49,8 +49,8 @@ def count_lines(path: str, *, delimiter: int, quote: int, blanks: bool) -> int |
             if not blanks:
                 previous = view[newlines + 2]
                 empty = previous == _LF
-                if len(returns):
-                    empty |= (previous == _CR) & (view[newlines + 1] == _LF)
+                if (after_return := previous == _CR).any():
+                    empty |= after_return & (view[newlines + 1] == _LF)
                 records -= int(empty.sum())
             last = view[-4:-1]
             data = following

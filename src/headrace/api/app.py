@@ -1,0 +1,82 @@
+"""The HTTP app: dialects side by side, health, and the description of the native API."""
+
+import html
+from typing import Any, Final
+
+from litestar import Litestar, MediaType, Response, get
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+
+from headrace import __version__
+from headrace.api import errors
+from headrace.api.auth import AnyRequest, services_of
+from headrace.api.dialects.algolia.routes import ALGOLIA
+from headrace.api.dialects.native.routes import NATIVE
+from headrace.service.services import Services
+
+LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
+
+
+@get("/healthz", sync_to_thread=False, include_in_schema=False)
+def health() -> dict[str, str]:
+    """Say that the process lives."""
+    return {"status": "ok", "version": __version__}
+
+
+@get("/readyz", sync_to_thread=False, include_in_schema=False)
+def ready(request: AnyRequest) -> Response[dict[str, str]]:
+    """Say whether the server takes work, and if not, why."""
+    if (why := services_of(request).ready()) is not None:
+        return Response({"status": "not ready", "reason": why}, status_code=503)
+    return Response({"status": "ready"})
+
+
+@get("/openapi.json", sync_to_thread=False, include_in_schema=False)
+def openapi(request: AnyRequest) -> dict[str, Any]:
+    """Describe the native API (OpenAPI 3.1)."""
+    return request.app.openapi_schema.to_schema()
+
+
+@get("/docs", media_type=MediaType.HTML, sync_to_thread=False, include_in_schema=False)
+def docs(request: AnyRequest) -> str:
+    """Show the native API on a page that asks no other host for anything."""
+    rows = []
+    for path, operations in sorted(request.app.openapi_schema.to_schema()["paths"].items()):
+        for method, operation in operations.items():
+            told = html.escape(operation.get("description", operation.get("summary", "")))
+            rows.append(
+                f"<tr><td><b>{method.upper()}</b><td><code>{html.escape(path)}</code><td>{told}"
+            )
+    return _PAGE.format(version=__version__, rows="\n".join(rows))
+
+
+_PAGE: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>headrace API</title>
+<meta name="viewport" content="width=device-width">
+<style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui;margin:2rem auto;
+max-width:64rem;padding:0 1rem}}td{{padding:.25rem .75rem .25rem 0;vertical-align:top}}
+code{{font-size:.9em}}</style>
+<h1>headrace {version}</h1>
+<p>Every call needs <code>Authorization: Bearer KEY</code>. The whole description is at
+<a href="/openapi.json">/openapi.json</a>.</p>
+<table>{rows}</table></html>"""
+
+
+def make_app(services: Services) -> Litestar:
+    """Build the app over a server's services."""
+    return Litestar(
+        route_handlers=[health, ready, openapi, docs, NATIVE, ALGOLIA],
+        state=State({"services": services}),
+        exception_handlers={Exception: errors.by_path},
+        openapi_config=OpenAPIConfig(
+            title="headrace", version=__version__, path="/schema",
+            render_plugins=[JsonRenderPlugin()], use_handler_docstrings=True,
+        ),
+        cors_config=CORSConfig(
+            allow_origins=["*"], allow_headers=["*"], allow_methods=["*"], allow_credentials=False
+        ),
+        request_max_body_size=services.settings.body_bytes_max,
+        logging_config=None,
+        debug=False,
+    )  # fmt: skip

@@ -1,0 +1,347 @@
+"""Routes of the native API: one service call between two translations."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Router, delete, get, patch, post, put
+from litestar.di import Provide
+from litestar.params import Parameter
+from litestar.response import ServerSentEvent
+
+from headrace.api import errors
+from headrace.api.auth import bearer, services
+from headrace.api.bodies import converted, payload
+from headrace.api.dialects.native import translate, wire
+from headrace.domain.errors import Invalid
+from headrace.domain.ids import TaskId
+from headrace.domain.principal import Principal
+from headrace.domain.resources import Destination, Source
+from headrace.domain.run import ENDED, RunState, Trigger
+from headrace.domain.task import Task
+from headrace.service.services import Services
+from headrace.store.paging import Order, Window
+
+ITEMS_MAX: Final = 1000
+STREAM_S: Final = 0.25  # between two looks at a run that is watched
+KEEP_ALIVE_S: Final = 15.0
+
+Limit = Annotated[int, Parameter(ge=1, le=ITEMS_MAX, description="Items on a page.")]
+Cursor = Annotated[str | None, Parameter(description="`next` of the page before.")]
+Json = dict[str, Any]
+
+
+def _offset(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    if not cursor.isdigit() or len(cursor) > 9:  # noqa: PLR2004  # digits of an offset
+        raise Invalid("cursor is not one that this list gave.", field="cursor")
+    return int(cursor)
+
+
+def _page(items: list[Any], total: int, offset: int) -> wire.Page:
+    end = offset + len(items)
+    return wire.Page(items=items, next=str(end) if end < total else None, total=total)
+
+
+# Sources and destinations.
+
+
+@post("/sources", sync_to_thread=True)
+def add_source(payload: Json, services: Services, principal: Principal) -> wire.End:
+    """Make a source."""
+    given: wire.NewEnd = converted(payload, wire.NewEnd)
+    made = services.catalog.add_source(
+        principal.tenant.id, type_=given.type, name=given.name, given=given.input,
+        authentication=given.authentication_id,
+    )  # fmt: skip
+    return translate.end(made)
+
+
+@get("/sources", sync_to_thread=True)
+def list_sources(
+    services: Services, principal: Principal, limit: Limit = 50, cursor: Cursor = None
+) -> wire.Page:
+    """List sources, newest first."""
+    offset = _offset(cursor)
+    found, total = services.catalog.listed(
+        Source, principal.tenant.id, {}, Order("created_at"), Window(limit, offset)
+    )
+    return _page([translate.end(one) for one in found], total, offset)
+
+
+@get("/sources/{id:str}", sync_to_thread=True)
+def get_source(id: str, services: Services, principal: Principal) -> wire.End:  # noqa: A002
+    """Show a source."""
+    return translate.end(services.catalog.get(Source, principal.tenant.id, id))
+
+
+@patch("/sources/{id:str}", sync_to_thread=True)
+def change_source(
+    id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
+) -> wire.End:  # fmt: skip
+    """Change a source."""
+    given: wire.ChangedEnd = converted(payload, wire.ChangedEnd)
+    changed = services.catalog.change_source(
+        principal.tenant.id, id, name=given.name, given=given.input,
+        authentication=given.authentication_id, whole=False,
+    )  # fmt: skip
+    return translate.end(changed)
+
+
+@delete("/sources/{id:str}", sync_to_thread=True)
+def remove_source(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
+    """Remove a source that no task uses."""
+    services.catalog.remove(Source, principal.tenant.id, id)
+
+
+@post("/destinations", sync_to_thread=True)
+def add_destination(payload: Json, services: Services, principal: Principal) -> wire.End:
+    """Make a destination."""
+    given: wire.NewEnd = converted(payload, wire.NewEnd)
+    made = services.catalog.add_destination(
+        principal.tenant.id, type_=given.type, name=given.name, given=given.input,
+        authentication=given.authentication_id,
+    )  # fmt: skip
+    return translate.end(made)
+
+
+@get("/destinations", sync_to_thread=True)
+def list_destinations(
+    services: Services, principal: Principal, limit: Limit = 50, cursor: Cursor = None
+) -> wire.Page:
+    """List destinations, newest first."""
+    offset = _offset(cursor)
+    found, total = services.catalog.listed(
+        Destination, principal.tenant.id, {}, Order("created_at"), Window(limit, offset)
+    )
+    return _page([translate.end(one) for one in found], total, offset)
+
+
+@get("/destinations/{id:str}", sync_to_thread=True)
+def get_destination(id: str, services: Services, principal: Principal) -> wire.End:  # noqa: A002
+    """Show a destination."""
+    return translate.end(services.catalog.get(Destination, principal.tenant.id, id))
+
+
+@patch("/destinations/{id:str}", sync_to_thread=True)
+def change_destination(
+    id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
+) -> wire.End:  # fmt: skip
+    """Change a destination."""
+    given: wire.ChangedEnd = converted(payload, wire.ChangedEnd)
+    changed = services.catalog.change_destination(
+        principal.tenant.id, id, name=given.name, given=given.input,
+        authentication=given.authentication_id,
+    )  # fmt: skip
+    return translate.end(changed)
+
+
+@delete("/destinations/{id:str}", sync_to_thread=True)
+def remove_destination(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
+    """Remove a destination that no task uses; what landed there stays."""
+    services.catalog.remove(Destination, principal.tenant.id, id)
+
+
+# Tasks.
+
+
+@post("/tasks", sync_to_thread=True)
+def add_task(payload: Json, services: Services, principal: Principal) -> wire.Task:
+    """Make a task."""
+    given: wire.NewTask = converted(payload, wire.NewTask)
+    made = services.catalog.add_task(
+        principal.tenant.id, source=given.source, destination=given.destination,
+        action=given.action, name=given.name, enabled=given.enabled, table=given.table,
+        failure_threshold=given.failure_threshold, key=given.key,
+    )  # fmt: skip
+    return translate.task_shown(made)
+
+
+@get("/tasks", sync_to_thread=True)
+def list_tasks(
+    services: Services, principal: Principal, limit: Limit = 50, cursor: Cursor = None
+) -> wire.Page:
+    """List tasks, newest first."""
+    offset = _offset(cursor)
+    found, total = services.catalog.listed(
+        Task, principal.tenant.id, {}, Order("created_at"), Window(limit, offset)
+    )
+    return _page([translate.task_shown(one) for one in found], total, offset)
+
+
+@get("/tasks/{id:str}", sync_to_thread=True)
+def get_task(id: str, services: Services, principal: Principal) -> wire.Task:  # noqa: A002
+    """Show a task."""
+    return translate.task_shown(services.catalog.get(Task, principal.tenant.id, id))
+
+
+@patch("/tasks/{id:str}", sync_to_thread=True)
+def change_task(
+    id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
+) -> wire.Task:  # fmt: skip
+    """Change a task."""
+    given = translate.changes(converted(payload, wire.ChangedTask))
+    return translate.task_shown(services.catalog.change_task(principal.tenant.id, id, **given))
+
+
+@delete("/tasks/{id:str}", sync_to_thread=True)
+def remove_task(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
+    """Remove a task and its runs."""
+    services.catalog.remove(Task, principal.tenant.id, id)
+
+
+@post("/tasks/{id:str}/runs", sync_to_thread=True)
+def start_run(
+    id: str, services: Services, principal: Principal,  # noqa: A002
+    key: Annotated[str | None, Parameter(header="Idempotency-Key")] = None,
+) -> wire.Run:  # fmt: skip
+    """Start a run of a task; with an Idempotency-Key twice is once."""
+    run = services.runs.start(principal.tenant.id, TaskId(id), trigger=Trigger.API, key=key)
+    return translate.run_shown(run)
+
+
+# Runs.
+
+
+@get("/runs", sync_to_thread=True)
+def list_runs(
+    services: Services, principal: Principal, limit: Limit = 50, cursor: Cursor = None,
+    task: str | None = None,
+    in_state: Annotated[RunState | None, Parameter(query="state")] = None,
+) -> wire.Page:  # fmt: skip
+    """List runs, newest first."""
+    offset = _offset(cursor)
+    found, total = services.runs.listed(
+        principal.tenant.id, task=task, states=None if in_state is None else [in_state],
+        window=Window(limit, offset),
+    )  # fmt: skip
+    return _page([translate.run_shown(one) for one in found], total, offset)
+
+
+@get("/runs/{id:str}", sync_to_thread=True)
+def get_run(id: str, services: Services, principal: Principal) -> wire.Run:  # noqa: A002
+    """Show a run."""
+    return translate.run_shown(services.runs.get(principal.tenant.id, id))
+
+
+@get("/runs/{id:str}/receipt", sync_to_thread=True)
+def get_receipt(id: str, services: Services, principal: Principal) -> Json:  # noqa: A002
+    """Show the whole receipt: books of tables and files, rejected rows by rule."""
+    run = services.runs.get(principal.tenant.id, id)
+    return {"run": run.id, "state": run.state} | dict(run.receipt or {})
+
+
+@get("/runs/{id:str}/tables", sync_to_thread=True)
+def get_tables(id: str, services: Services, principal: Principal) -> wire.Page:  # noqa: A002
+    """Show the books of a run's tables."""
+    run = services.runs.get(principal.tenant.id, id)
+    return wire.Page(items=list((run.receipt or {}).get("tables", [])))
+
+
+@get("/runs/{id:str}/files", sync_to_thread=True)
+def get_files(id: str, services: Services, principal: Principal) -> wire.Page:  # noqa: A002
+    """Show the books of a run's files."""
+    run = services.runs.get(principal.tenant.id, id)
+    return wire.Page(items=list((run.receipt or {}).get("files", [])))
+
+
+@get("/runs/{id:str}/rejects", sync_to_thread=True)
+def get_rejects(
+    id: str, services: Services, principal: Principal, limit: Limit = 50,  # noqa: A002
+    cursor: Cursor = None,
+) -> wire.Page:  # fmt: skip
+    """List the rows that a run rejected: where they stood, why, and their text."""
+    found = services.runs.rejects(principal.tenant.id, id, limit, cursor)
+    return wire.Page(items=list(found.rows), next=found.next, total=found.total)
+
+
+@get("/runs/{id:str}/events", sync_to_thread=True)
+def get_events(
+    id: str, services: Services, principal: Principal, limit: Limit = 100,  # noqa: A002
+    after: Annotated[int, Parameter(ge=0, description="Number of the last event seen.")] = 0,
+) -> wire.Page:  # fmt: skip
+    """List events in order; `after` continues where an earlier answer ended."""
+    found, total = services.runs.events(
+        principal.tenant.id, id, after=after, window=Window(limit)
+    )
+    more = str(found[-1].number) if found and total > len(found) else None
+    return wire.Page(items=[translate.event_shown(one) for one in found], next=more)
+
+
+@post("/runs/{id:str}/cancel", sync_to_thread=True, status_code=200)
+def cancel_run(id: str, services: Services, principal: Principal) -> wire.Run:  # noqa: A002
+    """Ask for a run to stop."""
+    return translate.run_shown(services.runs.cancel(principal.tenant.id, id))
+
+
+@get("/runs/{id:str}/stream", sync_to_thread=False)
+def stream_run(id: str, services: Services, principal: Principal) -> ServerSentEvent:  # noqa: A002
+    """Watch a run: `run` messages when it changes, `event` messages as they happen, `end`."""
+    services.runs.get(principal.tenant.id, id)
+    return ServerSentEvent(_watched(id, services, principal))
+
+
+async def _watched(id_: str, services: Services, principal: Principal) -> AsyncIterator[Json]:
+    tenant, last, after, quiet = principal.tenant.id, b"", 0, 0.0
+    while True:
+        run = await asyncio.to_thread(services.runs.get, tenant, id_)
+        found, _ = await asyncio.to_thread(services.runs.events, tenant, id_, after=after)
+        for one in found:
+            after = one.number
+            yield {"event": "event", "data": msgspec.json.encode(translate.event_shown(one)).decode()}
+        shown = msgspec.json.encode(translate.run_shown(run))
+        if shown != last:
+            last, quiet = shown, 0.0
+            yield {"event": "run", "data": shown.decode()}
+        if run.state in ENDED and not found:
+            yield {"event": "end", "data": "{}"}
+            return
+        quiet += STREAM_S
+        if quiet >= KEEP_ALIVE_S:
+            quiet = 0.0
+            yield {"comment": "still here"}
+        await asyncio.sleep(STREAM_S)
+
+
+# What landed, and limits.
+
+
+@get("/tables/{destination:str}/{table:str}/rows", sync_to_thread=True)
+def read_rows(
+    destination: str, table: str, services: Services, principal: Principal, limit: Limit = 50,
+    cursor: Cursor = None,
+) -> wire.RowsPage:  # fmt: skip
+    """Read back what landed in a destination."""
+    page = services.read_table(principal.tenant.id, destination, table, limit, cursor)
+    return wire.RowsPage(
+        columns=list(page.columns), rows=[dict(row) for row in page.rows], next=page.next
+    )
+
+
+@put("/limits/{name:str}", sync_to_thread=True, status_code=200)
+def set_limit(name: str, payload: Json, services: Services, principal: Principal) -> Json:
+    """Set how many runs may go at a time: `source`, `source:ID`, `destination:ID`, `tenant:ID`."""
+    given: wire.Limit = converted(payload, wire.Limit)
+    services.runs.set_limit(name, given.runs)
+    return {"name": name, "runs": given.runs}
+
+
+NATIVE: Final = Router(
+    path="/v1",
+    route_handlers=[
+        add_source, list_sources, get_source, change_source, remove_source,
+        add_destination, list_destinations, get_destination, change_destination,
+        remove_destination,
+        add_task, list_tasks, get_task, change_task, remove_task, start_run,
+        list_runs, get_run, get_receipt, get_tables, get_files, get_rejects, get_events,
+        cancel_run, stream_run, read_rows, set_limit,
+    ],
+    dependencies={
+        "services": Provide(services, sync_to_thread=False),
+        "principal": Provide(bearer, sync_to_thread=False),
+        "payload": Provide(payload),
+    },
+    exception_handlers={Exception: errors.problem},
+)  # fmt: skip

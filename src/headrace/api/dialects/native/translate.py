@@ -1,0 +1,62 @@
+"""From the domain to our own words: pure functions."""
+
+from typing import Any
+
+import msgspec
+
+from headrace.api.dialects.native import wire
+from headrace.domain import event, resources, run, task
+from headrace.domain.clock import Millis, rfc3339
+
+
+def end(thing: resources.Source | resources.Destination) -> wire.End:
+    return wire.End(
+        id=thing.id, type=thing.type, name=thing.name, input=dict(thing.input),
+        authentication_id=thing.authentication, created_at=_at(thing.created_at),
+        updated_at=_at(thing.updated_at),
+    )  # fmt: skip
+
+
+def task_shown(thing: task.Task) -> wire.Task:
+    return wire.Task(
+        id=thing.id, name=thing.name, source=thing.source, destination=thing.destination,
+        action=thing.action, table=thing.table, key=list(thing.key), enabled=thing.enabled,
+        failure_threshold=thing.failure_threshold, created_at=_at(thing.created_at),
+        updated_at=_at(thing.updated_at),
+    )  # fmt: skip
+
+
+def changes(given: wire.ChangedTask) -> dict[str, Any]:
+    """Return the members that were given, by their names in the domain."""
+    found = {
+        name: getattr(given, name)
+        for name in given.__struct_fields__
+        if getattr(given, name) is not msgspec.UNSET
+    }
+    return found | ({"key": tuple(found["key"])} if "key" in found else {})
+
+
+def run_shown(thing: run.Run) -> wire.Run:
+    return wire.Run(
+        id=thing.id, task=thing.task, execution=thing.execution, state=thing.state,
+        trigger=thing.trigger, action=thing.action, attempt=thing.attempt,
+        waiting_for=thing.waiting_for, progress=dict(thing.progress),
+        books=thing.receipt["books"] if thing.receipt else None,
+        error=dict(thing.error) if thing.error else None, queued_at=_at(thing.queued_at),
+        started_at=_maybe(thing.started_at), finished_at=_maybe(thing.finished_at),
+    )  # fmt: skip
+
+
+def event_shown(thing: event.Event) -> wire.Event:
+    return wire.Event(
+        id=thing.id, number=thing.number, kind=thing.kind, status=thing.status,
+        message=thing.message, rows=thing.rows, data=dict(thing.data), at=_at(thing.at),
+    )  # fmt: skip
+
+
+def _at(moment: Millis) -> str:
+    return rfc3339(moment, millis=True)
+
+
+def _maybe(moment: Millis | None) -> str | None:
+    return None if moment is None else _at(moment)

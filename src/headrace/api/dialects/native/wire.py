@@ -1,0 +1,139 @@
+"""Our own words, field for field."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+Json = dict[str, Any]
+
+
+class Given(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
+    """What a caller sends: unknown fields are refused."""
+
+
+class Shown(Struct, rename="camel", kw_only=True):
+    """What the server answers."""
+
+
+class NewEnd(Given):
+    """A source or a destination to be made."""
+
+    type: Annotated[str, Meta(description="The connector's name.")]
+    name: str
+    input: Json
+    authentication_id: str | None = msgspec.field(default=None, name="authenticationID")
+
+
+class ChangedEnd(Given):
+    """Members to change; those of `input` that are left out stay."""
+
+    name: str | None = None
+    input: Json | None = None
+    authentication_id: str | None = msgspec.field(default=None, name="authenticationID")
+
+
+class End(Shown):
+    """A source or a destination; secret members show null."""
+
+    id: str
+    type: str
+    name: str
+    input: Json
+    authentication_id: str | None = msgspec.field(name="authenticationID")
+    created_at: str
+    updated_at: str
+
+
+class NewTask(Given):
+    """A task to be made."""
+
+    source: str
+    destination: str
+    action: Literal["replace", "save", "partial", "partialNoCreate", "append"]
+    name: str = ""
+    table: str | None = None
+    key: list[str] = []
+    enabled: bool = True
+    failure_threshold: Annotated[int, Meta(ge=0, le=100, description="Percent of rows read.")] = 0
+
+
+class ChangedTask(Given):
+    """Members to change."""
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    action: str | msgspec.UnsetType = msgspec.UNSET
+    table: str | None | msgspec.UnsetType = msgspec.UNSET
+    key: list[str] | msgspec.UnsetType = msgspec.UNSET
+    enabled: bool | msgspec.UnsetType = msgspec.UNSET
+    failure_threshold: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class Task(Shown):
+    """Source to destination, and what to do."""
+
+    id: str
+    name: str
+    source: str
+    destination: str
+    action: str
+    table: str | None
+    key: list[str]
+    enabled: bool
+    failure_threshold: int
+    created_at: str
+    updated_at: str
+
+
+class Run(Shown):
+    """One execution of a task."""
+
+    id: str
+    task: str
+    execution: str
+    state: str
+    trigger: str
+    action: str
+    attempt: int
+    waiting_for: str | None
+    progress: Json
+    books: dict[str, int] | None
+    error: Json | None
+    queued_at: str
+    started_at: str | None
+    finished_at: str | None
+
+
+class Event(Shown):
+    """Something that happened in a run."""
+
+    id: str
+    number: int
+    kind: str
+    status: str | None
+    message: str
+    rows: int
+    data: Json
+    at: str
+
+
+class Page(Shown):
+    """Rows and the cursor of the next page."""
+
+    items: list[Any]
+    next: str | None = None
+    total: int | None = None
+
+
+class RowsPage(Shown):
+    """Rows read back from a destination."""
+
+    columns: list[str]
+    rows: list[Json]
+    next: str | None
+
+
+class Limit(Given):
+    """How many runs may go at a time; null for the default."""
+
+    runs: Annotated[int, Meta(ge=1)] | None

@@ -1,0 +1,79 @@
+"""Errors as answers: RFC 9457 for the native API, the vendor's shape in each dialect.
+
+No traceback and no row's value leaves; what is unexpected is logged under a report id.
+"""
+
+from typing import Any
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from headrace.domain.errors import HeadraceError
+from headrace.domain.ids import new_id
+from headrace.observe.log import logger
+
+AnyRequest = Request[Any, Any, Any]
+
+
+def explained(request: AnyRequest, error: Exception) -> tuple[int, str, str, str, str]:
+    """Return status, code, message, hint and field of any error."""
+    if isinstance(error, HeadraceError):
+        return error.status, error.code, error.message, error.hint, error.field
+    if isinstance(error, HTTPException) and error.status_code < 500:  # noqa: PLR2004
+        codes = {404: "resource_not_found", 405: "method_not_allowed", 413: "too_large"}
+        told = {
+            404: f"There is nothing at {request.url.path}.",
+            405: f"{request.method} cannot be done at {request.url.path}.",
+        }.get(error.status_code, error.detail)
+        extra = error.extra if isinstance(error.extra, list) else []
+        field = str(extra[0].get("key", "")) if extra and isinstance(extra[0], dict) else ""
+        if field:
+            told = f"{field}: {extra[0].get('message', told)}"  # type: ignore[union-attr]  # a dict
+        return error.status_code, codes.get(error.status_code, "bad_request"), told, "", field
+    report = new_id()[-12:]
+    logger().error(
+        "unexpected", report=report, path=request.url.path, method=request.method, exc_info=error
+    )
+    return 500, "internal", "Something unexpected happened in the server.", (
+        f"Its log has the details under report {report}."
+    ), ""  # fmt: skip
+
+
+def problem(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
+    """Answer as RFC 9457 problem details."""
+    status, code, message, hint, field = explained(request, error)
+    body: dict[str, Any] = {
+        "type": f"https://headrace.dev/errors/{code}", "title": message, "status": status,
+        "code": code,
+    }  # fmt: skip
+    body |= {"hint": hint} if hint else {}
+    body |= {"field": field} if field else {}
+    return _answer(body, status, "application/problem+json", error)
+
+
+def algolia(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
+    """Answer as the Algolia Ingestion API does; never 422, which its contract lacks."""
+    status, code, message, hint, _ = explained(request, error)
+    if isinstance(error, HeadraceError) and status == 422:  # noqa: PLR2004
+        status = 400
+    told = f"{message} {hint}".strip()
+    body = {"error": {"code": code}, "message": told, "status": status}
+    return _answer(body, status, "application/json", error)
+
+
+def by_path(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
+    """Answer in the shape of whose path was asked for, where no route was found."""
+    if request.url.path.startswith(("/1/", "/2/")):
+        return algolia(request, error)
+    return problem(request, error)
+
+
+def _answer(
+    body: dict[str, Any], status: int, media_type: str, error: Exception
+) -> Response[dict[str, Any]]:
+    headers = {}
+    if status in (429, 503):
+        headers["Retry-After"] = "5"
+    if status == 405 and isinstance(error, HTTPException):  # noqa: PLR2004
+        headers |= {k: v for k, v in (error.headers or {}).items() if k.lower() == "allow"}
+    return Response(body, status_code=status, media_type=media_type, headers=headers)

@@ -1,0 +1,276 @@
+"""The dispatcher: claims runs, gives them to children, beats for them, ends them.
+
+One thread claims and beats; what a child says is handled on the thread that listens to it.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from headrace.domain.errors import LostClaim, Unavailable
+from headrace.domain.event import EventKind, EventStatus, NewEvent
+from headrace.domain.run import Claim, Run
+from headrace.observe import faults
+from headrace.observe.log import logger
+from headrace.runtime import messages
+from headrace.runtime.pool import Pool, Worker
+from headrace.service.queue import Queue, told
+from headrace.service.runs import Runs
+from headrace.settings import Settings
+
+POLL_S: Final = 0.5
+BEAT_S: Final = 1.0
+GRACE_S: Final = 10.0  # between asking a cancelled run to stop and killing it
+MEMORY_SLACK: Final = 640 << 20  # what a child may hold besides DuckDB's share
+
+
+@dataclass(slots=True)
+class Job:
+    """A run under way here."""
+
+    claim: Claim
+    run: Run
+    worker: Worker
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    waiting: str | None = None
+    told_at: float = 0.0
+    changed: bool = False
+    cancel_asked: float = 0.0
+    ended: bool = False
+    killed_for: str = ""
+
+
+class Dispatcher:
+    """Claims and supervises."""
+
+    def __init__(self, queue: Queue, runs: Runs, pool: Pool, settings: Settings) -> None:
+        self._queue = queue
+        self._runs = runs
+        self._pool = pool
+        self._settings = settings
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._jobs: dict[str, Job] = {}
+        self._lock = threading.RLock()
+        self._thread = threading.Thread(target=self._loop, name="headrace-dispatcher", daemon=True)
+        self.healthy = threading.Event()
+        self.on_change: Callable[[], None] = lambda: None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look for work now."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Stop claiming, give back what is under way, end the children."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(timeout=30)
+        with self._lock:
+            for job in list(self._jobs.values()):
+                job.ended = True
+                job.worker.kill()
+                job.worker.process.wait()
+                with contextlib.suppress(LostClaim, Unavailable):
+                    self._queue.give_back(job.claim)
+            self._jobs.clear()
+        self._pool.close()
+
+    def _loop(self) -> None:
+        next_beat = 0.0
+        while not self._stop.is_set():
+            try:
+                now = time.monotonic()
+                self._claim()
+                if now >= next_beat:
+                    next_beat = now + min(BEAT_S, self._settings.lease_s / 3)
+                    self._beat()
+                self._pool.warm()
+                self.healthy.set()
+            except Unavailable as error:
+                self.healthy.clear()
+                logger().warning("control store unavailable", error=str(error))
+                self._fence_myself()
+            except Exception:
+                self.healthy.clear()
+                logger().exception("dispatcher")
+            wait_s = POLL_S
+            with contextlib.suppress(Exception):
+                due_ms = self._queue.next_due_ms()
+                if due_ms is not None and due_ms > 0:
+                    wait_s = min(POLL_S, due_ms / 1000 + 0.005)
+            self._wake.wait(wait_s)
+            self._wake.clear()
+
+    def _claim(self) -> None:
+        # Without room it still says what the waiting runs wait for.
+        for claim, run in self._queue.claim(self._pool.free()):
+            faults.reach("server.claimed")
+            try:
+                order = self._runs.order(run)
+            except Exception as error:
+                self._queue.fail(claim, told(error), None, ())
+                logger().exception("order", run=run.id)
+                continue
+            worker = self._pool.take()
+            job = Job(claim=claim, run=run, worker=worker)
+            with self._lock:
+                self._jobs[run.id] = job
+
+            def heard(message: messages.FromChild | None, job: Job = job) -> None:
+                self._heard(job, message)
+
+            worker.work(order, self._settings.lease_s, self._queue.exclusive_of(run.id), heard)
+            logger().info("run started", run=run.id, task=run.task, attempt=run.attempt)
+            faults.reach("server.submitted")
+
+    # What children say, on their listening threads.
+
+    def _heard(self, job: Job, message: messages.FromChild | None) -> None:
+        try:
+            self._take(job, message)
+        except LostClaim:
+            logger().warning("claim lost", run=job.run.id)
+            self._end(job)
+            job.worker.kill()
+        except Unavailable as error:
+            # No acknowledgement: the child ends itself, and the commit is found by the next try.
+            logger().warning("control store unavailable", run=job.run.id, error=str(error))
+            job.worker.kill()
+        except Exception:
+            logger().exception("supervisor", run=job.run.id)
+            job.worker.kill()
+
+    def _take(self, job: Job, message: messages.FromChild | None) -> None:
+        if job.ended:
+            return
+        match message:
+            case messages.Told():
+                self._progress(job, message)
+            case messages.Happened():
+                status = EventStatus(message.status) if message.status else None
+                self._queue.record(
+                    job.claim,
+                    [
+                        NewEvent(
+                            kind=EventKind(message.kind), status=status, message=message.message,
+                            rows=message.rows, data=message.data,
+                        )
+                    ],
+                )  # fmt: skip
+            case messages.Committed():
+                self._queue.advance(job.claim, message.token, message.receipt, message.segments)
+                job.worker.say(messages.Ack())
+            case messages.Done():
+                self._queue.finish(job.claim)
+                logger().info("run succeeded", run=job.run.id)
+                self._end(job)
+            case messages.Failed():
+                self._failed(job, message)
+                self._end(job)
+            case None:
+                how = job.killed_for or f"its worker died (status {job.worker.process.returncode})"
+                logger().warning("worker died", run=job.run.id, how=how)
+                self._end(job)
+                if job.cancel_asked:
+                    self._queue.cancelled(job.claim)
+                else:
+                    self._queue.died(job.claim, how)
+        self.on_change()
+
+    def _progress(self, job: Job, message: messages.Told) -> None:
+        if message.phase:
+            job.progress = {
+                "phase": message.phase, "rows": message.rows, "done": message.done,
+                "total": message.total, "message": message.message,
+            }  # fmt: skip
+            waiting = message.message if message.phase == "waiting" else None
+            if waiting != job.waiting:
+                job.waiting = waiting
+                self._wake.set()
+            job.changed = True
+
+    def _failed(self, job: Job, message: messages.Failed) -> None:
+        error = dict(message.error)
+        if message.fault == "ours" and message.trace:
+            error = dict(told(RuntimeError(), job.run.id[:8]))
+            logger().error("run failed unexpectedly", run=job.run.id, trace=message.trace)
+        else:
+            logger().info("run ended", run=job.run.id, fault=message.fault, **{"code": error["code"]})
+        match message.fault:
+            case "cancelled":
+                self._queue.cancelled(job.claim)
+            case "outside" if not job.cancel_asked:
+                self._queue.retry(job.claim, job.run, error)
+            case "lost":
+                self._queue.died(job.claim, "a newer attempt holds its destination")
+            case _:
+                self._queue.fail(job.claim, error, message.receipt, message.segments)
+
+    def _end(self, job: Job) -> None:
+        job.ended = True
+        with self._lock:
+            self._jobs.pop(job.run.id, None)
+        job.worker.let_go()
+        self._wake.set()
+
+    # Heartbeats, on the dispatcher's thread.
+
+    def _beat(self) -> None:
+        with self._lock:
+            jobs = dict(self._jobs)
+        told_now = {}
+        for job in jobs.values():
+            if job.changed:
+                job.changed = False
+                told_now[job.claim] = (job.progress, job.waiting)
+        if not jobs:
+            return
+        beat = self._queue.beat(told_now)
+        now = time.monotonic()
+        for id_, job in jobs.items():
+            if job.ended:
+                continue
+            job.told_at = now
+            if id_ not in beat.held:
+                self._lost(job)
+            elif id_ in beat.cancelling:
+                self._cancel(job, now)
+            self._watch(job, now)
+
+    def _lost(self, job: Job) -> None:
+        if not job.ended:
+            logger().warning("claim lost", run=job.run.id)
+            self._end(job)
+            job.worker.kill()
+
+    def _cancel(self, job: Job, now: float) -> None:
+        if not job.cancel_asked:
+            job.cancel_asked = now
+            job.worker.say(messages.Cancel())
+        elif now - job.cancel_asked > GRACE_S:
+            job.killed_for = "it did not stop when it was cancelled"
+            job.worker.kill()
+
+    def _watch(self, job: Job, now: float) -> None:
+        limit = self._settings.run_memory_bytes + MEMORY_SLACK
+        if now - job.worker.heard_at > self._settings.stall_s:
+            job.killed_for = f"it said nothing for {self._settings.stall_s:.0f} s"
+            job.worker.kill()
+        elif job.worker.memory_bytes() > limit:
+            job.killed_for = f"it held more than {limit >> 20} MiB of memory"
+            job.worker.kill()
+
+    def _fence_myself(self) -> None:
+        """Kill work whose lease must have ended while the store did not answer."""
+        now = time.monotonic()
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            if job.told_at and now - job.told_at > 0.9 * self._settings.lease_s:
+                self._lost(job)

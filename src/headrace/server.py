@@ -1,0 +1,146 @@
+"""One server process: API and dispatcher, over one store and one data dir."""
+
+import fcntl
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import uvicorn
+
+from headrace.api.app import make_app
+from headrace.contract.destination import Page
+from headrace.domain.errors import Conflict, Misconfigured
+from headrace.domain.ids import TenantId, new_id
+from headrace.observe import log
+from headrace.runtime.dispatcher import Dispatcher
+from headrace.runtime.pool import Pool
+from headrace.security.vault import Vault, master_key, write_private
+from headrace.service.access import Access
+from headrace.service.catalog import Catalog
+from headrace.service.queue import Queue
+from headrace.service.runs import Runs
+from headrace.service.services import Services
+from headrace.settings import Settings
+from headrace.store.database import Database
+from headrace.store.migrate import migrate
+
+
+class Server:
+    """Everything of one server process, built and introduced."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        _make_folders(settings.data_dir)
+        self._lock = _lock_folder(settings.data_dir)
+        vault = Vault(master_key(settings.master_key, settings.data_dir))
+        self.database = Database(settings.database_url)
+        migrate(self.database)
+        self.access = Access(self.database, vault.pepper)
+        self.tenant, self.new_key = self.access.first_start(settings.admin_key)
+        if self.new_key:
+            path = settings.data_dir / "admin.key"
+            path.unlink(missing_ok=True)
+            write_private(path, self.new_key.encode() + b"\n")
+        self.queue = Queue(
+            self.database, f"{socket.gethostname()}/{os.getpid()}/{new_id()[-8:]}"[:80],
+            round(settings.lease_s * 1000),
+        )  # fmt: skip
+        if self.database.is_sqlite:
+            # The folder's lock proves that nobody else lives: no need to wait for leases.
+            self.queue.take_over()
+        catalog = Catalog(self.database, vault)
+        self.pool = Pool(settings.workers)
+        self.runs = Runs(self.database, catalog, settings, lambda: self.dispatcher.wake())
+        self.dispatcher = Dispatcher(self.queue, self.runs, self.pool, settings)
+        self.services = Services(
+            settings=settings, access=self.access, catalog=catalog, runs=self.runs,
+            read_table=self._read_table, ready=self._not_ready,
+        )  # fmt: skip
+        self.app = make_app(self.services)
+
+    def start(self) -> None:
+        """Take work."""
+        self.runs.sweep()
+        self.dispatcher.start()
+
+    def stop(self) -> None:
+        """Give back what is under way, and let go of everything."""
+        self.dispatcher.stop()
+        self.database.close()
+        self._lock.close()
+
+    def _read_table(
+        self, tenant: TenantId, destination: str, table: str, limit: int, cursor: str | None
+    ) -> Page:
+        order, exclusive = self.runs.reading_order(tenant, destination)
+        page = self.pool.read(order, exclusive, table, limit, cursor)
+        return Page(columns=page.columns, rows=page.rows, next=page.next)
+
+    def _not_ready(self) -> str | None:
+        return None if self.dispatcher.healthy.is_set() else "the dispatcher is not running yet"
+
+
+def _make_folders(data_dir: Path) -> None:
+    for name in ("", "files", "indexes", "lake", "quarantine", "spool"):
+        try:
+            (data_dir / name).mkdir(parents=True, exist_ok=True, mode=0o750)
+        except OSError as error:
+            raise Misconfigured(
+                f"The data folder {data_dir} cannot be made: {error.strerror}.", field="--data-dir"
+            ) from error
+
+
+def _lock_folder(data_dir: Path) -> IO[str]:
+    file = (data_dir / "server.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise Conflict(
+            f"Another headrace serves from {data_dir}.",
+            hint="Stop it, or give this one another --data-dir.",
+            field="--data-dir",
+        ) from None
+    return file
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn that tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            port = self.servers[0].sockets[0].getsockname()[1]
+            self._listening(port)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def serve(settings: Settings, listening: Callable[[Server, int], None]) -> None:
+    """Serve until SIGTERM or SIGINT. `listening(server, port)` is called once it takes calls."""
+    log.set_up(settings.log_level)
+    server = Server(settings)
+    config = uvicorn.Config(
+        server.app, host=settings.host, port=settings.port, log_level="warning",
+        access_log=False,  # query strings may hold credentials
+        server_header=False, timeout_graceful_shutdown=5, lifespan="off",
+    )  # fmt: skip
+    threading.Thread(target=server.start, daemon=True, name="headrace-start").start()
+    try:
+        _Uvicorn(config, lambda port: listening(server, port)).run()
+    finally:
+        server.stop()
+
+

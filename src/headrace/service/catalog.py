@@ -1,0 +1,362 @@
+"""Authentications, sources, destinations and tasks: added, changed, removed by the rules.
+
+What a person fills in is checked against the connector's form before it is kept. Secret members
+are sealed; what is kept in the open shows None in their place.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from headrace.connectors import registry
+from headrace.contract.spec import filled_in
+from headrace.domain.errors import Conflict, Invalid, NotFound
+from headrace.domain.ids import (
+    AuthenticationId,
+    DestinationId,
+    SourceId,
+    TaskId,
+    TenantId,
+    is_id,
+    new_id,
+)
+from headrace.domain.resources import Authentication, Destination, Source
+from headrace.domain.task import Action, Task, TriggerType
+from headrace.security.vault import Vault
+from headrace.service.orders import judge_task, secret_members
+from headrace.store import resources, runs
+from headrace.store.database import Database, Tx
+from headrace.store.paging import Order, Window
+
+T = TypeVar("T", Authentication, Source, Destination, Task)
+E = TypeVar("E", Source, Destination)
+NAME_MAX: Final = 400
+AUTHENTICATION_FORMS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    # type: members that may be shown, members that are secret
+    "googleServiceAccount": (("clientEmail",), ("privateKey",)),
+    "basic": (("username",), ("password",)),
+    "apiKey": ((), ("key",)),
+    "oauth": (("url", "client_id", "scope"), ("client_secret", "code")),
+    "algolia": (("appID",), ("apiKey",)),
+    "algoliaInsights": (("appID",), ("apiKey",)),
+}
+OPTIONAL: Final = frozenset({"client_id", "client_secret", "code", "scope"})
+NOUNS: Final = {
+    Authentication: "authentication", Source: "source", Destination: "destination", Task: "task",
+}  # fmt: skip
+
+
+class Catalog:
+    """The things of every tenant."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
+
+    # Of every kind.
+
+    def get(self, kind: type[T], tenant: TenantId, id_: str) -> T:
+        """Return a thing. Raises NotFound, for another tenant's too."""
+        with self._database.read() as tx:
+            return self._get(tx, kind, tenant, id_)
+
+    def get_typed(
+        self, kind: type[E], tenant: TenantId, id_: str, types: Sequence[str]
+    ) -> E:
+        """Return a source or destination of one of `types`; others are not there for the caller."""
+        found = self.get(kind, tenant, id_)
+        if found.type not in types:
+            raise NotFound(f"cannot find {NOUNS[kind]} {id_[:80]}")
+        return found
+
+    def _get(self, tx: Tx, kind: type[T], tenant: TenantId, id_: str) -> T:
+        found = resources.find(tx, kind, tenant, id_) if is_id(id_) else None
+        if found is None:
+            raise NotFound(f"cannot find {NOUNS[kind]} {id_[:80]}")
+        return found
+
+    def listed(
+        self, kind: type[T], tenant: TenantId, where: Mapping[str, Sequence[Any]], order: Order,
+        window: Window,
+    ) -> tuple[list[T], int]:  # fmt: skip
+        """Return one page of things and how many there are."""
+        with self._database.read() as tx:
+            return resources.listed(tx, kind, tenant, where, order, window)
+
+    def some(self, kind: type[T], tenant: TenantId, ids: Sequence[str]) -> list[T]:
+        """Return those of the things named that are there."""
+        with self._database.read() as tx:
+            return resources.some(tx, kind, tenant, ids)
+
+    def remove(self, kind: type[T], tenant: TenantId, id_: str) -> None:
+        """Remove a thing. Raises Conflict while something uses it."""
+        with self._database.begin() as tx:
+            thing = self._get(tx, kind, tenant, id_)
+            if user := resources.user_of(tx, kind, thing.id):
+                raise Conflict(
+                    f"The {NOUNS[kind]} is used by {user[0]} {user[1]}.",
+                    hint=f"Remove that {user[0]} first.",
+                )
+            if isinstance(thing, Task):
+                if runs.unfinished(tx, thing.id):
+                    raise Conflict("The task has a run.", hint="Cancel it, or wait for its end.")
+                runs.forget_task(tx, thing.id)
+            resources.remove(tx, kind, thing.id)
+
+    # Authentications.
+
+    def add_authentication(
+        self, tenant: TenantId, *, type_: str, name: str, platform: str | None, given: object
+    ) -> Authentication:
+        """Seal and keep credentials. Raises Invalid, naming the member."""
+        shown, secret = _split_authentication(type_, _members(given), partial=False)
+        with self._database.begin() as tx:
+            thing = Authentication(
+                id=AuthenticationId(new_id()), tenant=tenant, type=type_, name=_named(name),
+                platform=platform, input=shown, created_at=tx.now, updated_at=tx.now,
+            )  # fmt: skip
+            resources.add(tx, thing, self._vault.seal(secret, thing.id))
+        return thing
+
+    def change_authentication(
+        self, tenant: TenantId, id_: str, *, name: str | None, given: object
+    ) -> Authentication:
+        """Change a name, or members of the input: those that are not given stay as they are."""
+        with self._database.begin() as tx:
+            old = self._get(tx, Authentication, tenant, id_)
+            sealed = None
+            shown: Mapping[str, Any] = old.input
+            if given is not None:
+                more, secret = _split_authentication(old.type, _members(given), partial=True)
+                kept = self._vault.open(resources.sealed(tx, Authentication, old.id) or b"", old.id)
+                sealed = self._vault.seal(kept | secret, old.id)
+                shown = dict(old.input) | more
+            new = replace(
+                old, name=old.name if name is None else _named(name), input=shown,
+                updated_at=tx.now,
+            )  # fmt: skip
+            resources.change(tx, new, sealed)
+        return new
+
+    # Sources and destinations.
+
+    def add_source(
+        self, tenant: TenantId, *, type_: str, name: str, given: object,
+        authentication: str | None = None,
+    ) -> Source:  # fmt: skip
+        """Keep a source. Raises Invalid, naming the member."""
+        config = registry.source(type_).spec.config
+        filled_in(config, given)
+        shown, secret = _split(given, secret_members(config))
+        with self._database.begin() as tx:
+            thing = Source(
+                id=SourceId(new_id()), tenant=tenant, type=type_, name=_named(name), input=shown,
+                authentication=self._known(tx, tenant, authentication), created_at=tx.now,
+                updated_at=tx.now,
+            )  # fmt: skip
+            resources.add(tx, thing, self._vault.seal(secret, thing.id))
+        return thing
+
+    def add_destination(
+        self, tenant: TenantId, *, type_: str, name: str, given: object,
+        authentication: str | None = None,
+    ) -> Destination:  # fmt: skip
+        """Keep a destination. Raises Invalid, naming the member."""
+        config = registry.destination(type_).spec.config
+        filled_in(config, given)
+        shown, secret = _split(given, secret_members(config))
+        with self._database.begin() as tx:
+            thing = Destination(
+                id=DestinationId(new_id()), tenant=tenant, type=type_, name=_named(name),
+                input=shown, authentication=self._known(tx, tenant, authentication),
+                created_at=tx.now, updated_at=tx.now,
+            )  # fmt: skip
+            resources.add(tx, thing, self._vault.seal(secret, thing.id))
+        return thing
+
+    def change_source(
+        self, tenant: TenantId, id_: str, *, name: str | None, given: object,
+        authentication: str | None, whole: bool,
+    ) -> Source:  # fmt: skip
+        """Change a source; `whole`: the input replaces the old one, else its members do."""
+        with self._database.begin() as tx:
+            old = self._get(tx, Source, tenant, id_)
+            config = registry.source(old.type).spec.config
+            shown, sealed = self._merged(tx, old, config, given, whole=whole)
+            new = replace(
+                old, name=old.name if name is None else _named(name), input=shown,
+                authentication=self._known(tx, tenant, authentication) or old.authentication,
+                updated_at=tx.now,
+            )  # fmt: skip
+            resources.change(tx, new, sealed)
+        return new
+
+    def change_destination(
+        self, tenant: TenantId, id_: str, *, name: str | None, given: object,
+        authentication: str | None,
+    ) -> Destination:  # fmt: skip
+        """Change a destination; members of the input that are not given stay."""
+        with self._database.begin() as tx:
+            old = self._get(tx, Destination, tenant, id_)
+            config = registry.destination(old.type).spec.config
+            shown, sealed = self._merged(tx, old, config, given, whole=False)
+            new = replace(
+                old, name=old.name if name is None else _named(name), input=shown,
+                authentication=self._known(tx, tenant, authentication) or old.authentication,
+                updated_at=tx.now,
+            )  # fmt: skip
+            resources.change(tx, new, sealed)
+        return new
+
+    def _merged(
+        self, tx: Tx, old: Source | Destination, config: Any, given: object, *, whole: bool
+    ) -> tuple[Mapping[str, Any], bytes | None]:
+        if given is None:
+            return old.input, None
+        kept = self._vault.open(resources.sealed(tx, type(old), old.id) or b"", old.id)
+        members = _members(given)
+        everything = (kept if whole else dict(old.input) | kept) | members
+        everything = {key: value for key, value in everything.items() if value is not None}
+        filled_in(config, everything)
+        shown, secret = _split(everything, secret_members(config))
+        return shown, self._vault.seal(secret, old.id)
+
+    def _known(self, tx: Tx, tenant: TenantId, id_: str | None) -> AuthenticationId | None:
+        if id_ is None:
+            return None
+        if not is_id(id_) or resources.find(tx, Authentication, tenant, id_) is None:
+            raise Invalid(f"cannot find authentication {id_[:80]}", field="authenticationID")
+        return AuthenticationId(id_)
+
+    # Tasks.
+
+    def add_task(
+        self, tenant: TenantId, *, source: str, destination: str, action: str, name: str = "",
+        trigger: TriggerType = TriggerType.ON_DEMAND, enabled: bool = True,
+        failure_threshold: int = 0, table: str | None = None, key: Sequence[str] = (),
+        extra: Mapping[str, Any] | None = None,
+    ) -> Task:  # fmt: skip
+        """Keep a task. Raises Invalid for unknown ends, Misconfigured for what they cannot do."""
+        with self._database.begin() as tx:
+            thing = Task(
+                id=TaskId(new_id()), tenant=tenant, name=name, source=SourceId(source),
+                destination=DestinationId(destination), action=_action(action), trigger=trigger,
+                enabled=enabled, failure_threshold=_percent(failure_threshold),
+                table=_table(table), key=tuple(key), extra=extra or {}, created_at=tx.now,
+                updated_at=tx.now,
+            )  # fmt: skip
+            self._judge(tx, thing)
+            resources.add(tx, thing)
+        return thing
+
+    def change_task(self, tenant: TenantId, id_: str, **changes: Any) -> Task:
+        """Change members of a task, by their names in `domain.task`."""
+        with self._database.begin() as tx:
+            old = self._get(tx, Task, tenant, id_)
+            if "action" in changes:
+                changes["action"] = _action(changes["action"])
+            if "failure_threshold" in changes:
+                changes["failure_threshold"] = _percent(changes["failure_threshold"])
+            if "table" in changes:
+                changes["table"] = _table(changes["table"])
+            if "extra" in changes:
+                changes["extra"] = dict(old.extra) | changes["extra"]
+            new = replace(old, updated_at=tx.now, **changes)
+            self._judge(tx, new)
+            resources.change(tx, new)
+        return new
+
+    def _judge(self, tx: Tx, task: Task) -> None:
+        source = resources.find(tx, Source, task.tenant, task.source)
+        if source is None:
+            raise Invalid(f"cannot find source {task.source[:80]}", field="sourceID")
+        destination = resources.find(tx, Destination, task.tenant, task.destination)
+        if destination is None:
+            raise Invalid(f"cannot find destination {task.destination[:80]}", field="destinationID")
+        own = source.input.get("uniqueIDColumn")
+        judge_task(destination.type, task.action, task.key or ((own,) if own else ()))
+
+    # For orders.
+
+    def opened(self, tx: Tx, thing: Source | Destination) -> dict[str, Any]:
+        """Return a thing's whole input, secrets too: for an order, and nothing else."""
+        given = {key: value for key, value in thing.input.items() if value is not None}
+        given |= self._vault.open(resources.sealed(tx, type(thing), thing.id) or b"", thing.id)
+        if thing.authentication is None:
+            return given
+        owner = resources.find(tx, Authentication, thing.tenant, thing.authentication)
+        if owner is not None and owner.type == "basic":
+            secret = self._vault.open(
+                resources.sealed(tx, Authentication, owner.id) or b"", owner.id
+            )
+            given |= {"username": owner.input["username"], "password": secret["password"]}
+        return given
+
+
+def _members(given: object) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise Invalid("input must be an object.", field="input")
+    return dict(given)
+
+
+def _split(given: object, secret: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    members = _members(given)
+    shown = {key: None if key in secret else value for key, value in members.items()}
+    return shown, {key: value for key, value in members.items() if key in secret and value}
+
+
+def _split_authentication(
+    type_: str, given: dict[str, Any], *, partial: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    if type_ == "secrets":
+        _texts(given)
+        return dict.fromkeys(given), given
+    if type_ not in AUTHENTICATION_FORMS:
+        known = ", ".join([*AUTHENTICATION_FORMS, "secrets"])
+        raise Invalid(f"type must be one of {known}.", field="type")
+    shown, secret = AUTHENTICATION_FORMS[type_]
+    for name in given:
+        if name not in (*shown, *secret):
+            raise Invalid(
+                f"input has no member {name!r} for an authentication of type {type_}.",
+                hint=f"It has: {', '.join((*shown, *secret))}.",
+                field=f"input.{name}",
+            )
+    _texts(given)
+    missing = [n for n in (*shown, *secret) if n not in given and n not in OPTIONAL]
+    if missing and not partial:
+        raise Invalid(f"input.{missing[0]} is required.", field=f"input.{missing[0]}")
+    open_ = {name: value for name, value in given.items() if name in shown}
+    sealed = {name: value for name, value in given.items() if name in secret}
+    return open_ | ({} if partial else dict.fromkeys(secret)), sealed
+
+
+def _texts(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if not isinstance(value, str):
+            raise Invalid(f"input.{name} must be a string.", field=f"input.{name}")
+
+
+def _named(name: str) -> str:
+    if not name.strip() or len(name) > NAME_MAX:
+        raise Invalid(f"name must have 1 to {NAME_MAX} characters.", field="name")
+    return name
+
+
+def _action(action: str) -> Action:
+    try:
+        return Action(action)
+    except ValueError:
+        raise Invalid(f"action must be one of {', '.join(Action)}.", field="action") from None
+
+
+def _percent(value: int) -> int:
+    if not 0 <= value <= 100:  # noqa: PLR2004  # percent
+        raise Invalid("failureThreshold must be a number from 0 to 100.", field="failureThreshold")
+    return value
+
+
+def _table(table: str | None) -> str | None:
+    if table is not None and (not table.strip() or len(table) > NAME_MAX or "\0" in table):
+        raise Invalid(f"table must have 1 to {NAME_MAX} characters.", field="table")
+    return table

@@ -1,0 +1,287 @@
+"""The queue from the holder's side: claim, beat, advance, finish, give back.
+
+Only this module and `runs` change a run's state, and only along the arrows of `domain.run`.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headrace.domain.clock import Millis
+from headrace.domain.errors import HeadraceError
+from headrace.domain.event import EventKind, EventStatus, NewEvent
+from headrace.domain.run import ACTIVE, Claim, Run, RunState
+from headrace.observe import faults
+from headrace.store import runs
+from headrace.store.database import Database, Tx
+
+DEATHS_MAX: Final = 3
+TRIES_MAX: Final = 6  # of a run whose outside is down
+BACKOFF_MS: Final = 1_000
+BACKOFF_MAX_MS: Final = 300_000
+DEFAULT_LIMITS: Final[Mapping[str, int]] = {"source": 8, "destination": 8, "tenant": 100}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What a heartbeat found: runs that are still held, and which of them must stop."""
+
+    held: frozenset[str]
+    cancelling: frozenset[str]
+
+
+class Queue:
+    """One holder's view. `holder` names this server process, uniquely."""
+
+    def __init__(
+        self, database: Database, holder: str, lease_ms: int, chance: Callable[[], float] | None = None
+    ) -> None:
+        self._database = database
+        self.holder = holder
+        self._lease_ms = lease_ms
+        self._chance = chance or random.random
+
+    def claim(self, room: int) -> list[tuple[Claim, Run]]:
+        """Claim at most `room` runs that may start; say of the others what they wait for."""
+        with self._database.begin() as tx:
+            tx.lock_claims()
+            self._bury_expired(tx)
+            return self._claim(tx, room)
+
+    def _claim(self, tx: Tx, room: int) -> list[tuple[Claim, Run]]:
+        waiting = runs.due(tx)
+        if not waiting:
+            return []
+        counts, exclusive = runs.active_counts(tx)
+        limits = runs.limits(tx)
+        claimed: list[tuple[Claim, Run]] = []
+        # The least-served tenant first, then the oldest run.
+        waiting.sort(key=lambda one: counts.get(f"tenant:{one.tenant}", 0))
+        for one in waiting:
+            reason = self._obstacle(one, counts, exclusive, limits)
+            if reason is None and len(claimed) >= room:
+                reason = "a free worker"
+            if reason is None and (held := runs.claim(tx, one.id, self.holder, self._lease_ms)):
+                found = runs.any_tenants(tx, one.id)
+                assert found is not None  # claimed in this transaction
+                self._tell(tx, found, "started", EventStatus.STARTED, {"attempt": found.attempt})
+                claimed.append((held, found))
+                for name in runs.limit_names(one):
+                    counts[name] = counts.get(name, 0) + 1
+                if one.exclusive:
+                    exclusive.add(one.exclusive)
+            elif reason is not None and reason != one.waiting_for:
+                runs.tell_waiting(tx, one.id, reason)
+        return claimed
+
+    def _obstacle(
+        self, one: runs.Waiting, counts: Mapping[str, int], exclusive: set[str],
+        limits: Mapping[str, int],
+    ) -> str | None:  # fmt: skip
+        if counts.get(f"task:{one.task}"):
+            return "an earlier run of this task"
+        if one.exclusive in exclusive:
+            return f"the run that holds {(one.exclusive or '').partition(':')[2]}"
+        for name in runs.limit_names(one):
+            kind = name.partition(":")[0]
+            limit = limits.get(name, limits.get(kind, DEFAULT_LIMITS.get(kind)))
+            if limit is not None and counts.get(name, 0) >= limit:
+                return f"the limit of {limit} runs at a time of its {kind}"
+        return None
+
+    def _bury_expired(self, tx: Tx) -> None:
+        for run in runs.expired(tx):
+            self._bury(tx, run, "its server was lost")
+
+    def take_over(self) -> int:
+        """Free the runs of earlier holders: only for a server that is alone with its store."""
+        with self._database.begin() as tx:
+            lost = runs.held_by_others(tx, self.holder)
+            for run in lost:
+                self._bury(tx, run, "the server stopped under it")
+        return len(lost)
+
+    def _bury(self, tx: Tx, run: Run, how: str) -> None:
+        """Count a death of a run's worker: it waits to be tried again, or has failed for good."""
+        values: dict[str, Any] = {"holder": None, "lease_until": None, "deaths": run.deaths + 1}
+        if run.state is RunState.CANCELLING:
+            runs.move(tx, run.id, tuple(ACTIVE), state=RunState.CANCELLED, finished_at=tx.now, **values)
+            self._tell(tx, run, "cancelled", EventStatus.FAILED, {"reason": how})
+        elif run.deaths + 1 >= DEATHS_MAX:
+            error = {
+                "code": "worker_died",
+                "message": f"The worker died repeatedly ({run.deaths + 1} times).",
+                "hint": "Look at the server's log: memory and disk are the usual reasons.",
+            }
+            runs.move(
+                tx, run.id, tuple(ACTIVE), state=RunState.FAILED, finished_at=tx.now, error=error,
+                **values,
+            )  # fmt: skip
+            self._tell(tx, run, error["message"], EventStatus.CRITICAL, {"error": error})
+        else:
+            wait_ms = self._backoff(run.deaths)
+            runs.move(
+                tx, run.id, tuple(ACTIVE), state=RunState.QUEUED, not_before=tx.now + wait_ms,
+                **values,
+            )  # fmt: skip
+            self._tell(tx, run, f"to be tried again: {how}", EventStatus.RETRIED, {})
+
+    def _backoff(self, earlier: int) -> int:
+        """Return a wait with full jitter: from nothing to a limit that doubles."""
+        ceiling = min(BACKOFF_MS << min(earlier, 20), BACKOFF_MAX_MS)
+        return int(ceiling * self._chance())
+
+    def beat(self, progress: Mapping[Claim, tuple[Mapping[str, Any], str | None]]) -> Beat:
+        """Renew every lease of this holder, take progress up and cancels down."""
+        with self._database.begin() as tx:
+            held = runs.renew(tx, self.holder, self._lease_ms)
+            for claim, (told, waiting) in progress.items():
+                runs.tell_progress(tx, claim, told, waiting)
+        return Beat(
+            held=frozenset(held),
+            cancelling=frozenset(
+                id_ for id_, (_, state) in held.items() if state is RunState.CANCELLING
+            ),
+        )
+
+    def record(self, claim: Claim, events: Sequence[NewEvent]) -> None:
+        """Write events of a held run. Raises LostClaim."""
+        with self._database.begin() as tx:
+            runs.write(tx, claim)
+            for event in events:
+                runs.add_event(tx, claim.run, event)
+
+    def advance(
+        self, claim: Claim, token: str, receipt: Mapping[str, Any],
+        segments: Sequence[Mapping[str, Any]],
+    ) -> None:  # fmt: skip
+        """Put on record what is committed at the destination. Raises LostClaim. Safe to repeat."""
+        faults.reach("server.before_advance")
+        with self._database.begin() as tx:
+            runs.write(tx, claim, token=token, receipt=dict(receipt))
+            runs.add_segments(tx, claim.run, segments)
+            books = receipt["books"]
+            landed = books["inserted"] + books["updated"]
+            runs.add_event(
+                tx,
+                claim.run,
+                NewEvent(
+                    kind=EventKind.RECORD,
+                    status=EventStatus.SUCCEEDED,
+                    message=f"{landed:,} rows are in the destination.",
+                    rows=landed,
+                    data={"books": dict(books)},
+                ),
+            )
+        faults.reach("server.after_advance")
+
+    def finish(self, claim: Claim) -> None:
+        """End a run whose receipt is on record: it succeeded. Raises LostClaim."""
+        faults.reach("server.before_finish")
+        with self._database.begin() as tx:
+            runs.write(tx, claim, state=RunState.SUCCEEDED, finished_at=tx.now, **_let_go())
+            runs.add_event(tx, claim.run, _log("succeeded"))
+        faults.reach("server.after_finish")
+
+    def fail(
+        self, claim: Claim, error: Mapping[str, Any], receipt: Mapping[str, Any] | None,
+        segments: Sequence[Mapping[str, Any]],
+    ) -> None:  # fmt: skip
+        """End a run that failed for good. Raises LostClaim."""
+        with self._database.begin() as tx:
+            runs.write(
+                tx, claim, state=RunState.FAILED, finished_at=tx.now, error=dict(error),
+                receipt=None if receipt is None else dict(receipt), **_let_go(),
+            )  # fmt: skip
+            runs.add_segments(tx, claim.run, segments)
+            critical = error.get("code") != "too_many_errors"
+            runs.add_event(
+                tx,
+                claim.run,
+                NewEvent(
+                    kind=EventKind.RECORD,
+                    status=EventStatus.CRITICAL if critical else EventStatus.FAILED,
+                    message=str(error.get("message", "")),
+                    data={"error": dict(error)},
+                ),
+            )
+
+    def cancelled(self, claim: Claim) -> None:
+        """End a run whose work is gone after a cancel. Raises LostClaim."""
+        with self._database.begin() as tx:
+            runs.write(tx, claim, state=RunState.CANCELLED, finished_at=tx.now, **_let_go())
+            runs.add_event(tx, claim.run, _log("cancelled"))
+
+    def retry(self, claim: Claim, run: Run, error: Mapping[str, Any]) -> Millis | None:
+        """Give back a run whose outside is down; None when that was the last try."""
+        if run.attempt >= TRIES_MAX:
+            self.fail(claim, error, None, ())
+            return None
+        with self._database.begin() as tx:
+            at = Millis(tx.now + self._backoff(run.attempt))
+            runs.write(
+                tx, claim, state=RunState.QUEUED, not_before=at,
+                waiting_for=f"the next try, after: {error.get('message', '')}", **_let_go(),
+            )  # fmt: skip
+            runs.add_event(
+                tx,
+                claim.run,
+                NewEvent(
+                    kind=EventKind.LOG, status=EventStatus.RETRIED,
+                    message=str(error.get("message", "")), data={"error": dict(error)},
+                ),
+            )  # fmt: skip
+        return at
+
+    def died(self, claim: Claim, how: str) -> None:
+        """Count the death of a held run's worker. Raises LostClaim."""
+        with self._database.begin() as tx:
+            runs.write(tx, claim)
+            if run := runs.any_tenants(tx, claim.run):
+                self._bury(tx, run, how)
+
+    def give_back(self, claim: Claim) -> None:
+        """Give back a run because this server stops: not its fault, no wait. Raises LostClaim."""
+        with self._database.begin() as tx:
+            runs.write(tx, claim, state=RunState.QUEUED, not_before=tx.now, **_let_go())
+            runs.add_event(tx, claim.run, _log("given back: the server stops"))
+
+    def exclusive_of(self, id_: str) -> str | None:
+        """Return the name of what the run holds alone, such as a DuckDB file."""
+        with self._database.read() as tx:
+            return runs.exclusive_of(tx, id_)
+
+    def next_due_ms(self) -> int | None:
+        """Return how long the dispatcher may sleep before a queued run is due."""
+        with self._database.read() as tx:
+            return runs.next_due_in_ms(tx)
+
+    @staticmethod
+    def _tell(
+        tx: Tx, run: Run, message: str, status: EventStatus, data: Mapping[str, Any]
+    ) -> None:
+        runs.add_event(
+            tx, run.id, NewEvent(kind=EventKind.LOG, status=status, message=message, data=data)
+        )
+
+
+def _let_go() -> dict[str, None]:
+    return {"holder": None, "lease_until": None, "waiting_for": None}
+
+
+def _log(message: str) -> NewEvent:
+    return NewEvent(kind=EventKind.LOG, status=EventStatus.SUCCEEDED, message=message)
+
+
+def told(error: BaseException, report: str = "") -> dict[str, str]:
+    """Return an error as it is kept and shown; nothing of an unexpected one but its report id."""
+    if isinstance(error, HeadraceError):
+        shown = {"code": error.code, "message": error.message, "hint": error.hint}
+        return shown | ({"field": error.field} if error.field else {})
+    return {
+        "code": "internal",
+        "message": "Something unexpected happened in the server.",
+        "hint": f"Its log has the details under report {report}.",
+    }
+

@@ -1,0 +1,317 @@
+"""Runs from the caller's side: start, watch, cancel, and read what they left."""
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from headrace.connectors.tools import WorkTools
+from headrace.domain.clock import Millis
+from headrace.domain.errors import Conflict, Invalid, NotFound
+from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
+from headrace.domain.ids import ExecutionId, RunId, TaskId, TenantId, is_id, new_id
+from headrace.domain.resources import Destination, Source
+from headrace.domain.run import ENDED, Run, RunState, Trigger
+from headrace.domain.task import Task
+from headrace.observe import faults
+from headrace.service.catalog import Catalog
+from headrace.service.orders import Order, make_destination, tools_for
+from headrace.settings import Settings
+from headrace.store import resources, runs
+from headrace.store.database import Database, Tx
+from headrace.store.paging import Order as SortOrder
+from headrace.store.paging import Window
+
+KEY_MAX: Final = 255
+QUEUE_MAX: Final = 100_000  # queued runs of one server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejects:
+    """A page of a run's quarantine; `next` is the cursor of the following page."""
+
+    rows: Sequence[Mapping[str, Any]]
+    total: int
+    next: str | None
+
+
+class Runs:
+    """Runs of every tenant. `wake` tells the dispatcher that there may be work."""
+
+    def __init__(
+        self, database: Database, catalog: Catalog, settings: Settings, wake: Callable[[], None]
+    ) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._settings = settings
+        self._wake = wake
+        self.quarantine = settings.data_dir / "quarantine"
+
+    def start(
+        self, tenant: TenantId, task_id: str, *, trigger: Trigger, key: str | None = None
+    ) -> Run:
+        """Queue a run of a task and return it.
+
+        `key` makes the call safe to repeat: a second call with the same key returns the first
+        call's run. Raises NotFound for an unknown task, Conflict while another run of it is
+        unfinished, Invalid for a disabled one.
+        """
+        if key is not None and not 0 < len(key) <= KEY_MAX:
+            raise Invalid(f"Idempotency-Key must have 1 to {KEY_MAX} characters.")
+        with self._database.begin() as tx:
+            task = resources.find(tx, Task, tenant, task_id) if is_id(task_id) else None
+            if task is None:
+                raise NotFound(f"cannot find task {task_id[:80]}")
+            if key is not None and (earlier := runs.started_with(tx, task.id, key)):
+                return earlier
+            if not task.enabled:
+                raise Invalid("The task is disabled.", hint="Enable it first.", field="enabled")
+            if other := runs.unfinished(tx, task.id):
+                raise Conflict(
+                    f"The task has a run that is {other.state}: {other.id}.",
+                    hint="Wait for its end, or cancel it.",
+                )
+            run = self._queued(tx, task, trigger, key)
+        faults.reach("server.run_queued")
+        self._wake()  # after the commit: a dispatcher that wakes must be able to see the run
+        return run
+
+    def _queued(self, tx: Tx, task: Task, trigger: Trigger, key: str | None) -> Run:
+        run = Run(
+            id=RunId(new_id()), tenant=task.tenant, task=task.id,
+            execution=ExecutionId(new_id()), state=RunState.QUEUED, trigger=trigger,
+            action=task.action, fence=0, attempt=0, deaths=0, waiting_for=None, progress={},
+            receipt=None, error=None, failure_threshold=task.failure_threshold,
+            queued_at=tx.now, started_at=None, finished_at=None, not_before=tx.now,
+            updated_at=tx.now,
+        )  # fmt: skip
+        runs.add(
+            tx, run, source=task.source, destination=task.destination,
+            exclusive=self._exclusive(tx, task), idempotency_key=key,
+        )  # fmt: skip
+        # Invariant 4: a change and the event that tells of it commit together.
+        runs.add_event(
+            tx,
+            run.id,
+            NewEvent(kind=EventKind.LOG, status=EventStatus.CREATED, message="queued"),
+        )
+        return run
+
+    def _exclusive(self, tx: Tx, task: Task) -> str | None:
+        end = resources.find(tx, Destination, task.tenant, task.destination)
+        assert end is not None  # a foreign key
+        order = self._order_of_destination(tx, end)
+        made = make_destination(end.type, order.destination_input, self._tools(order))
+        try:
+            return made.exclusive()
+        finally:
+            made.close()
+
+    def _tools(self, order: Order) -> WorkTools:
+        return tools_for(order, self._settings.data_dir / "spool")
+
+    # Orders: what a worker is told.
+
+    def order(self, run: Run) -> Order:
+        """Return the order of a claimed run, secrets opened."""
+        with self._database.read() as tx:
+            task = resources.find(tx, Task, run.tenant, run.task)
+            assert task is not None  # a task with runs under way cannot be removed
+            source = resources.find(tx, Source, run.tenant, task.source)
+            destination = resources.find(tx, Destination, run.tenant, task.destination)
+            assert source is not None  # foreign keys
+            assert destination is not None
+            return self._order(
+                run=run.id, attempt=run.attempt, scope=task.id, fence=run.fence,
+                source_type=source.type, source_input=self._catalog.opened(tx, source),
+                destination_type=destination.type,
+                destination_input=self._catalog.opened(tx, destination), action=run.action,
+                table=task.table, key=task.key, failure_threshold=run.failure_threshold,
+                tenant=run.tenant,
+            )  # fmt: skip
+
+    def reading_order(self, tenant: TenantId, destination_id: str) -> tuple[Order, str | None]:
+        """Return an order to read a destination with, and the exclusive name it has."""
+        with self._database.read() as tx:
+            end = resources.find(tx, Destination, tenant, destination_id) if (
+                is_id(destination_id)
+            ) else None
+            if end is None:
+                raise NotFound(f"cannot find destination {destination_id[:80]}")
+            order = self._order_of_destination(tx, end)
+        made = make_destination(end.type, order.destination_input, self._tools(order))
+        try:
+            return order, made.exclusive()
+        finally:
+            made.close()
+
+    def _order_of_destination(self, tx: Tx, end: Destination) -> Order:
+        return self._order(
+            run="", attempt=0, scope="", fence=0, source_type="", source_input={},
+            destination_type=end.type, destination_input=self._catalog.opened(tx, end), action="",
+            table=None, key=(), failure_threshold=0, tenant=end.tenant,
+        )  # fmt: skip
+
+    def _order(self, **values: Any) -> Order:
+        settings = self._settings
+        data_dir = settings.data_dir.absolute()
+        return Order(
+            **values,
+            data_dir=str(data_dir),
+            rejects_dir=str(self.quarantine.absolute()),
+            files_roots=(str(data_dir / "files"), *(str(r.absolute()) for r in settings.files_roots)),
+            open_inside=settings.loopback,
+            egress_allow=settings.egress_allow,
+            memory_bytes=settings.run_memory_bytes,
+            threads=2,
+            rejects_max=settings.rejects_max,
+        )
+
+    # Looking.
+
+    def get(self, tenant: TenantId, id_: str) -> Run:
+        """Return a run. Raises NotFound, for another tenant's too."""
+        with self._database.read() as tx:
+            return self._get(tx, tenant, id_)
+
+    def _get(self, tx: Tx, tenant: TenantId, id_: str) -> Run:
+        found = runs.find(tx, tenant, id_) if is_id(id_) else None
+        if found is None:
+            raise NotFound(f"cannot find run {id_[:80]}")
+        return found
+
+    def listed(
+        self, tenant: TenantId, *, task: str | None = None,
+        states: Sequence[RunState] | None = None, since: Millis | None = None,
+        until: Millis | None = None, order: SortOrder = SortOrder("queued_at"),
+        window: Window = Window(50),
+    ) -> tuple[list[Run], int]:  # fmt: skip
+        """Return one page of runs and how many there are."""
+        with self._database.read() as tx:
+            return runs.listed(
+                tx, tenant, task=task, states=states, since=since, until=until, order=order,
+                window=window,
+            )  # fmt: skip
+
+    def last_of(self, task: TaskId) -> Run | None:
+        """Return the task's newest run."""
+        with self._database.read() as tx:
+            return runs.last_of(tx, task)
+
+    def events(
+        self, tenant: TenantId, id_: str, *, kinds: Sequence[str] | None = None,
+        statuses: Sequence[str | None] | None = None, since: Millis | None = None,
+        until: Millis | None = None, after: int = 0, order: SortOrder = SortOrder("number", False),  # noqa: FBT003
+        window: Window = Window(100),
+    ) -> tuple[list[Event], int]:  # fmt: skip
+        """Return one page of a run's events and how many there are."""
+        with self._database.read() as tx:
+            run = self._get(tx, tenant, id_)
+            return runs.events(
+                tx, run.id, kinds=kinds, statuses=statuses, since=since, until=until, after=after,
+                order=order, window=window,
+            )  # fmt: skip
+
+    def event(self, tenant: TenantId, id_: str, event_id: str) -> Event:
+        """Return one event of a run."""
+        with self._database.read() as tx:
+            run = self._get(tx, tenant, id_)
+            found = runs.find_event(tx, run.id, event_id)
+        if found is None:
+            raise NotFound(f"cannot find event {event_id[:80]}")
+        return found
+
+    def rejects(self, tenant: TenantId, id_: str, limit: int, cursor: str | None) -> Rejects:
+        """Return a page of the rows that a run rejected, in the order they were found."""
+        with self._database.read() as tx:
+            run = self._get(tx, tenant, id_)
+            segments = runs.segments(tx, run.id)
+        number, offset = _place(cursor, len(segments))
+        rows: list[dict[str, Any]] = []
+        following = None
+        while number < len(segments) and following is None:
+            path = self.quarantine / segments[number][0]
+            number, offset, following = self._page(path, number, offset, limit, rows)
+        return Rejects(rows=rows, total=sum(rows_ for _, rows_ in segments), next=following)
+
+    @staticmethod
+    def _page(
+        path: Path, number: int, offset: int, limit: int, rows: list[dict[str, Any]]
+    ) -> tuple[int, int, str | None]:
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                while line := file.readline():
+                    if len(rows) == limit:
+                        return number, offset, f"{number}.{offset}"
+                    rows.append(json.loads(line))
+                    offset = file.tell()
+        except FileNotFoundError:
+            raise NotFound(
+                "The rejected rows of this run are not on this server.",
+                hint="Ask the server that ran it, or share HEADRACE_SHARED.",
+            ) from None
+        return number + 1, 0, None
+
+    # Deeds.
+
+    def cancel(self, tenant: TenantId, id_: str) -> Run:
+        """Ask for a run to stop. It is cancelled when its work is gone. Safe to repeat."""
+        with self._database.begin() as tx:
+            run = self._get(tx, tenant, id_)
+            if run.state is RunState.QUEUED:
+                runs.move(
+                    tx, run.id, (RunState.QUEUED,), state=RunState.CANCELLED, finished_at=tx.now,
+                    waiting_for=None,
+                )  # fmt: skip
+                self._said(tx, run, "cancelled before it started")
+            elif run.state is RunState.RUNNING:
+                runs.move(tx, run.id, (RunState.RUNNING,), state=RunState.CANCELLING)
+                self._said(tx, run, "a cancel was asked for")
+            elif run.state in ENDED and run.state is not RunState.CANCELLED:
+                raise Conflict(f"The run has {run.state} already.")
+            found = self._get(tx, tenant, id_)
+        self._wake()
+        return found
+
+    def _said(self, tx: Tx, run: Run, message: str) -> None:
+        event = NewEvent(kind=EventKind.LOG, status=EventStatus.SUCCEEDED, message=message)
+        runs.add_event(tx, run.id, event)
+
+    def set_limit(self, name: str, limit: int | None) -> None:
+        """Set how many runs go at a time for `source`, `source:ID`, `tenant:ID` …; None: default."""
+        kind = name.partition(":")[0]
+        if kind not in ("task", "source", "destination", "tenant"):
+            raise Invalid("A limit is of a task, source, destination or tenant.", field="name")
+        if limit is not None and limit < 1:
+            raise Invalid("A limit must be at least 1.", field="runs")
+        with self._database.begin() as tx:
+            runs.set_limit(tx, name, limit)
+
+    def sweep(self) -> int:
+        """Remove files of rejected rows that no manifest names and no run is writing."""
+        with self._database.read() as tx:
+            named = runs.all_segments(tx)
+            busy = runs.unfinished_ids(tx)
+        removed = 0
+        for path in self.quarantine.glob("*.jsonl"):
+            run = path.stem.rpartition("-")[0]
+            if path.name not in named and run not in busy:
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+                    removed += 1
+        return removed
+
+
+def _place(cursor: str | None, segments: int) -> tuple[int, int]:
+    if cursor is None:
+        return 0, 0
+    try:
+        number, offset = map(int, cursor.split("."))
+        if not 0 <= number < segments or offset < 0:
+            raise ValueError
+    except ValueError:
+        raise Invalid("cursor is not one that this list gave.", field="cursor") from None
+    return number, offset

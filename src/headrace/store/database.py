@@ -1,0 +1,130 @@
+"""Opening the store: one engine, short transactions, the database's own clock.
+
+SQLite: WAL, every commit on disk (`synchronous=FULL`), BEGIN IMMEDIATE for writes. A transaction
+is never open while work is done.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from headrace.domain.clock import Millis
+from headrace.domain.errors import Misconfigured, Unavailable
+
+BUSY_MS: Final = 30_000
+CLAIM_LOCK: Final = 0x68656164  # the number of PostgreSQL's advisory lock for claims
+
+
+@dataclass
+class Tx:
+    """An open transaction. `now` is the database's clock, read once."""
+
+    con: sa.Connection
+
+    @cached_property
+    def now(self) -> Millis:
+        if self.con.dialect.name == "postgresql":
+            # statement_timestamp, not clock_timestamp: the latter cannot use an index.
+            sql = "select (extract(epoch from statement_timestamp()) * 1000)::bigint"
+        else:
+            sql = "select cast((julianday('now') - 2440587.5) * 86400000 as integer)"
+        return Millis(self.con.execute(sa.text(sql)).scalar_one())
+
+    def all(self, query: sa.Executable) -> list[Any]:  # Any: SQLAlchemy's rows
+        return list(self.con.execute(query).all())
+
+    def first(self, query: sa.Executable) -> Any | None:
+        return self.con.execute(query).first()
+
+    def run(self, statement: sa.Executable) -> int:
+        """Execute a change; return how many rows it changed."""
+        return self.con.execute(statement).rowcount
+
+    def lock_claims(self) -> None:
+        """Serialise claims: on SQLite the transaction itself does."""
+        if self.con.dialect.name == "postgresql":
+            self.con.execute(sa.text(f"select pg_advisory_xact_lock({CLAIM_LOCK})"))
+
+
+class Database:
+    """The store's engine."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = sa.make_url(url)
+        except sa.exc.ArgumentError as error:
+            raise Misconfigured(
+                "The database URL cannot be read.",
+                hint="Use sqlite:///file or postgresql+psycopg://user@host/name.",
+                field="--database",
+            ) from error
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
+            raise Misconfigured(
+                f"{parsed.drivername} cannot be the control store.",
+                hint="Use sqlite:///file or postgresql+psycopg://user@host/name.",
+                field="--database",
+            )
+        self.url = parsed
+        self.is_sqlite = parsed.drivername == "sqlite"
+        if self.is_sqlite:
+            self.engine = sa.create_engine(
+                parsed, poolclass=sa.QueuePool, pool_size=8, max_overflow=16,
+                connect_args={"timeout": BUSY_MS / 1000, "check_same_thread": False},
+            )  # fmt: skip
+            sa.event.listen(self.engine, "connect", _prepare_sqlite)
+            sa.event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            self.engine = sa.create_engine(parsed, pool_size=8, max_overflow=16, pool_pre_ping=True)
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[Tx]:
+        """Open a transaction for writing; commit at the end, roll back on an error."""
+        with self._open(write=True) as con:
+            yield Tx(con)
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Tx]:
+        """Open a transaction for reading."""
+        with self._open(write=False) as con:
+            yield Tx(con)
+
+    @contextlib.contextmanager
+    def _open(self, *, write: bool) -> Iterator[sa.Connection]:
+        try:
+            with self.engine.connect().execution_options(headrace_write=write) as con, con.begin():
+                yield con
+        except DBAPIError as error:
+            if isinstance(error, sa.exc.IntegrityError):
+                raise
+            if "disk is full" in str(error.orig) or "No space left" in str(error.orig):
+                raise Unavailable("The control store's disk is full.", hint="Make room.") from error
+            if isinstance(error, sa.exc.OperationalError):
+                raise Unavailable(
+                    "The control store does not answer.", hint="Try again in a moment."
+                ) from error
+            raise
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # SQLAlchemy's BEGIN is ours, below
+    for pragma in (
+        "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON",
+        f"busy_timeout = {BUSY_MS}", "cache_size = -8000",
+    ):  # fmt: skip
+        connection.execute(f"pragma {pragma}")
+
+
+def _begin_sqlite(con: sa.Connection) -> None:
+    write = con.get_execution_options().get("headrace_write", True)
+    con.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

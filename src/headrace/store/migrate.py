@@ -1,0 +1,45 @@
+"""Bringing the store to this version's tables (Alembic), safely when several servers start."""
+
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+
+from headrace.domain.errors import Misconfigured
+from headrace.store.database import CLAIM_LOCK, Database
+from headrace.store.tables import metadata
+
+FOLDER: Final = Path(__file__).parent / "migrations"
+
+
+def migrate(database: Database) -> None:
+    """Bring the store up to date. Safe to repeat. Raises Misconfigured for a newer store."""
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER))
+    script = ScriptDirectory.from_config(config)
+    with database.engine.connect() as con:
+        if MigrationContext.configure(con).get_current_revision() == script.get_current_head():
+            return
+    with database.engine.begin() as con:
+        if not database.is_sqlite:
+            con.execute(sa.text(f"select pg_advisory_xact_lock({CLAIM_LOCK + 1})"))
+        current = MigrationContext.configure(con).get_current_revision()
+        if current is not None and current not in {r.revision for r in script.walk_revisions()}:
+            raise Misconfigured(
+                "This store was made by a newer headrace.",
+                hint="Start the version that made it, or a newer one.",
+                field="--database",
+            )
+
+        def upgrade(revision: object, _context: object) -> object:
+            return script._upgrade_revs("head", revision)  # type: ignore[arg-type]  # noqa: SLF001  # Alembic's own commands do the same
+
+        with EnvironmentContext(config, script) as environment:
+            environment.configure(connection=con, target_metadata=metadata, fn=upgrade)
+            environment.run_migrations()
+
+

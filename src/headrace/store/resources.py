@@ -1,0 +1,157 @@
+"""Authentications, sources, destinations and tasks: added, found, listed, changed, removed.
+
+Every look-up is by tenant: another tenant's id is not there.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+
+from headrace.domain.ids import (
+    AuthenticationId,
+    DestinationId,
+    SourceId,
+    TaskId,
+    TenantId,
+)
+from headrace.domain.resources import Authentication, Destination, Source
+from headrace.domain.task import Action, Task, TriggerType
+from headrace.store import tables
+from headrace.store.database import Tx
+from headrace.store.paging import Order, Window, page
+
+T = TypeVar("T", Authentication, Source, Destination, Task)
+AnyRow = Any  # a row of SQLAlchemy's
+
+TABLES: Final[dict[type, sa.Table]] = {
+    Authentication: tables.authentication,
+    Source: tables.source,
+    Destination: tables.destination,
+    Task: tables.task,
+}
+# What must not be removed while something points at it.
+USERS: Final[dict[type, Sequence[sa.Column[Any]]]] = {
+    Authentication: (tables.source.c.authentication, tables.destination.c.authentication),
+    Source: (tables.task.c.source,),
+    Destination: (tables.task.c.destination,),
+    Task: (),
+}
+
+
+def add(tx: Tx, thing: T, sealed: bytes | None = None) -> None:
+    """Keep a new thing."""
+    table = TABLES[type(thing)]
+    values = _values(thing)
+    if "sealed" in table.c:
+        values["sealed"] = sealed
+    tx.run(sa.insert(table).values(**values))
+
+
+def change(tx: Tx, thing: T, sealed: bytes | None = None) -> None:
+    """Keep a changed thing; `sealed` None leaves what is sealed."""
+    table = TABLES[type(thing)]
+    values = _values(thing)
+    if sealed is not None:
+        values["sealed"] = sealed
+    tx.run(sa.update(table).where(table.c.id == thing.id).values(**values))
+
+
+def remove(tx: Tx, kind: type[T], id_: str) -> None:
+    table = TABLES[kind]
+    tx.run(sa.delete(table).where(table.c.id == id_))
+
+
+def user_of(tx: Tx, kind: type[T], id_: str) -> tuple[str, str] | None:
+    """Return what kind of thing still points at this one, and its id."""
+    for column in USERS[kind]:
+        if found := tx.first(sa.select(column.table.c.id).where(column == id_).limit(1)):
+            return str(column.table.name), found.id
+    return None
+
+
+def find(tx: Tx, kind: type[T], tenant: TenantId, id_: str) -> T | None:
+    """Return one thing of this tenant."""
+    table = TABLES[kind]
+    found = tx.first(sa.select(table).where(table.c.id == id_, table.c.tenant == tenant))
+    return None if found is None else made(kind, found)
+
+
+def sealed(tx: Tx, kind: type[T], id_: str) -> bytes | None:
+    """Return what is sealed of a thing."""
+    table = TABLES[kind]
+    found = tx.first(sa.select(table.c.sealed).where(table.c.id == id_))
+    return None if found is None else found.sealed
+
+
+def listed(
+    tx: Tx, kind: type[T], tenant: TenantId, where: Mapping[str, Sequence[Any]], order: Order,
+    window: Window,
+) -> tuple[list[T], int]:  # fmt: skip
+    """Return one page of things and how many there are. `where` maps columns to allowed values."""
+    table = TABLES[kind]
+    query = sa.select(table).where(table.c.tenant == tenant)
+    for name, values in where.items():
+        column = table.c[name]
+        known = [value for value in values if value is not None]
+        test = column.in_(known)
+        query = query.where(sa.or_(test, column.is_(None)) if None in values else test)
+    rows, total = page(tx, query, table, order, window)
+    return [made(kind, row) for row in rows], total
+
+
+def some(tx: Tx, kind: type[T], tenant: TenantId, ids: Sequence[str]) -> list[T]:
+    """Return those of the things named that are there."""
+    table = TABLES[kind]
+    found = tx.all(sa.select(table).where(table.c.tenant == tenant, table.c.id.in_(ids)))
+    return [made(kind, row) for row in found]
+
+
+def _values(thing: T) -> dict[str, Any]:
+    common = {
+        "id": thing.id, "tenant": thing.tenant, "name": thing.name,
+        "created_at": thing.created_at, "updated_at": thing.updated_at,
+    }  # fmt: skip
+    match thing:
+        case Authentication():
+            return common | {
+                "type": thing.type, "platform": thing.platform, "input": dict(thing.input),
+            }  # fmt: skip
+        case Task():
+            return common | {
+                "source": thing.source, "destination": thing.destination, "action": thing.action,
+                "trigger": thing.trigger, "enabled": thing.enabled,
+                "failure_threshold": thing.failure_threshold, "table_name": thing.table,
+                "key_columns": list(thing.key), "extra": dict(thing.extra),
+            }  # fmt: skip
+        case _:
+            return common | {
+                "type": thing.type, "input": dict(thing.input),
+                "authentication": thing.authentication,
+            }  # fmt: skip
+
+
+def made(kind: type[T], row: AnyRow) -> T:
+    """Make the domain's value of a row."""
+    common = {
+        "tenant": TenantId(row.tenant), "name": row.name, "created_at": row.created_at,
+        "updated_at": row.updated_at,
+    }  # fmt: skip
+    thing: Any
+    if kind is Task:
+        thing = Task(
+            id=TaskId(row.id), source=SourceId(row.source),
+            destination=DestinationId(row.destination), action=Action(row.action),
+            trigger=TriggerType(row.trigger), enabled=row.enabled,
+            failure_threshold=row.failure_threshold, table=row.table_name,
+            key=tuple(row.key_columns), extra=row.extra, **common,
+        )  # fmt: skip
+    elif kind is Authentication:
+        thing = Authentication(
+            id=AuthenticationId(row.id), type=row.type, platform=row.platform, input=row.input,
+            **common,
+        )  # fmt: skip
+    else:
+        thing = kind(id=row.id, type=row.type, input=row.input, authentication=row.authentication,
+                     **common)  # fmt: skip
+    return thing  # type: ignore[no-any-return]  # of the kind asked for

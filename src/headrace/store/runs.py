@@ -1,0 +1,348 @@
+"""Runs: the queue. A run is claimed with a fence and a lease, and only its holder writes about it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from headrace.domain.clock import Millis
+from headrace.domain.errors import LostClaim
+from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
+from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, new_id
+from headrace.domain.run import ACTIVE, Claim, Run, RunState, Trigger
+from headrace.store import tables
+from headrace.store.database import Tx
+from headrace.store.paging import Order, Window, page
+
+run: Final = tables.run
+event: Final = tables.event
+CANDIDATES_MAX: Final = 200
+_ACTIVE: Final = tuple(ACTIVE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A queued run as the claim sees it."""
+
+    id: str
+    tenant: str
+    task: str
+    source: str
+    destination: str
+    exclusive: str | None
+    waiting_for: str | None
+
+
+def add(tx: Tx, new: Run, *, source: str, destination: str, exclusive: str | None,
+        idempotency_key: str | None) -> None:  # fmt: skip
+    """Keep a queued run."""
+    tx.run(
+        sa.insert(run).values(
+            id=new.id, tenant=new.tenant, task=new.task, source=source, destination=destination,
+            execution=new.execution, state=new.state, trigger=new.trigger, action=new.action,
+            fence=0, attempt=0, deaths=0, progress={}, failure_threshold=new.failure_threshold,
+            exclusive=exclusive, idempotency_key=idempotency_key, queued_at=new.queued_at,
+            not_before=new.not_before, updated_at=new.updated_at, events=0,
+        )
+    )  # fmt: skip
+
+
+def find(tx: Tx, tenant: TenantId, id_: str) -> Run | None:
+    found = tx.first(sa.select(run).where(run.c.id == id_, run.c.tenant == tenant))
+    return None if found is None else made(found)
+
+
+def any_tenants(tx: Tx, id_: str) -> Run | None:
+    """Return a run whoever owns it: for the server's own work, never for a caller."""
+    found = tx.first(sa.select(run).where(run.c.id == id_))
+    return None if found is None else made(found)
+
+
+def exclusive_of(tx: Tx, id_: str) -> str | None:
+    found = tx.first(sa.select(run.c.exclusive).where(run.c.id == id_))
+    return None if found is None else found.exclusive
+
+
+def started_with(tx: Tx, task: TaskId, key: str) -> Run | None:
+    """Return the run that an earlier call with the same idempotency key made."""
+    found = tx.first(sa.select(run).where(run.c.task == task, run.c.idempotency_key == key))
+    return None if found is None else made(found)
+
+
+def unfinished(tx: Tx, task: TaskId) -> Run | None:
+    """Return a queued or active run of the task."""
+    states = (RunState.QUEUED, *_ACTIVE)
+    found = tx.first(sa.select(run).where(run.c.task == task, run.c.state.in_(states)).limit(1))
+    return None if found is None else made(found)
+
+
+def last_of(tx: Tx, task: TaskId) -> Run | None:
+    """Return the task's newest run."""
+    found = tx.first(
+        sa.select(run).where(run.c.task == task).order_by(run.c.queued_at.desc()).limit(1)
+    )
+    return None if found is None else made(found)
+
+
+def listed(
+    tx: Tx, tenant: TenantId, *, task: str | None, states: Sequence[RunState] | None,
+    since: Millis | None, until: Millis | None, order: Order, window: Window,
+) -> tuple[list[Run], int]:  # fmt: skip
+    """Return one page of runs and how many there are."""
+    query = sa.select(run).where(run.c.tenant == tenant)
+    if task is not None:
+        query = query.where(run.c.task == task)
+    if states is not None:
+        query = query.where(run.c.state.in_(states))
+    if since is not None:
+        query = query.where(run.c.queued_at >= since)
+    if until is not None:
+        query = query.where(run.c.queued_at <= until)
+    rows, total = page(tx, query, run, order, window)
+    return [made(row) for row in rows], total
+
+
+def has_runs(tx: Tx, task: TaskId) -> bool:
+    return tx.first(sa.select(run.c.id).where(run.c.task == task).limit(1)) is not None
+
+
+def forget_task(tx: Tx, task: TaskId) -> None:
+    """Remove a task's runs with all that belongs to them."""
+    ids = sa.select(run.c.id).where(run.c.task == task)
+    tx.run(sa.delete(event).where(event.c.run.in_(ids)))
+    tx.run(sa.delete(tables.reject_segment).where(tables.reject_segment.c.run.in_(ids)))
+    tx.run(sa.delete(run).where(run.c.task == task))
+
+
+# The queue.
+
+
+def expired(tx: Tx) -> list[Run]:
+    """Return active runs whose holder's lease has ended."""
+    query = sa.select(run).where(run.c.state.in_(_ACTIVE), run.c.lease_until < tx.now)
+    return [made(row) for row in tx.all(query)]
+
+
+def held_by_others(tx: Tx, holder: str) -> list[Run]:
+    """Return all active runs of other holders, for a server that is alone with its store."""
+    query = sa.select(run).where(run.c.state.in_(_ACTIVE), run.c.holder != holder)
+    return [made(row) for row in tx.all(query)]
+
+
+def active_counts(tx: Tx) -> tuple[dict[str, int], set[str]]:
+    """Return active runs by limit name (`source:ID` …), and the exclusive names that are held."""
+    counts: dict[str, int] = {}
+    exclusive: set[str] = set()
+    query = sa.select(
+        run.c.tenant, run.c.task, run.c.source, run.c.destination, run.c.exclusive
+    ).where(run.c.state.in_(_ACTIVE))
+    for row in tx.all(query):
+        for name in limit_names(row):
+            counts[name] = counts.get(name, 0) + 1
+        if row.exclusive:
+            exclusive.add(row.exclusive)
+    return counts, exclusive
+
+
+def limit_names(row: Any) -> tuple[str, str, str, str]:  # Any: a row or a Waiting
+    """Return the names of the limits that a run counts towards."""
+    return (
+        f"task:{row.task}", f"source:{row.source}", f"destination:{row.destination}",
+        f"tenant:{row.tenant}",
+    )  # fmt: skip
+
+
+def limits(tx: Tx) -> dict[str, int]:
+    """Return the limits that were set, by name."""
+    return {row.name: row.runs for row in tx.all(sa.select(tables.run_limit))}
+
+
+def set_limit(tx: Tx, name: str, runs: int | None) -> None:
+    """Set or, with None, drop a limit."""
+    tx.run(sa.delete(tables.run_limit).where(tables.run_limit.c.name == name))
+    if runs is not None:
+        tx.run(sa.insert(tables.run_limit).values(name=name, runs=runs))
+
+
+def due(tx: Tx) -> list[Waiting]:
+    """Return the queued runs that may start, oldest first."""
+    query = (
+        sa.select(
+            run.c.id, run.c.tenant, run.c.task, run.c.source, run.c.destination, run.c.exclusive,
+            run.c.waiting_for,
+        )
+        .where(run.c.state == RunState.QUEUED, run.c.not_before <= tx.now)
+        .order_by(run.c.queued_at, run.c.id)
+        .limit(CANDIDATES_MAX)
+    )  # fmt: skip
+    return [Waiting(**row._mapping) for row in tx.all(query)]
+
+
+def next_due_in_ms(tx: Tx) -> int | None:
+    """Return how long it is until the next queued run may start, None if none is queued."""
+    found = tx.con.execute(
+        sa.select(sa.func.min(run.c.not_before)).where(run.c.state == RunState.QUEUED)
+    ).scalar()
+    return None if found is None else max(found - tx.now, 0)
+
+
+def tell_waiting(tx: Tx, id_: str, reason: str) -> None:
+    """Say what a queued run waits for."""
+    tx.run(sa.update(run).where(run.c.id == id_).values(waiting_for=reason, updated_at=tx.now))
+
+
+def next_fence(tx: Tx) -> int:
+    """Return a number higher than every earlier fence."""
+    counter = tables.counter
+    tx.run(
+        sa.update(counter).where(counter.c.name == "fence").values(value=counter.c.value + 1)
+    )
+    return int(tx.con.execute(sa.select(counter.c.value)).scalar_one())
+
+
+def claim(tx: Tx, id_: str, holder: str, lease_ms: int) -> Claim | None:
+    """Make `holder` the holder of a queued run; None if it is queued no more."""
+    fence = next_fence(tx)
+    changed = tx.run(
+        sa.update(run)
+        .where(run.c.id == id_, run.c.state == RunState.QUEUED)
+        .values(
+            state=RunState.RUNNING, fence=fence, holder=holder, lease_until=tx.now + lease_ms,
+            attempt=run.c.attempt + 1, waiting_for=None, updated_at=tx.now,
+            started_at=sa.func.coalesce(run.c.started_at, tx.now), progress={},
+        )
+    )  # fmt: skip
+    return Claim(run=RunId(id_), fence=fence) if changed else None
+
+
+def renew(tx: Tx, holder: str, lease_ms: int) -> dict[str, tuple[int, RunState]]:
+    """Renew the lease of every run of a holder; return fence and state of those still held."""
+    changed = (
+        sa.update(run)
+        .where(run.c.holder == holder, run.c.state.in_(_ACTIVE), run.c.lease_until >= tx.now)
+        .values(lease_until=tx.now + lease_ms)
+        .returning(run.c.id, run.c.fence, run.c.state)
+    )
+    return {row.id: (row.fence, RunState(row.state)) for row in tx.con.execute(changed)}
+
+
+def tell_progress(tx: Tx, held: Claim, progress: Mapping[str, Any], waiting: str | None) -> None:
+    """Write how far a run is; silent if the claim is lost."""
+    tx.run(
+        sa.update(run)
+        .where(*_held(tx, held))
+        .values(progress=dict(progress), waiting_for=waiting, updated_at=tx.now)
+    )
+
+
+def _held(tx: Tx, held: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        run.c.id == held.run,
+        run.c.fence == held.fence,
+        run.c.state.in_(_ACTIVE),
+        run.c.lease_until >= tx.now,
+    )
+
+
+def write(tx: Tx, held: Claim, **values: Any) -> None:
+    """Write about a run as its holder. Raises LostClaim for anybody else (invariant 3)."""
+    if not tx.run(sa.update(run).where(*_held(tx, held)).values(updated_at=tx.now, **values)):
+        raise LostClaim("This run has another holder, or an end.")
+
+
+def move(tx: Tx, id_: str, states: Sequence[RunState], **values: Any) -> bool:
+    """Write about a run that is in one of `states`, as nobody's holder."""
+    statement = sa.update(run).where(run.c.id == id_, run.c.state.in_(states))
+    return bool(tx.run(statement.values(updated_at=tx.now, **values)))
+
+
+def add_segments(tx: Tx, id_: RunId, segments: Sequence[Mapping[str, Any]]) -> None:
+    """Name the files of rejected rows that a run has: from now on they exist."""
+    there = tables.reject_segment
+    known = {row.name for row in tx.all(sa.select(there.c.name).where(there.c.run == id_))}
+    for segment in segments:
+        if segment["name"] not in known:
+            tx.run(
+                sa.insert(there).values(
+                    run=id_, name=segment["name"], rows=segment["rows"], bytes=segment["bytes"]
+                )
+            )
+
+
+def segments(tx: Tx, id_: RunId) -> list[tuple[str, int]]:
+    """Return name and rows of a run's files of rejected rows."""
+    there = tables.reject_segment
+    query = sa.select(there.c.name, there.c.rows).where(there.c.run == id_).order_by(there.c.name)
+    return [(row.name, row.rows) for row in tx.all(query)]
+
+
+def all_segments(tx: Tx) -> set[str]:
+    """Return the names of all files of rejected rows that exist."""
+    return {row.name for row in tx.all(sa.select(tables.reject_segment.c.name))}
+
+
+def unfinished_ids(tx: Tx) -> set[str]:
+    """Return the ids of all queued and active runs."""
+    states = (RunState.QUEUED, *_ACTIVE)
+    return {row.id for row in tx.all(sa.select(run.c.id).where(run.c.state.in_(states)))}
+
+
+# Events.
+
+
+def add_event(tx: Tx, id_: RunId, new: NewEvent) -> None:
+    """Write an event of a run, in the transaction of what it tells of (invariant 4)."""
+    tx.run(sa.update(run).where(run.c.id == id_).values(events=run.c.events + 1))
+    number = tx.con.execute(sa.select(run.c.events).where(run.c.id == id_)).scalar_one()
+    tx.run(
+        sa.insert(event).values(
+            id=new_id(), run=id_, number=number, kind=new.kind, status=new.status,
+            message=new.message, rows=new.rows, data=dict(new.data), at=tx.now,
+        )
+    )  # fmt: skip
+
+
+def events(
+    tx: Tx, id_: RunId, *, kinds: Sequence[str] | None, statuses: Sequence[str | None] | None,
+    since: Millis | None, until: Millis | None, after: int, order: Order, window: Window,
+) -> tuple[list[Event], int]:  # fmt: skip
+    """Return one page of a run's events and how many there are; `after` is a number."""
+    query = sa.select(event).where(event.c.run == id_, event.c.number > after)
+    if kinds is not None:
+        query = query.where(event.c.kind.in_(kinds))
+    if statuses is not None:
+        query = query.where(event.c.status.in_([s for s in statuses if s is not None]))
+    if since is not None:
+        query = query.where(event.c.at >= since)
+    if until is not None:
+        query = query.where(event.c.at <= until)
+    rows, total = page(tx, query, event, order, window)
+    return [made_event(row) for row in rows], total
+
+
+def find_event(tx: Tx, id_: RunId, event_id: str) -> Event | None:
+    found = tx.first(sa.select(event).where(event.c.run == id_, event.c.id == event_id))
+    return None if found is None else made_event(found)
+
+
+def made_event(row: Any) -> Event:
+    """Make the domain's value of a row."""
+    return Event(
+        id=EventId(row.id), run=RunId(row.run), number=row.number, kind=EventKind(row.kind),
+        status=EventStatus(row.status) if row.status else None, message=row.message,
+        rows=row.rows, data=row.data, at=row.at,
+    )  # fmt: skip
+
+
+def made(row: Any) -> Run:
+    """Make the domain's value of a row."""
+    return Run(
+        id=RunId(row.id), tenant=TenantId(row.tenant), task=TaskId(row.task),
+        execution=ExecutionId(row.execution), state=RunState(row.state),
+        trigger=Trigger(row.trigger), action=row.action, fence=row.fence, attempt=row.attempt,
+        deaths=row.deaths, waiting_for=row.waiting_for, progress=row.progress or {},
+        receipt=row.receipt, error=row.error, failure_threshold=row.failure_threshold,
+        queued_at=row.queued_at, started_at=row.started_at, finished_at=row.finished_at,
+        not_before=row.not_before, updated_at=row.updated_at,
+    )  # fmt: skip

@@ -1,0 +1,149 @@
+"""The tables. Moments are milliseconds since 1970 (UTC) by the database's clock.
+
+What must never happen is forbidden here, not hoped for: see the unique indexes.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _id() -> Column[str]:
+    return Column("id", String(36), primary_key=True)
+
+
+def _tenant() -> Column[str]:
+    return Column("tenant", ForeignKey("tenant.id"), nullable=False, index=True)
+
+
+def _times() -> tuple[Column[int], Column[int]]:
+    return (
+        Column("created_at", BigInteger, nullable=False),
+        Column("updated_at", BigInteger, nullable=False),
+    )
+
+
+tenant: Final = Table(
+    "tenant", metadata, _id(), Column("name", String(200), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+)  # fmt: skip
+
+api_key: Final = Table(
+    "api_key", metadata, _id(), _tenant(), Column("name", String(200), nullable=False),
+    Column("hash", LargeBinary, nullable=False, unique=True),
+    Column("role", String(20), nullable=False), Column("created_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+)  # fmt: skip
+
+authentication: Final = Table(
+    "authentication", metadata, _id(), _tenant(), Column("type", String(40), nullable=False),
+    Column("name", String(400), nullable=False), Column("platform", String(40)),
+    Column("input", JSON, nullable=False), Column("sealed", LargeBinary, nullable=False),
+    *_times(),
+)  # fmt: skip
+
+source: Final = Table(
+    "source", metadata, _id(), _tenant(), Column("type", String(40), nullable=False),
+    Column("name", String(400), nullable=False), Column("input", JSON, nullable=False),
+    Column("sealed", LargeBinary),
+    Column("authentication", ForeignKey("authentication.id"), index=True), *_times(),
+)  # fmt: skip
+
+destination: Final = Table(
+    "destination", metadata, _id(), _tenant(), Column("type", String(40), nullable=False),
+    Column("name", String(400), nullable=False), Column("input", JSON, nullable=False),
+    Column("sealed", LargeBinary),
+    Column("authentication", ForeignKey("authentication.id"), index=True), *_times(),
+)  # fmt: skip
+
+task: Final = Table(
+    "task", metadata, _id(), _tenant(), Column("name", String(400), nullable=False),
+    Column("source", ForeignKey("source.id"), nullable=False, index=True),
+    Column("destination", ForeignKey("destination.id"), nullable=False, index=True),
+    Column("action", String(20), nullable=False), Column("trigger", String(20), nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("failure_threshold", Integer, nullable=False), Column("table_name", String(400)),
+    Column("key_columns", JSON, nullable=False), Column("extra", JSON, nullable=False), *_times(),
+)  # fmt: skip
+
+run: Final = Table(
+    "run", metadata, _id(), _tenant(),
+    Column("task", ForeignKey("task.id"), nullable=False),
+    Column("source", String(36), nullable=False), Column("destination", String(36), nullable=False),
+    Column("execution", String(36), nullable=False, index=True),
+    Column("state", String(20), nullable=False), Column("trigger", String(20), nullable=False),
+    Column("action", String(20), nullable=False),
+    Column("fence", BigInteger, nullable=False, default=0),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("deaths", Integer, nullable=False, default=0),
+    Column("holder", String(80)), Column("lease_until", BigInteger),
+    Column("exclusive", String(500)), Column("waiting_for", Text),
+    Column("progress", JSON, nullable=False), Column("receipt", JSON), Column("error", JSON),
+    Column("token", Text), Column("failure_threshold", Integer, nullable=False),
+    Column("idempotency_key", String(255)),
+    Column("events", Integer, nullable=False, default=0),
+    Column("queued_at", BigInteger, nullable=False), Column("started_at", BigInteger),
+    Column("finished_at", BigInteger), Column("not_before", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    UniqueConstraint("task", "idempotency_key"),
+    # Never two runs of a task at once, even if the code is wrong.
+    Index(
+        "uq_run_one_active", "task", unique=True,
+        sqlite_where=text("state in ('running','cancelling')"),
+        postgresql_where=text("state in ('running','cancelling')"),
+    ),
+    Index("ix_run_queue", "state", "not_before", "queued_at"),
+    Index("ix_run_listed", "tenant", "queued_at"),
+    Index("ix_run_task", "task", "queued_at"),
+)  # fmt: skip
+
+event: Final = Table(
+    "event", metadata, _id(),
+    Column("run", ForeignKey("run.id"), nullable=False),
+    Column("number", Integer, nullable=False), Column("kind", String(20), nullable=False),
+    Column("status", String(20)), Column("message", Text, nullable=False),
+    Column("rows", BigInteger, nullable=False), Column("data", JSON, nullable=False),
+    Column("at", BigInteger, nullable=False), UniqueConstraint("run", "number"),
+    Index("ix_event_at", "run", "at"),
+)  # fmt: skip
+
+reject_segment: Final = Table(
+    "reject_segment", metadata,
+    Column("run", ForeignKey("run.id"), primary_key=True),
+    Column("name", String(200), primary_key=True), Column("rows", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+)  # fmt: skip
+
+counter: Final = Table(
+    "counter", metadata, Column("name", String(40), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)  # fmt: skip
+
+run_limit: Final = Table(
+    "run_limit", metadata, Column("name", String(200), primary_key=True),
+    Column("runs", Integer, nullable=False),
+)  # fmt: skip
