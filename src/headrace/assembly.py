@@ -34,6 +34,7 @@ def work(order: Order, journal: Journal) -> Receipt:
     with spooled(Path(order.data_dir) / "spool" / "work" if order.data_dir else None) as spool:
         tools = tools_for(order, spool, journal)
         built = build(order, tools)
+        spec = registry.destination(order.destination_type).spec
         plan = Plan(
             run=order.run,
             scope=order.scope,
@@ -42,7 +43,8 @@ def work(order: Order, journal: Journal) -> Receipt:
             table=built.table,
             action=Action(order.action),
             key=built.key,
-            documents=registry.destination(order.destination_type).spec.documents,
+            documents=spec.documents,
+            refuses_nul=spec.refuses_nul,
             failure_threshold=order.failure_threshold,
             rejects_max=order.rejects_max,
             memory_bytes=order.memory_bytes,

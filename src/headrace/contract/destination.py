@@ -83,7 +83,10 @@ class Load(Protocol):
         """
 
     def abort(self) -> None:
-        """Forget what was staged; may be called at any time, and twice."""
+        """Forget what was staged; may be called at any time, and twice. `begin` may follow."""
+
+    def close(self) -> None:
+        """Let go of everything; may be called at any time, and twice."""
 
 
 class Destination(Protocol):

@@ -19,6 +19,7 @@ class Spec:
     """What the product knows of a connector without starting it.
 
     `actions` is empty for a source. `documents`: it stores whole JSON documents, not columns.
+    `refuses_nul`: its texts cannot hold the character U+0000.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Spec:
     config: type[Config]
     actions: frozenset[Action] = frozenset()
     documents: bool = False
+    refuses_nul: bool = False
 
 
 C = TypeVar("C", bound=Config)

@@ -84,7 +84,7 @@ def execute(
                 landed = load.write(
                     Rows(
                         con=con, sql=f"select * from {STAGE}", columns=staged.columns,
-                        with_file=stager.with_file,
+                        with_file=stager.with_file, with_attributes=stager.with_attributes,
                     )
                 )  # fmt: skip
                 _same_landed(staged, landed, with_file=stager.with_file)
@@ -117,6 +117,8 @@ def execute(
     except BaseException:
         load.abort()
         raise
+    finally:
+        load.close()
 
 
 class RejectsTo:

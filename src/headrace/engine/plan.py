@@ -24,6 +24,7 @@ class Plan:
     action: Action
     key: tuple[str, ...]
     documents: bool
+    refuses_nul: bool
     failure_threshold: float
     rejects_max: int
     memory_bytes: int

@@ -16,7 +16,7 @@ import msgspec
 
 from headrace.connectors.families import sql
 from headrace.connectors.families.paging import page_of
-from headrace.contract.columns import FILE, Column, duckdb_type, literal, quoted
+from headrace.contract.columns import ATTRIBUTES, FILE, Column, duckdb_type, literal, quoted
 from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
@@ -219,7 +219,7 @@ class DuckdbLoad:
         apply = sql.Apply(
             query=self._query, table=self._table, stage=self.stage, columns=columns,
             key=target.key, with_file=with_file,
-            with_attributes=sql.ATTRIBUTES in dict(self._columns(STAGE)),
+            has_attribute=_has_attribute if ATTRIBUTES in dict(self._columns(STAGE)) else None,
         )  # fmt: skip
         counts = apply.run(target.action)
         con.execute(f"drop table {self.stage}")
@@ -306,6 +306,10 @@ class DuckdbLoad:
         if not self._closed:
             self.abort()
             self._close()
+
+
+def _has_attribute(name: str) -> str:
+    return f"list_contains(s.{ATTRIBUTES}::json::varchar[], {literal(name)})"
 
 
 def _our_type(type_: str) -> str:

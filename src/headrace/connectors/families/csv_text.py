@@ -8,9 +8,8 @@ against it wherever the two could differ.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from headrace.domain.rejected import Rule
 
@@ -18,8 +17,7 @@ LINE_BYTES_MAX: Final = 2_000_000  # of one record; DuckDB's own limit is 2 MiB
 BOM: Final = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record as it stands: `text` without its line end; `fault` if it has no cells."""
 
     line: int
@@ -36,9 +34,9 @@ class CsvText:
         self.delimiter = delimiter.encode()
         self.quote = quote.encode()
         d, q = re.escape(self.delimiter), re.escape(self.quote)
-        body = rb"(?:[^%b]|%b%b)*" % (q, q, q)
-        plain = rb"(?! *%b)[^%b\n]*" % (q, d)
-        cell = rb"(?: *%b%b%b *|%b)" % (q, body, q, plain)
+        body = rb"[^%b]*+(?:%b%b[^%b]*+)*+" % (q, q, q, q)
+        plain = rb"(?! *%b)[^%b\n]*+" % (q, d)
+        cell = rb"(?: *+%b%b%b *+|%b)" % (q, body, q, plain)
         more = rb"(?:%b%b)*+" % (d, cell)
         end = rb"\r?\n?"
         self._whole = re.compile(cell + more + end)
@@ -79,8 +77,8 @@ class CsvText:
                 elif quote not in line:
                     if columns == 1 or line.strip(b"\r\n"):
                         yield self._record(line_no, offset, [line], len(line))
-                elif self._whole.fullmatch(line):
-                    yield self._record(line_no, offset, [line], len(line))
+                elif (cells := self._plainly_quoted(line)) or self._whole.fullmatch(line):
+                    yield self._record(line_no, offset, [line], len(line), cells)
                 elif self._opens.fullmatch(line):
                     held, held_bytes, start, start_line = [line], len(line), offset, line_no
                 else:
@@ -89,11 +87,24 @@ class CsvText:
         if held:
             yield Record(start_line, start, b"".join(held), 0, Rule.UNTERMINATED_QUOTE)
 
+    def _plainly_quoted(self, line: bytes) -> int:
+        """Return the number of cells of a line with the plainest quoting; 0 asks to look closer."""
+        outside = line.split(self.quote)[::2]
+        d = self.delimiter
+        if line.count(self.quote) & 1 or (outside[0] and not outside[0].endswith(d)):
+            return 0
+        if outside[-1] and not outside[-1].startswith((d, b"\n", b"\r\n")):
+            return 0
+        for piece in outside[1:-1]:
+            if piece and not (piece.startswith(d) and piece.endswith(d)):
+                return 0
+        return sum(piece.count(d) for piece in outside) + 1
+
     def _still_open(self, line: bytes) -> bool:
         inside = line.replace(self.quote * 2, b"")
         return self.quote not in inside or bool(self._closes_and_opens.fullmatch(line))
 
-    def _record(self, line: int, byte: int, parts: list[bytes], size: int) -> Record:
+    def _record(self, line: int, byte: int, parts: list[bytes], size: int, cells: int = 0) -> Record:
         text = parts[0] if len(parts) == 1 else b"".join(parts)
         if size > LINE_BYTES_MAX:
             return Record(line, byte, text, 0, Rule.TOO_LONG)
@@ -104,6 +115,8 @@ class CsvText:
                 text.decode()
             except UnicodeDecodeError:
                 return Record(line, byte, text, 0, Rule.BAD_ENCODING)
+        if cells:
+            return Record(line, byte, text, cells, None)
         bare = self._quoted_cell.sub(rb"\1", text) if self.quote in text else text
         return Record(line, byte, text, bare.count(self.delimiter) + 1, None)
 

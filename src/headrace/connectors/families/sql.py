@@ -29,7 +29,7 @@ class Apply:
     columns: Sequence[str]
     key: Sequence[str]
     with_file: bool
-    with_attributes: bool = False
+    has_attribute: Callable[[str], str] | None = None  # SQL: does the row carry it?
 
     def run(self, action: Action) -> Counts:
         """Apply the stage in the caller's transaction; every count is measured there."""
@@ -74,13 +74,9 @@ class Apply:
 
     def _new_value(self, name: str) -> str:
         column = quoted(name)
-        if not self.with_attributes:
+        if self.has_attribute is None:
             return f"s.{column}"
-        escaped = name.replace("'", "''")
-        return (
-            f"case when list_contains(s.{quoted(ATTRIBUTES)}, '{escaped}')"
-            f" then s.{column} else t.{column} end"
-        )
+        return f"case when {self.has_attribute(name)} then s.{column} else t.{column} end"
 
     @property
     def _on(self) -> str:

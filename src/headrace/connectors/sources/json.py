@@ -108,12 +108,13 @@ class JsonScan:
 
     def _types(self, objects: str) -> dict[str, str]:
         found = self._con.execute(
-            "select name, list(distinct type), min(seen) from (select row_number() over () seen,"
+            "select name, list(distinct type), min(seen), min(place) from (select"
+            " row_number() over () as seen, unnest(range(len(json_keys(doc)))) as place,"
             " unnest(json_keys(doc)) as name, unnest(list_transform(json_keys(doc), lambda k:"
             " json_type(doc, '/' || replace(replace(k, '~', '~0'), '/', '~1')))) as type"
-            f" from {objects}) group by name order by 3, 1 limit {COLUMNS_MAX + 1}"
+            f" from {objects}) group by name order by 3, 4 limit {COLUMNS_MAX + 1}"
         ).fetchall()
-        return {name: _type_of(set(kinds)) for name, kinds, _ in found}
+        return {name: _type_of(set(kinds)) for name, kinds, _, _ in found}
 
     def relation(self, files: Sequence[File], *, with_file: bool) -> str:
         options = (

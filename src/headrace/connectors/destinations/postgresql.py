@@ -1,0 +1,503 @@
+"""Tables in PostgreSQL.
+
+Three overlapped steps fill a stage: DuckDB's scan, binary encoding, COPY. Everything from the first
+row to the commit is one transaction, so that a load which ends anywhere leaves nothing.
+"""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, ClassVar, Final
+
+import msgspec
+import psycopg
+from psycopg import conninfo, errors, sql as pgsql
+
+from headrace.connectors.families import sql
+from headrace.connectors.families.paging import page_of
+from headrace.contract.columns import ATTRIBUTES, FILE, Column, decimal_of, quoted
+from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
+from headrace.contract.spec import Config, Spec
+from headrace.contract.tools import Tools
+from headrace.domain.errors import (
+    HeadraceError,
+    LostClaim,
+    Misconfigured,
+    NotFound,
+    Refused,
+    Unavailable,
+)
+from headrace.domain.secret import Secret
+from headrace.domain.task import Action
+from headrace.observe import faults
+
+BATCH_ROWS: Final = 16_384
+QUEUED_BATCHES: Final = 8
+NAME_BYTES_MAX: Final = 63
+LOCK_TIMEOUT_MS: Final = 2_000
+LOCK_TRIES: Final = 15
+CONNECT_S: Final = 10
+SETUP_LOCK: Final = 0x68656164726163
+
+
+class PostgresqlConfig(Config, frozen=True, kw_only=True):
+    """What a user fills in for PostgreSQL."""
+
+    url: Annotated[
+        Secret, msgspec.Meta(title="URL", description="postgresql://user:password@host/database")
+    ]
+    schema: str = "public"
+    table: str | None = None
+
+
+class Postgresql:
+    """One PostgreSQL database."""
+
+    spec: ClassVar[Spec] = Spec(
+        name="postgresql", title="PostgreSQL", config=PostgresqlConfig,
+        actions=frozenset(Action), refuses_nul=True,
+    )  # fmt: skip
+
+    def __init__(self, config: PostgresqlConfig, tools: Tools) -> None:
+        self._config = config
+        self._tools = tools
+
+    def check(self) -> None:
+        with _told(), self._connected() as con:
+            con.execute("select 1")
+
+    def table_for(self, wanted: str | None, stream: str) -> str:
+        return wanted or self._config.table or stream
+
+    def exclusive(self) -> str | None:
+        return None
+
+    def load(self, target: Target) -> Load:
+        if target.table.startswith(("_headrace_", "__headrace_")):
+            raise Misconfigured(f"{target.table!r} cannot be a table's name.", field="table")
+        _fit_name(target.table, "table")
+        with _told():
+            return PostgresqlLoad(self._connect(), self._config.schema, target)
+
+    def read(self, table: str, limit: int, cursor: str | None) -> Page:
+        name = pgsql.Identifier(self._config.schema, table)
+        with _told(), self._connected() as con:
+            try:
+                found = con.execute(
+                    pgsql.SQL(
+                        "select ctid::text, * from {} where ctid >= %s::tid order by ctid limit %s"
+                    ).format(name),
+                    [cursor or "(0,0)", limit + 1],
+                )
+            except errors.UndefinedTable as error:
+                raise NotFound(
+                    f"There is no table {table!r} yet.", hint="Has a run succeeded?"
+                ) from error
+            except errors.InvalidTextRepresentation as error:
+                raise Misconfigured(
+                    "cursor is not one that this list gave.", field="cursor"
+                ) from error
+            names = [column.name for column in found.description or ()][1:]
+            return page_of(names, found.fetchall(), limit)
+
+    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+        try:
+            parts: dict[str, Any] = conninfo.conninfo_to_dict(self._config.url.reveal())
+        except psycopg.ProgrammingError as error:
+            raise Misconfigured("input.url is not a PostgreSQL URL.", field="input.url") from error
+        host = str(parts.get("host") or "localhost")
+        if not host.startswith("/"):  # a socket in a folder needs no guard
+            parts["hostaddr"] = self._tools.guard_host(host, int(parts.get("port") or 5432))
+            parts["host"] = host
+        parts.setdefault("connect_timeout", CONNECT_S)
+        parts.setdefault("application_name", "headrace")
+        parts |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+        return psycopg.connect(**parts)
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        con = self._connect()
+        try:
+            yield con
+        finally:
+            con.close()
+
+    def close(self) -> None:
+        pass
+
+
+def _fit_name(name: str, field: str) -> None:
+    if not name or len(name.encode()) > NAME_BYTES_MAX:
+        raise Misconfigured(
+            f"{name!r} cannot be a name in PostgreSQL: it has 1 to {NAME_BYTES_MAX} bytes.",
+            field=field,
+        )
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Translate what the driver says."""
+    try:
+        yield
+    except HeadraceError:
+        raise
+    except (errors.DiskFull, errors.InsufficientPrivilege, errors.InvalidSchemaName) as error:
+        raise Refused(f"PostgreSQL refused: {_line(error)}") from error
+    except (errors.InvalidPassword, errors.InvalidAuthorizationSpecification) as error:
+        raise Refused(f"PostgreSQL refused: {_line(error)}", field="input.url") from error
+    except errors.InvalidCatalogName as error:
+        raise Refused(f"PostgreSQL refused: {_line(error)}", field="input.url") from error
+    except psycopg.OperationalError as error:
+        text = _line(error)
+        if "authentication failed" in text or ("database" in text and "does not exist" in text):
+            raise Refused(f"PostgreSQL refused: {text}", field="input.url") from error
+        raise Unavailable(f"PostgreSQL does not answer: {text}") from error
+    except psycopg.Error as error:
+        raise Refused(f"PostgreSQL refused: {_line(error)}") from error
+
+
+def _line(error: psycopg.Error) -> str:
+    return (error.diag.message_primary or str(error).splitlines()[0] if str(error) else "")[:300]
+
+
+class PostgresqlLoad:
+    """One load into one table."""
+
+    stages = False
+    stage = ""
+    con = None
+
+    def __init__(
+        self, con: psycopg.Connection[tuple[Any, ...]], schema: str, target: Target
+    ) -> None:
+        self._con = con
+        self._schema = schema
+        self._target = target
+        self._table = f"{quoted(schema)}.{quoted(target.table)}"
+        self._stage_name = f"__headrace_stage_{target.scope[:8]}_{target.fence}"
+        self._stage = f"{quoted(schema)}.{quoted(self._stage_name)}"
+        self._fences = f"{quoted(schema)}.{sql.FENCES}"
+        self._commits = f"{quoted(schema)}.{sql.COMMITS}"
+        self._columns: list[Column] = []
+        self._internal: list[str] = []
+
+    def begin(self) -> str | None:
+        with _told():
+            con, target = self._con, self._target
+            con.execute("select pg_advisory_xact_lock(%s)", [SETUP_LOCK])
+            con.execute(
+                f"create table if not exists {self._fences}"
+                " (scope text primary key, fence bigint not null)"
+            )
+            con.execute(
+                f"create table if not exists {self._commits} (token text primary key, fence bigint"
+                " not null, note text not null, committed_at timestamptz default now())"
+            )
+            if found := con.execute(
+                f"select note from {self._commits} where token = %s", [target.token]
+            ).fetchone():
+                con.rollback()
+                return str(found[0])
+            con.execute(
+                f"insert into {self._fences} as f values (%s, %s) on conflict (scope) do update"
+                " set fence = excluded.fence where f.fence < excluded.fence",
+                [target.scope, target.fence],
+            )
+            self._check_fence()
+            con.commit()
+        return None
+
+    def _check_fence(self) -> None:
+        found = self._con.execute(
+            f"select fence from {self._fences} where scope = %s for update", [self._target.scope]
+        ).fetchone()
+        if found and found[0] > self._target.fence:
+            raise LostClaim("A newer attempt loads this table.")
+
+    def write(self, rows: Rows) -> dict[str, int]:
+        with _told():
+            if not self._columns:
+                self._make_stage(rows)
+            internal = [name for name in self._internal]
+            names = ", ".join(map(quoted, [*(c.name for c in self._columns), *internal]))
+            # The stage was made in this transaction, so FREEZE is safe: nobody else sees it.
+            cursor = self._con.cursor()
+            with cursor.copy(
+                f"copy {self._stage} ({names}) from stdin (format binary, freeze)"
+            ) as copy:
+                for chunk in _Encoded(rows, names):
+                    copy.write(chunk)
+            landed = cursor.rowcount
+            cursor.close()
+            if not rows.with_file:
+                return {"": landed}
+            found = self._con.execute(f"select {FILE}, count(*) from {self._stage} group by 1")
+            self._check_total(total := dict(found.fetchall()), landed)
+            return total
+
+    def _check_total(self, total: dict[str, int], landed: int) -> None:
+        self._landed = getattr(self, "_landed", 0) + landed
+        if sum(total.values()) != self._landed:
+            raise Refused("PostgreSQL counts other rows in the stage than COPY told.")
+
+    def _make_stage(self, rows: Rows) -> None:
+        self._columns = list(rows.columns)
+        self._internal = [FILE] * rows.with_file + [ATTRIBUTES] * rows.with_attributes
+        for column in self._columns:
+            _fit_name(column.name, f"column {column.name}")
+        defined = [f"{quoted(c.name)} {_pg_type(c.type)}" for c in self._columns]
+        defined += [f"{name} text" for name in self._internal]
+        self._con.execute(f"create table {self._stage} ({', '.join(defined)})")
+
+    def commit(self, sign: Callable[[Counts], str]) -> Counts:
+        with _told():
+            con, target = self._con, self._target
+            self._check_fence()
+            counts = self._apply()
+            found = con.execute(f"select count(*) from {self._table}").fetchone() if (
+                self._exists()
+            ) else (0,)
+            counts.rows_after = found[0] if found else None
+            note = sign(counts)
+            con.execute(
+                f"insert into {self._commits} (token, fence, note) values (%s, %s, %s)",
+                [target.token, target.fence, note],
+            )
+            con.commit()
+            con.close()
+        return counts
+
+    def _query(self, text: str) -> list[tuple[Any, ...]]:
+        found = self._con.execute(text)
+        return found.fetchall() if found.description else []
+
+    def _exists(self) -> bool:
+        return bool(
+            self._con.execute("select to_regclass(%s) is not null", [self._table]).fetchone()[0]  # type: ignore[index]  # one row
+        )
+
+    def _apply(self) -> Counts:
+        target, exists = self._target, self._exists()
+        if exists:
+            self._refuse_view()
+        if target.action is Action.PARTIAL_NO_CREATE and not exists:
+            counts = Counts(filtered=self._stage_counts())
+            self._con.execute(f"drop table {self._stage}")
+            return counts
+        if not exists or (target.action is Action.REPLACE and not self._has_dependants()):
+            return self._swap(exists=exists)
+        self._evolve()
+        if target.key:
+            self._con.execute(f"analyze {self._stage}")
+            self._con.execute(f"lock table {self._table} in share row exclusive mode")
+        counts = sql.Apply(
+            query=self._query, table=self._table, stage=self._stage,
+            columns=[column.name for column in self._columns], key=target.key,
+            with_file=FILE in self._internal,
+            has_attribute=_has_attribute if ATTRIBUTES in self._internal else None,
+        ).run(target.action)  # fmt: skip
+        self._con.execute(f"drop table {self._stage}")
+        return counts
+
+    def _stage_counts(self) -> dict[str, int]:
+        file = FILE if FILE in self._internal else "''::text"
+        return dict(self._query(f"select {file}, count(*) from {self._stage} group by 1"))
+
+    def _swap(self, *, exists: bool) -> Counts:
+        counts = Counts(inserted=self._stage_counts())
+        for name in self._internal:
+            self._con.execute(f"alter table {self._stage} drop column {name}")
+        for attempt in range(LOCK_TRIES):
+            try:
+                with self._con.transaction():
+                    self._con.execute(f"set local lock_timeout = {LOCK_TIMEOUT_MS}")
+                    if exists:
+                        self._con.execute(f"lock table {self._table} in access exclusive mode")
+                        counts.replaced_out = self._query(f"select count(*) from {self._table}")[0][0]
+                        self._con.execute(f"drop table {self._table}")
+                    faults.reach("child.in_commit")
+                    self._con.execute(
+                        f"alter table {self._stage} rename to {quoted(self._target.table)}"
+                    )
+            except errors.LockNotAvailable:
+                if attempt + 1 == LOCK_TRIES:
+                    raise Unavailable(
+                        f"Somebody has held the table {self._target.table!r} for"
+                        f" {LOCK_TRIES * LOCK_TIMEOUT_MS // 1000} s."
+                    ) from None
+            else:
+                break
+        return counts
+
+    def _refuse_view(self) -> None:
+        kind = self._con.execute(
+            "select relkind from pg_class where oid = to_regclass(%s)", [self._table]
+        ).fetchone()
+        if kind and kind[0] not in ("r", "p"):
+            raise Refused(f"{self._target.table!r} is not a table.", field="table")
+
+    def _has_dependants(self) -> bool:
+        """Tell whether a rename would lose something that hangs on the table."""
+        found = self._con.execute(
+            """
+            select relacl is not null or relhasindex or relhastriggers or relkind = 'p'
+                or exists (select from pg_constraint where conrelid = c.oid or confrelid = c.oid)
+                or exists (select from pg_description where objoid = c.oid)
+                or exists (select from pg_policy where polrelid = c.oid)
+                or exists (select from pg_attrdef where adrelid = c.oid)
+                or exists (select from pg_inherits where inhrelid = c.oid or inhparent = c.oid)
+                or exists (select from pg_publication_rel where prrelid = c.oid)
+                or exists (select from pg_depend d join pg_rewrite r on r.oid = d.objid
+                           where d.refobjid = c.oid and r.ev_class <> c.oid)
+            from pg_class c where c.oid = to_regclass(%s)
+            """,
+            [self._table],
+        ).fetchone()
+        return bool(found and found[0])
+
+    def _evolve(self) -> None:
+        there = {
+            name.casefold(): _our_type(type_)
+            for name, type_ in self._con.execute(
+                "select attname, format_type(atttypid, atttypmod) from pg_attribute"
+                " where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped",
+                [self._table],
+            ).fetchall()
+        }
+        add, widen = sql.evolution(self._target.table, there, self._columns)
+        for column in add:
+            self._con.execute(
+                f"alter table {self._table} add column {quoted(column.name)} {_pg_type(column.type)}"
+            )
+        for column in widen:
+            self._con.execute(
+                f"alter table {self._table} alter {quoted(column.name)}"
+                f" type {_pg_type(column.type)}"
+            )
+
+    def abort(self) -> None:
+        self._columns = []
+        self._landed = 0
+        with contextlib.suppress(psycopg.Error):
+            self._con.rollback()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        with contextlib.suppress(psycopg.Error):
+            self._con.close()
+
+
+class _Encoded:
+    """Rows in COPY's binary form: a thread scans, a thread encodes, the caller sends."""
+
+    def __init__(self, rows: Rows, names: str) -> None:
+        self._rows = rows
+        self._sql = f"select {names} from ({rows.sql})"
+        self._batches: queue.Queue[Any] = queue.Queue(QUEUED_BATCHES)
+        self._chunks: queue.Queue[Any] = queue.Queue(QUEUED_BATCHES)
+        self._stop = threading.Event()
+
+    def __iter__(self) -> Iterator[bytes]:
+        threads = [
+            threading.Thread(target=self._guarded, args=(step, out), daemon=True)
+            for step, out in ((self._scan, self._batches), (self._encode, self._chunks))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield from self._taken(self._chunks)
+        finally:
+            self._stop.set()
+            self._rows.con.interrupt() if threads[0].is_alive() else None
+            for thread in threads:
+                thread.join()
+
+    def _taken(self, source: "queue.Queue[Any]") -> Iterator[Any]:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                item = source.get(timeout=0.5)
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+            if self._stop.is_set():
+                return
+
+    def _put(self, target: "queue.Queue[Any]", item: Any) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Full):
+                target.put(item, timeout=0.5)
+                return
+
+    def _guarded(self, step: Callable[[], None], out: "queue.Queue[Any]") -> None:
+        try:
+            step()
+        except BaseException as error:  # handed to whoever waits, never lost
+            self._put(out, error)
+        else:
+            self._put(out, None)
+
+    def _scan(self) -> None:
+        reader = self._rows.con.execute(self._sql).fetch_record_batch(BATCH_ROWS)
+        self._put(self._batches, reader.schema)
+        first = True
+        for batch in reader:
+            self._put(self._batches, batch)
+            if first:
+                faults.reach("child.half_staged")
+                first = False
+
+    def _encode(self) -> None:
+        from pgpq import ArrowToPostgresBinaryEncoder, encoders, schema
+
+        taken = self._taken(self._batches)
+        arrow = next(taken)
+        made = {
+            field.name: encoders.StringEncoderBuilder.new_with_output(field, schema.Jsonb())
+            if self._is_json(field.name)
+            else ArrowToPostgresBinaryEncoder.infer_encoder(field)
+            for field in arrow
+        }
+        encoder = ArrowToPostgresBinaryEncoder.new_with_encoders(arrow, made)
+        self._put(self._chunks, encoder.write_header())
+        for batch in taken:
+            self._put(self._chunks, encoder.write_batch(batch))
+        self._put(self._chunks, encoder.finish())
+
+    def _is_json(self, name: str) -> bool:
+        return any(c.name == name and c.type == "json" for c in self._rows.columns)
+
+
+def _has_attribute(name: str) -> str:
+    return "s.{}::jsonb ? '{}'".format(ATTRIBUTES, name.replace("'", "''").replace("%", "%%"))
+
+
+def _pg_type(type_: str) -> str:
+    if found := decimal_of(type_):
+        return f"numeric({found[0]},{found[1]})"
+    ours = {
+        "string": "text", "integer": "bigint", "float": "double precision", "boolean": "boolean",
+        "json": "jsonb", "date": "date", "time": "time", "timestamp": "timestamp",
+    }  # fmt: skip
+    if type_ not in ours:
+        raise Misconfigured(f"PostgreSQL has no column type for {type_}.", hint="Map it to json.")
+    return ours[type_]
+
+
+def _our_type(type_: str) -> str:
+    if type_.startswith("numeric("):
+        return type_.replace("numeric", "decimal")
+    if type_.startswith("character varying"):
+        return "string"
+    theirs = {
+        "text": "string", "bigint": "integer", "integer": "integer", "smallint": "integer",
+        "double precision": "float", "real": "float", "boolean": "boolean", "jsonb": "json",
+        "json": "json", "date": "date", "time without time zone": "time",
+        "timestamp without time zone": "timestamp", "timestamp with time zone": "timestamp",
+    }  # fmt: skip
+    return theirs.get(type_, f"native:{type_}")
+
+
+CONNECTOR: Final[DestinationMaker] = Postgresql  # type: ignore[assignment]  # narrower config
