@@ -52,11 +52,14 @@ class RowCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a record stands in its file. `record` and `line` from 1, `byte` from 0."""
+    """Where a record stands in its file. `record` and `line` from 1, `byte` from 0.
+
+    `line` and `byte` are None in a file that has none (Parquet).
+    """
 
     record: int
-    line: int
-    byte: int
+    line: int | None
+    byte: int | None
     raw: str
     raw_cut: bool
 

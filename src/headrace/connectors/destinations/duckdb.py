@@ -215,11 +215,11 @@ class DuckdbLoad:
             return Counts(filtered=self._stage_counts(with_file=with_file))
         if not exists or (target.action is Action.REPLACE and not self._has_dependants()):
             return self._swap(exists=exists, with_file=with_file)
-        self._evolve(columns)
+        nulls = self._evolve(columns)
         apply = sql.Apply(
             query=self._query, table=self._table, stage=self.stage, columns=columns,
             key=target.key, with_file=with_file,
-            has_attribute=_has_attribute if ATTRIBUTES in dict(self._columns(STAGE)) else None,
+            nulls=nulls, has_attribute=_has_attribute if ATTRIBUTES in dict(self._columns(STAGE)) else None,
         )  # fmt: skip
         counts = apply.run(target.action)
         con.execute(f"drop table {self.stage}")
@@ -272,22 +272,27 @@ class DuckdbLoad:
             )
         )
 
-    def _evolve(self, columns: list[str]) -> None:
+    def _evolve(self, columns: list[str]) -> frozenset[str]:
         there = {name.casefold(): _our_type(type_) for name, type_ in self._columns(self._target.table)}
         coming = [
             Column(name, _our_type(type_)) for name, type_ in self._columns(STAGE) if name in columns
         ]
-        add, widen = sql.evolution(self._target.table, there, coming)
-        for column in add:
+        found = sql.evolution(self._target.table, there, coming, self._is_empty)
+        for column in found.add:
             self._con.execute(
                 f"alter table {self._table} add column {quoted(column.name)}"
                 f" {duckdb_type(column.type)}"
             )
-        for column in widen:
+        for column in found.widen:
             self._con.execute(
                 f"alter table {self._table} alter {quoted(column.name)} type"
                 f" {duckdb_type(column.type)}"
             )
+
+        return found.nulls
+
+    def _is_empty(self, name: str) -> bool:
+        return self._query(f"select count({quoted(name)}) from {self.stage}")[0][0] == 0
 
     def abort(self) -> None:
         if self._closed:

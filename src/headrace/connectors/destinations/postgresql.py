@@ -287,7 +287,7 @@ class PostgresqlLoad:
             return counts
         if not exists or (target.action is Action.REPLACE and not self._has_dependants()):
             return self._swap(exists=exists)
-        self._evolve()
+        nulls = self._evolve()
         if target.key:
             self._con.execute(f"analyze {self._stage}")
             self._con.execute(f"lock table {self._table} in share row exclusive mode")
@@ -295,7 +295,7 @@ class PostgresqlLoad:
             query=self._query, table=self._table, stage=self._stage,
             columns=[column.name for column in self._columns], key=target.key,
             with_file=FILE in self._internal,
-            has_attribute=_has_attribute if ATTRIBUTES in self._internal else None,
+            nulls=nulls, has_attribute=_has_attribute if ATTRIBUTES in self._internal else None,
         ).run(target.action)  # fmt: skip
         self._con.execute(f"drop table {self._stage}")
         return counts
@@ -356,7 +356,7 @@ class PostgresqlLoad:
         ).fetchone()
         return bool(found and found[0])
 
-    def _evolve(self) -> None:
+    def _evolve(self) -> frozenset[str]:
         there = {
             name.casefold(): _our_type(type_)
             for name, type_ in self._con.execute(
@@ -365,16 +365,21 @@ class PostgresqlLoad:
                 [self._table],
             ).fetchall()
         }
-        add, widen = sql.evolution(self._target.table, there, self._columns)
-        for column in add:
+        found = sql.evolution(self._target.table, there, self._columns, self._is_empty)
+        for column in found.add:
             self._con.execute(
                 f"alter table {self._table} add column {quoted(column.name)} {_pg_type(column.type)}"
             )
-        for column in widen:
+        for column in found.widen:
             self._con.execute(
                 f"alter table {self._table} alter {quoted(column.name)}"
                 f" type {_pg_type(column.type)}"
             )
+
+        return found.nulls
+
+    def _is_empty(self, name: str) -> bool:
+        return self._query(f"select count({quoted(name)}) from {self._stage}")[0][0] == 0
 
     def abort(self) -> None:
         self._columns = []

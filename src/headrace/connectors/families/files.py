@@ -50,12 +50,12 @@ class Body:
     own: bool  # it lies in the spool and may be rewritten
 
 
-def gather(config: FilesConfig, tools: Tools) -> Iterator[File]:
-    """Fetch, unpack and recode what `config` names; yield it in listing order."""
+def gather(config: FilesConfig, tools: Tools, *, text: bool = True) -> Iterator[File]:
+    """Fetch, unpack and, if it is text, recode what `config` names; yield it in listing order."""
     encoding = _codec(config.encoding)
     for body in _bodies(config, tools):
         for plain in _unpacked(body, tools):
-            recoded = _recoded(plain, encoding, tools)
+            recoded = _recoded(plain, encoding, tools) if text else plain
             yield File(
                 name=recoded.name,
                 path=str(recoded.path),

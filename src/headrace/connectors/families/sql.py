@@ -30,6 +30,7 @@ class Apply:
     key: Sequence[str]
     with_file: bool
     has_attribute: Callable[[str], str] | None = None  # SQL: does the row carry it?
+    nulls: frozenset[str] = frozenset()  # columns without any value, whatever their type
 
     def run(self, action: Action) -> Counts:
         """Apply the stage in the caller's transaction; every count is measured there."""
@@ -74,9 +75,10 @@ class Apply:
 
     def _new_value(self, name: str) -> str:
         column = quoted(name)
+        value = "null" if name in self.nulls else f"s.{column}"
         if self.has_attribute is None:
-            return f"s.{column}"
-        return f"case when {self.has_attribute(name)} then s.{column} else t.{column} end"
+            return value
+        return f"case when {self.has_attribute(name)} then {value} else t.{column} end"
 
     @property
     def _on(self) -> str:
@@ -95,9 +97,10 @@ class Apply:
 
     def _insert(self, where: str) -> dict[str, int]:
         names = ", ".join(map(quoted, self.columns))
+        values = ", ".join("null" if n in self.nulls else quoted(n) for n in self.columns)
         counted = self._by_file(where)
         self.query(
-            f"insert into {self.table} ({names}) select {names} from {self.stage} as s"
+            f"insert into {self.table} ({names}) select {values} from {self.stage} as s"
             f" where {where}"
         )
         return counted
@@ -110,26 +113,40 @@ WIDER: Final = {
 }  # fmt: skip
 
 
-def evolution(
-    table: str, there: dict[str, str], coming: Sequence[Column]
-) -> tuple[list[Column], list[Column]]:
-    """Return columns to add and columns to widen so that `coming` fits. Raises Refused.
+@dataclass(frozen=True, slots=True)
+class Evolution:
+    """What must change in a table so that rows fit; `nulls` have no value and fit any type."""
 
-    `there` maps names (folded) to types in our words. Never narrows (DESIGN.md, Schema).
+    add: Sequence[Column]
+    widen: Sequence[Column]
+    nulls: frozenset[str]
+
+
+def evolution(
+    table: str, there: dict[str, str], coming: Sequence[Column], empty: Callable[[str], bool]
+) -> Evolution:
+    """Return what must change so that `coming` fits. Raises Refused. Never narrows.
+
+    `there` maps names (folded) to types in our words; `empty(name)` tells whether a column that
+    comes has no value at all.
     """
-    add, widen = [], []
+    add, widen, nulls = [], [], set()
     for column in coming:
         old = there.get(column.name.casefold())
         new = column.type.partition("(")[0]
         if old is None:
             add.append(column)
+        elif old == column.type or (new, old.partition("(")[0]) in WIDER:
+            continue
+        elif empty(column.name):
+            nulls.add(column.name)
         elif (old.partition("(")[0], new) in WIDER:
             widen.append(column)
-        elif old != column.type and (new, old.partition("(")[0]) not in WIDER:
+        else:
             raise Refused(
                 f"Column {column.name!r} of table {table!r} holds {old}; the source gives"
                 f" {column.type}.",
                 hint="Map the column to the table's type, or load with replace.",
                 field=f"input.mapping.{column.name}",
             )
-    return add, widen
+    return Evolution(add, widen, frozenset(nulls))

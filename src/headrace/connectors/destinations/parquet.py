@@ -1,0 +1,206 @@
+"""A folder of Parquet files, one subfolder a table.
+
+What belongs to the table says `_manifest.json`, renamed over the old one: readers that go by it see
+a load whole or not at all. Rows can be replaced or appended; rows in files cannot be changed.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final
+
+import duckdb
+import msgspec
+
+from headrace.connectors.families.paging import page_of
+from headrace.contract.columns import FILE, literal, quoted
+from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
+from headrace.contract.spec import Config, Spec
+from headrace.contract.tools import Tools
+from headrace.domain.errors import LostClaim, Misconfigured, NotFound, Unbalanced
+from headrace.domain.task import Action
+from headrace.observe import faults
+
+MANIFEST: Final = "_manifest.json"
+NOTES_MAX: Final = 1000  # commits that a manifest remembers
+STAGE: Final = "__headrace_stage"
+
+
+class ParquetConfig(Config, frozen=True, kw_only=True):
+    """What a user fills in for a folder of Parquet files."""
+
+    path: Annotated[str, msgspec.Meta(min_length=1, title="Folder")]
+    table: str | None = None
+
+
+class Parquet:
+    """One folder."""
+
+    spec: ClassVar[Spec] = Spec(
+        name="parquet", title="Parquet folder", config=ParquetConfig,
+        actions=frozenset({Action.REPLACE, Action.APPEND}),
+    )  # fmt: skip
+
+    def __init__(self, config: ParquetConfig, tools: Tools) -> None:
+        self._config = config
+        self._tools = tools
+        self._path = tools.allowed_target(config.path)
+
+    def check(self) -> None:
+        self._path.mkdir(parents=True, exist_ok=True)
+
+    def table_for(self, wanted: str | None, stream: str) -> str:
+        return wanted or self._config.table or stream
+
+    def exclusive(self) -> str | None:
+        return f"parquet:{self._path}"
+
+    def load(self, target: Target) -> Load:
+        return ParquetLoad(self._folder(target.table), target, self._tools)
+
+    def _folder(self, table: str) -> Path:
+        if table in ("", ".", "..") or "/" in table or "\0" in table or table.startswith("_"):
+            raise Misconfigured(f"{table!r} cannot be a folder's name.", field="table")
+        return self._path / table
+
+    def read(self, table: str, limit: int, cursor: str | None) -> Page:
+        folder = self._folder(table)
+        files = _manifest(folder)["files"]
+        if not files:
+            raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
+        paths = ", ".join(literal(str(folder / file)) for file in files)
+        start = int(cursor or 0)
+        with duckdb.connect() as con:
+            found = con.execute(
+                f"select row_number() over () - 1 as place, * from read_parquet([{paths}],"
+                f" union_by_name=true) limit {limit + 1} offset {start}"
+            )
+            names = [column[0] for column in found.description or ()][1:]
+            rows = [(start + at, *row[1:]) for at, row in enumerate(found.fetchall())]
+        return page_of(names, rows, limit)
+
+    def close(self) -> None:
+        pass
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / MANIFEST).read_bytes())  # type: ignore[no-any-return]  # an object, as written
+    except FileNotFoundError:
+        return {"files": [], "fences": {}, "commits": {}}
+
+
+class ParquetLoad:
+    """One load into one table's folder; rows wait in a DuckDB file in the spool."""
+
+    stages = True
+    stage = quoted(STAGE)
+
+    def __init__(self, folder: Path, target: Target, tools: Tools) -> None:
+        self._folder = folder
+        self._target = target
+        con = duckdb.connect(str(tools.spool / "parquet-stage.duckdb"))
+        con.execute(f"set memory_limit = '{tools.memory_bytes // 1_000_000}MB'")
+        con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
+        self.con: duckdb.DuckDBPyConnection | None = con
+        self._con = con
+        self._part = f"{target.fence:020d}"
+
+    def begin(self) -> str | None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self._locked() as manifest:
+            if note := manifest["commits"].get(self._target.token):
+                return str(note)
+            self._check_fence(manifest)
+            manifest["fences"][self._target.scope] = self._target.fence
+            known = {file.partition("/")[0] for file in manifest["files"]}
+            for path in self._folder.iterdir():
+                if path.is_dir() and path.name not in known:
+                    shutil.rmtree(path, ignore_errors=True)  # an orphan of a killed load
+            self._write(manifest)
+        return None
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[dict[str, Any]]:
+        with (self._folder / "_lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield _manifest(self._folder)
+
+    def _check_fence(self, manifest: dict[str, Any]) -> None:
+        if manifest["fences"].get(self._target.scope, 0) > self._target.fence:
+            raise LostClaim("A newer attempt loads this table.")
+
+    def _write(self, manifest: dict[str, Any]) -> None:
+        fresh = self._folder / f"{MANIFEST}.new"
+        with fresh.open("w") as file:
+            json.dump(manifest, file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(self._folder / MANIFEST)
+        handle = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def write(self, rows: Rows) -> dict[str, int]:
+        raise NotImplementedError  # the engine stages by SQL on `con`
+
+    def commit(self, sign: Callable[[Counts], str]) -> Counts:
+        import pyarrow.parquet as pq
+
+        con = self._con
+        names = [row[0] for row in con.execute(f"describe {self.stage}").fetchall()]
+        with_file = FILE in names
+        file = FILE if with_file else "''"
+        counted = con.execute(f"select {file}, count(*) from {self.stage} group by 1").fetchall()
+        counts = Counts(inserted=dict(counted))
+        part = self._folder / self._part
+        part.mkdir(exist_ok=True)
+        path = part / "rows.parquet"
+        columns = ", ".join(quoted(name) for name in names if name != FILE)
+        con.execute(
+            f"copy (select {columns} from {self.stage}) to {literal(str(path))}"
+            " (format parquet, compression zstd)"
+        )
+        with path.open("rb") as done:
+            os.fsync(done.fileno())
+        landed = pq.read_metadata(path).num_rows
+        if landed != sum(counts.inserted.values()):
+            raise Unbalanced(f"{landed:,} rows are in the file, not what was staged.")
+        with self._locked() as manifest:
+            self._check_fence(manifest)
+            old = manifest["files"]
+            there = sum(pq.read_metadata(self._folder / name).num_rows for name in old)
+            replace = self._target.action is Action.REPLACE
+            counts.replaced_out = there if replace else 0
+            counts.rows_after = landed + (0 if replace else there)
+            note = sign(counts)
+            faults.reach("child.in_commit")
+            manifest["files"] = [*([] if replace else old), f"{self._part}/rows.parquet"]
+            notes = [*manifest["commits"].items(), (self._target.token, note)]
+            manifest["commits"] = dict(notes[-NOTES_MAX:])
+            self._write(manifest)
+        if replace:
+            for name in old:
+                shutil.rmtree((self._folder / name).parent, ignore_errors=True)
+        self.close()
+        return counts
+
+    def abort(self) -> None:
+        with contextlib.suppress(duckdb.Error):
+            self._con.execute(f"drop table if exists {self.stage}")
+        known = {name.partition("/")[0] for name in _manifest(self._folder)["files"]}
+        if self._part not in known:
+            shutil.rmtree(self._folder / self._part, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let go of the stage."""
+        self._con.close()
+
+
+CONNECTOR: Final[DestinationMaker] = Parquet  # type: ignore[assignment]  # narrower config

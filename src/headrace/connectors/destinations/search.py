@@ -1,0 +1,304 @@
+"""The tenant's embedded search index: one SQLite file an index, with full text (FTS5).
+
+Records are whole JSON documents under their objectID. A load stages in chunks, so that readers and
+pushes get in between, and shows everything in one short transaction.
+"""
+
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+
+from headrace.contract.columns import DOCUMENT, FILE, KEY
+from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
+from headrace.contract.spec import Config, Spec
+from headrace.contract.tools import Tools
+from headrace.domain.errors import LostClaim, NotFound, Refused, Unavailable
+from headrace.domain.task import Action
+from headrace.observe import faults
+
+CHUNK_ROWS: Final = 10_000
+BUSY_S: Final = 30.0
+_TEXT: Final = "(select group_concat(atom, ' ') from json_tree(body) where type = 'text')"
+
+
+class SearchConfig(Config, frozen=True, kw_only=True):
+    """What a user fills in for an index."""
+
+    index_name: Annotated[str, msgspec.Meta(min_length=1, max_length=256, title="Index")]
+    index_prefix: str | None = None
+    record_type: Literal["product", "variant", "collection"] | None = None
+
+
+class Search:
+    """One embedded index."""
+
+    spec: ClassVar[Spec] = Spec(
+        name="search", title="Search index", config=SearchConfig, actions=frozenset(Action),
+        documents=True,
+    )  # fmt: skip
+
+    def __init__(self, config: SearchConfig, tools: Tools) -> None:
+        self._config = config
+        name = f"{tools.tenant}\n{config.index_name}".encode()
+        folder = tools.data_dir / "indexes"
+        self._path = folder / f"{hashlib.sha256(name).hexdigest()[:40]}.db"
+
+    def check(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+
+    def table_for(self, wanted: str | None, stream: str) -> str:
+        return self._config.index_name
+
+    def exclusive(self) -> str | None:
+        return f"index:{self._config.index_name} ({self._path.stem[:8]})"
+
+    def load(self, target: Target) -> Load:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with _told():
+            return SearchLoad(_open(self._path), target)
+
+    def read(self, table: str, limit: int, cursor: str | None) -> Page:
+        if table != self._config.index_name or not self._path.exists():
+            raise NotFound(f"There is no index {table!r} yet.", hint="Has a run succeeded?")
+        with _told(), contextlib.closing(_open(self._path)) as con:
+            found = con.execute(
+                "select id, object_id, body from records where id >= ? order by id limit ?",
+                [int(cursor or 0), limit + 1],
+            ).fetchall()
+        rows = [{"objectID": row[1]} | msgspec.json.decode(row[2]) for row in found[:limit]]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        following = str(found[limit][0]) if len(found) > limit else None
+        return Page(columns=columns, rows=rows, next=following)
+
+    def close(self) -> None:
+        pass
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    con = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    con.execute("pragma journal_mode = WAL")
+    con.execute("pragma synchronous = FULL")
+    con.executescript(
+        "create table if not exists records (id integer primary key, object_id text not null"
+        " unique, body text not null, file integer);"
+        "create virtual table if not exists records_text using fts5(text);"
+        "create table if not exists fences (scope text primary key, fence integer not null);"
+        "create table if not exists commits (token text primary key, fence integer not null,"
+        " note text not null, committed_at text default current_timestamp);"
+    )
+    return con
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Translate what SQLite says."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "locked" in text or "busy" in text:
+            raise Unavailable("The index is busy.", hint="It will be tried again.") from error
+        if "full" in text:
+            raise Refused("The disk is full.", hint="Make room; nothing was published.") from error
+        raise Refused(f"The index cannot be used: {text}") from error
+    except sqlite3.DatabaseError as error:
+        raise Refused(f"The index cannot be used: {error}") from error
+
+
+def _merged(old: str, new: str) -> str:
+    """Lay the attributes of one document over another's, at the top level, byte for byte."""
+    raw = dict[str, msgspec.Raw]
+    both = msgspec.json.decode(old, type=raw) | msgspec.json.decode(new, type=raw)
+    return msgspec.json.encode(both).decode()
+
+
+class SearchLoad:
+    """One load into the index."""
+
+    stages = False
+    stage = ""
+    con = None
+
+    def __init__(self, con: sqlite3.Connection, target: Target) -> None:
+        self._db = con
+        self._target = target
+        con.create_function("merged", 2, _merged, deterministic=True)
+        self._stage = f"stage_{target.fence}"
+        self._files: list[str] = []
+
+    def begin(self) -> str | None:
+        with _told():
+            db, target = self._db, self._target
+            if found := db.execute(
+                "select note from commits where token = ?", [target.token]
+            ).fetchone():
+                return str(found[0])
+            db.execute("begin immediate")
+            self._check_fence()
+            db.execute(
+                "insert or replace into fences values (?, ?)", [target.scope, target.fence]
+            )
+            for (name,) in db.execute(
+                "select name from sqlite_master where type = 'table' and name glob 'stage_[0-9]*'"
+                " and (name not glob '*_text_*')"
+            ).fetchall():
+                db.execute(f'drop table if exists "{name}"')  # an orphan: loads go one by one
+            db.execute(
+                f"create table {self._stage} (id integer primary key, object_id text not null"
+                " unique, body text not null, file integer)"
+            )
+            if target.action is Action.REPLACE:
+                db.execute(f"create virtual table {self._stage}_text using fts5(text)")
+            db.execute("commit")
+        return None
+
+    def _check_fence(self) -> None:
+        found = self._db.execute(
+            "select fence from fences where scope = ?", [self._target.scope]
+        ).fetchone()
+        if found and found[0] > self._target.fence:
+            raise LostClaim("A newer attempt loads this index.")
+
+    def write(self, rows: Rows) -> dict[str, int]:
+        names = [KEY, DOCUMENT, *([FILE] if rows.with_file else [])]
+        found = rows.con.execute(f"select {', '.join(names)} from ({rows.sql})")
+        with _told():
+            while chunk := found.fetchmany(CHUNK_ROWS):
+                self._write_chunk(chunk, with_file=rows.with_file)
+            counted = self._db.execute(
+                f"select file, count(*) from {self._stage} group by file"
+            ).fetchall()
+        return {("" if number is None else self._files[number]): n for number, n in counted}
+
+    def _write_chunk(self, chunk: list[tuple[Any, ...]], *, with_file: bool) -> None:
+        db = self._db
+        if with_file:
+            for path in dict.fromkeys(row[2] for row in chunk):
+                if path not in self._files:
+                    self._files.append(path)
+            number = {path: at for at, path in enumerate(self._files)}
+            chunk = [(row[0], row[1], number[row[2]]) for row in chunk]
+        (first,) = db.execute(f"select coalesce(max(id), 0) from {self._stage}").fetchone()
+        marks = "?, ?, ?" if with_file else "?, ?, null"
+        db.execute("begin immediate")
+        db.executemany(
+            f"insert into {self._stage} (object_id, body, file) values ({marks})", chunk
+        )
+        if self._target.action is Action.REPLACE:
+            db.execute(
+                f"insert into {self._stage}_text (rowid, text) select id, {_TEXT}"
+                f" from {self._stage} where id > ?",
+                [first],
+            )
+        db.execute("commit")
+        if not first:
+            faults.reach("child.half_staged")
+
+    def commit(self, sign: Callable[[Counts], str]) -> Counts:
+        with _told():
+            db, target = self._db, self._target
+            db.execute("begin immediate")
+            self._check_fence()
+            counts = self._apply()
+            (counts.rows_after,) = db.execute("select count(*) from records").fetchone()
+            note = sign(counts)
+            db.execute(
+                "insert into commits (token, fence, note) values (?, ?, ?)",
+                [target.token, target.fence, note],
+            )
+            db.execute("commit")
+            db.close()
+        return counts
+
+    def _apply(self) -> Counts:
+        match self._target.action:
+            case Action.REPLACE:
+                return self._replace()
+            case Action.PARTIAL | Action.PARTIAL_NO_CREATE:
+                return self._partial(create=self._target.action is Action.PARTIAL)
+            case _:
+                return self._save()
+
+    def _by_file(self, where: str) -> dict[str, int]:
+        found = self._db.execute(
+            f"select file, count(*) from {self._stage} as s where {where} group by file"
+        ).fetchall()
+        return {("" if number is None else self._files[number]): n for number, n in found}
+
+    _known: Final = "exists (select 1 from records as r where r.object_id = s.object_id)"
+
+    def _replace(self) -> Counts:
+        db = self._db
+        counts = Counts(inserted=self._by_file("true"))
+        (counts.replaced_out,) = db.execute("select count(*) from records").fetchone()
+        db.execute("drop table records")
+        db.execute("drop table records_text")
+        faults.reach("child.in_commit")
+        db.execute(f"alter table {self._stage} rename to records")
+        db.execute(f"alter table {self._stage}_text rename to records_text")
+        return counts
+
+    def _save(self) -> Counts:
+        updated = self._by_file(self._known)
+        total = self._by_file("true")
+        self._forget_matched()
+        self._insert("true")
+        inserted = {name: rows - updated.get(name, 0) for name, rows in total.items()}
+        return Counts(inserted=inserted, updated=updated)
+
+    def _partial(self, *, create: bool) -> Counts:
+        updated = self._by_file(self._known)
+        new = self._by_file(f"not {self._known}")
+        self._db.execute(
+            f"update {self._stage} set body = (select merged(r.body, {self._stage}.body)"
+            f" from records as r where r.object_id = {self._stage}.object_id)"
+            f" where object_id in (select object_id from records)"
+        )
+        if not create:
+            self._db.execute(
+                f"delete from {self._stage} where object_id not in (select object_id from records)"
+            )
+        self._forget_matched()
+        self._insert("true")
+        return Counts(
+            inserted=new if create else {}, updated=updated, filtered={} if create else new
+        )
+
+    def _forget_matched(self) -> None:
+        matched = f"select r.id from records as r join {self._stage} as s using (object_id)"
+        self._db.execute(f"delete from records_text where rowid in ({matched})")
+        self._db.execute(f"delete from records where id in ({matched})")
+
+    def _insert(self, where: str) -> None:
+        db = self._db
+        (first,) = db.execute("select coalesce(max(id), 0) from records").fetchone()
+        db.execute(
+            f"insert into records (object_id, body, file) select object_id, body, null"
+            f" from {self._stage} where {where} order by id"
+        )
+        db.execute(
+            f"insert into records_text (rowid, text) select id, {_TEXT} from records where id > ?",
+            [first],
+        )
+        db.execute(f"drop table {self._stage}")
+
+    def abort(self) -> None:
+        self._files = []
+        with contextlib.suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("rollback")
+            self._db.execute(f"drop table if exists {self._stage}")
+            self._db.execute(f"drop table if exists {self._stage}_text")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+
+
+CONNECTOR: Final[DestinationMaker] = Search  # type: ignore[assignment]  # narrower config

@@ -1,0 +1,156 @@
+"""Parquet files by URL, path or glob.
+
+Values have types already and are not judged. Records are counted from the files' own metadata, by
+another library than the one that reads them.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Final
+
+import duckdb
+import msgspec
+
+from headrace.connectors.families import files
+from headrace.connectors.families.files import FilesConfig
+from headrace.contract.columns import FILE, Column, literal, quoted
+from headrace.contract.source import Cell, File, Place, RowCheck, Scan, SourceMaker, Survey
+from headrace.contract.spec import Spec
+from headrace.contract.tools import Tools
+from headrace.domain.errors import Refused
+from headrace.domain.rejected import RAW_BYTES_MAX
+
+_WHOLE: Final = frozenset(
+    {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
+)
+
+
+class ParquetConfig(FilesConfig, frozen=True, kw_only=True):
+    """What a user fills in for Parquet files."""
+
+    unique_id_column: str | None = msgspec.field(default=None, name="uniqueIDColumn")
+
+
+class ParquetScan:
+    """Files with the same columns."""
+
+    checks: Sequence[RowCheck] = ()
+    document: str | None = None
+
+    def __init__(
+        self, scanned: list[File], columns: Sequence[tuple[str, str]], con: duckdb.DuckDBPyConnection
+    ) -> None:
+        self.files: Sequence[File] = scanned
+        self.cells: Sequence[Cell] = [_cell(name, type_) for name, type_ in columns]
+        self._con = con
+
+    def needed_cells(self, names: Sequence[str]) -> Sequence[Cell]:
+        return self.cells
+
+    def relation(self, files: Sequence[File], *, with_file: bool) -> str:
+        paths = ", ".join(literal(file.path) for file in files)
+        named = f", filename={literal(FILE)}" if with_file else ""
+        return f"read_parquet([{paths}]{named})"
+
+    def reader_rejects(self, con: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
+        return {}
+
+    def survey(self, file: File, wanted: Sequence[int], keep: int) -> Survey:
+        found = Survey(records=file.records or 0)
+        ordinals = ", ".join(map(str, wanted)) or "-1"
+        rows = self._con.execute(
+            f"select file_row_number, to_json(row)::varchar from (select file_row_number,"
+            f" row from read_parquet({literal(file.path)}, file_row_number=true) as row)"
+            f" where file_row_number in ({ordinals})"
+        ).fetchall()
+        for ordinal, raw in rows:
+            found.wanted[ordinal] = Place(
+                record=ordinal + 1, line=None, byte=None, raw=raw[:RAW_BYTES_MAX],
+                raw_cut=len(raw) > RAW_BYTES_MAX,
+            )  # fmt: skip
+        return found
+
+    def cleaned(self, file: File) -> File:
+        return file
+
+    def head(self, file: File, bytes_max: int) -> File | None:
+        return None
+
+
+class Parquet:
+    """Parquet files."""
+
+    spec: ClassVar[Spec] = Spec(name="parquet", title="Parquet files", config=ParquetConfig)
+
+    def __init__(self, config: ParquetConfig, tools: Tools) -> None:
+        self._config = config
+        self._tools = tools
+
+    def check(self) -> None:
+        for file in files.gather(self._config, self._tools, text=False):
+            _count(file)
+            return
+
+    def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
+        groups: dict[tuple[tuple[str, str], ...], list[File]] = {}
+        for file in files.gather(self._config, self._tools, text=False):
+            files.refuse_html(file)
+            file.records = _count(file)
+            try:
+                found = con.execute(
+                    f"describe select * from read_parquet({literal(file.path)})"
+                ).fetchall()
+            except duckdb.Error as error:
+                raise Refused(f"{file.name} cannot be read as Parquet.") from error
+            groups.setdefault(tuple((row[0], row[1]) for row in found), []).append(file)
+        for columns, members in groups.items():
+            yield ParquetScan(members, columns, con)
+
+    def close(self) -> None:
+        pass
+
+
+def _count(file: File) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(file.path).num_rows)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Refused(
+            f"{file.name} is not a Parquet file.", hint="Check the URL.", field="input.url"
+        ) from error
+
+
+def _cell(name: str, type_: str) -> Cell:
+    column = quoted(name)
+    ours, sql = _ours(type_, column)
+    return Cell(column=Column(name, ours), sql=sql, typed=True)
+
+
+def _ours(type_: str, column: str) -> tuple[str, str]:
+    """Return our type for one of DuckDB's, and the SQL that makes it."""
+    if type_ in _WHOLE:
+        return "integer", f"{column}::bigint"
+    if type_.endswith(("[]", ")")) and re.match(r"STRUCT|MAP|UNION|.*\[", type_):
+        return "json", f"to_json({column})"
+    if type_.startswith("DECIMAL("):
+        return type_.lower(), column
+    if type_ in ("UBIGINT", "HUGEINT", "UHUGEINT"):
+        return "decimal(38,0)", f"{column}::decimal(38,0)"
+    if type_ == "TIMESTAMP WITH TIME ZONE":
+        return "timestamp", f"timezone('UTC', {column})"
+    if type_.startswith("TIMESTAMP"):
+        return "timestamp", f"{column}::timestamp"
+    if type_ == "BLOB":
+        return "string", f"base64({column})"
+    same = {
+        "VARCHAR": "string", "DOUBLE": "float", "BOOLEAN": "boolean", "DATE": "date",
+        "TIME": "time", "JSON": "json",
+    }  # fmt: skip
+    if type_ in same:
+        return same[type_], column
+    return ("float", f"{column}::double") if type_ == "FLOAT" else ("string", f"{column}::varchar")
+
+
+CONNECTOR: Final[SourceMaker] = Parquet  # type: ignore[assignment]  # its config is narrower
