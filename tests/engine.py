@@ -35,7 +35,9 @@ class Memory:
         self.advanced.append((token, receipt, rejects))
 
 
-def order(folder: Path, source: tuple[str, dict], destination: tuple[str, dict], **more: Any) -> Order:
+def order(
+    folder: Path, source: tuple[str, dict], destination: tuple[str, dict], **more: Any
+) -> Order:
     """Make an order that works below `folder`."""
     values: dict[str, Any] = {
         "run": new_id(), "attempt": 1, "scope": "task", "fence": 1, "source_type": source[0],

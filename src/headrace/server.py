@@ -55,13 +55,16 @@ class Server:
             self.queue.take_over()
         catalog = Catalog(self.database, vault)
         self.pool = Pool(settings.workers)
-        self.runs = Runs(self.database, catalog, settings, lambda: self.dispatcher.wake())
+        self.runs = Runs(self.database, catalog, settings, self._wake)
         self.dispatcher = Dispatcher(self.queue, self.runs, self.pool, settings)
         self.services = Services(
             settings=settings, access=self.access, catalog=catalog, runs=self.runs,
             read_table=self._read_table, ready=self._not_ready,
         )  # fmt: skip
         self.app = make_app(self.services)
+
+    def _wake(self) -> None:
+        self.dispatcher.wake()
 
     def start(self) -> None:
         """Take work."""
@@ -142,5 +145,3 @@ def serve(settings: Settings, listening: Callable[[Server, int], None]) -> None:
         _Uvicorn(config, lambda port: listening(server, port)).run()
     finally:
         server.stop()
-
-

@@ -148,10 +148,14 @@ def test_a_broken_csv_is_read_as_the_slow_reader_reads_it(data):
         receipt = work(told, journal)
         books = receipt.books
         assert (books.read, books.inserted, books.rejected) == (
-            len(rows) + len(rejected), len(rows), len(rejected),
+            len(rows) + len(rejected),
+            len(rows),
+            len(rejected),
         )
         with duckdb.connect(str(folder / "out.duckdb")) as con:
-            assert sorted(con.execute("select a, b from t").fetchall(), key=str) == sorted(rows, key=str)
+            assert sorted(con.execute("select a, b from t").fetchall(), key=str) == sorted(
+                rows, key=str
+            )
         kept = [
             json.loads(line)
             for path in (folder / "rejects").glob("*")

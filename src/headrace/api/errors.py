@@ -19,7 +19,7 @@ def explained(request: AnyRequest, error: Exception) -> tuple[int, str, str, str
     """Return status, code, message, hint and field of any error."""
     if isinstance(error, HeadraceError):
         return error.status, error.code, error.message, error.hint, error.field
-    if isinstance(error, HTTPException) and error.status_code < 500:  # noqa: PLR2004
+    if isinstance(error, HTTPException) and error.status_code < 500:
         codes = {404: "resource_not_found", 405: "method_not_allowed", 413: "too_large"}
         told = {
             404: f"There is nothing at {request.url.path}.",
@@ -28,7 +28,7 @@ def explained(request: AnyRequest, error: Exception) -> tuple[int, str, str, str
         extra = error.extra if isinstance(error.extra, list) else []
         field = str(extra[0].get("key", "")) if extra and isinstance(extra[0], dict) else ""
         if field:
-            told = f"{field}: {extra[0].get('message', told)}"  # type: ignore[union-attr]  # a dict
+            told = f"{field}: {extra[0].get('message', told)}"
         return error.status_code, codes.get(error.status_code, "bad_request"), told, "", field
     report = new_id()[-12:]
     logger().error(
@@ -54,7 +54,7 @@ def problem(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
 def algolia(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     """Answer as the Algolia Ingestion API does; never 422, which its contract lacks."""
     status, code, message, hint, _ = explained(request, error)
-    if isinstance(error, HeadraceError) and status == 422:  # noqa: PLR2004
+    if isinstance(error, HeadraceError) and status == 422:
         status = 400
     told = f"{message} {hint}".strip()
     body = {"error": {"code": code}, "message": told, "status": status}
@@ -74,6 +74,6 @@ def _answer(
     headers = {}
     if status in (429, 503):
         headers["Retry-After"] = "5"
-    if status == 405 and isinstance(error, HTTPException):  # noqa: PLR2004
+    if status == 405 and isinstance(error, HTTPException):
         headers |= {k: v for k, v in (error.headers or {}).items() if k.lower() == "allow"}
     return Response(body, status_code=status, media_type=media_type, headers=headers)

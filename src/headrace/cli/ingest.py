@@ -6,16 +6,17 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from headrace.assembly import work
+from headrace.assembly import local_order, work
 from headrace.cli import show, uris
 from headrace.domain.books import Receipt
 from headrace.domain.errors import Cancelled, HeadraceError
 from headrace.domain.event import NewEvent
 from headrace.domain.ids import new_id
 from headrace.engine.plan import Segment, Stopped
-from headrace.service.orders import Order
+
+NO_BAR_S: Final = 0.5  # a short run needs no bar
 
 
 class TerminalJournal:
@@ -35,14 +36,16 @@ class TerminalJournal:
     ) -> None:
         if self.cancelled.is_set():
             raise Cancelled("Interrupted.")
-        if self._quiet or (self._progress is None and time.monotonic() - self._begun < 0.5):  # noqa: PLR2004  # a short run needs no bar
+        young = self._progress is None and time.monotonic() - self._begun < NO_BAR_S
+        if self._quiet or young:
             return
         if self._progress is None:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
             self._progress = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"),
-                TimeElapsedColumn(), console=show.console(), transient=True,
+                TextColumn("{task.description}"), BarColumn(),
+                TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(),
+                console=show.console(), transient=True,
             )  # fmt: skip
             self._progress.start()
             self._task = self._progress.add_task("starting", total=None)
@@ -72,14 +75,13 @@ def ingest(
     action = {"merge": "save"}.get(mode, mode)
     scope = hashlib.sha256(f"{src}\n{dest}\n{table}".encode()).hexdigest()[:32]
     run = new_id()
-    order = Order(
-        run=run, attempt=1, scope=scope, fence=time.time_ns() // 1000, source_type=source_type,
-        source_input=source_input | options, destination_type=destination_type,
-        destination_input={k: v for k, v in destination_input.items() if v is not None},
+    order = local_order(
+        source=(source_type, source_input | options),
+        destination=(
+            destination_type, {k: v for k, v in destination_input.items() if v is not None}
+        ),
         action=action, table=table, key=key, failure_threshold=failure_threshold,
-        tenant="default", data_dir="", rejects_dir=".", files_roots=None, open_inside=True,
-        egress_allow="", memory_bytes=memory_bytes, threads=os.cpu_count() or 1,
-        rejects_max=100_000,
+        memory_bytes=memory_bytes, scope=scope, run=run,
     )  # fmt: skip
     journal = TerminalJournal(quiet=as_json)
     begun = time.monotonic()
@@ -112,7 +114,11 @@ def _print(
         Path(where).rename(kept)
         where = kept
     if as_json:
-        told = {"run": run, "state": "failed" if error else "succeeded", "seconds": round(seconds, 3)}
+        told = {
+            "run": run,
+            "state": "failed" if error else "succeeded",
+            "seconds": round(seconds, 3),
+        }
         if error:
             told["error"] = {"code": error.code, "message": error.message, "hint": error.hint}  # type: ignore[assignment]
         show.print_json(told | data | {"rejects": where})

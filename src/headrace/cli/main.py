@@ -111,6 +111,58 @@ def serve(
     run(from_env(host=host, port=port, data_dir=data_dir, database=database))
 
 
+@app.command()
+def preview(
+    src: Annotated[str, typer.Argument(help="File, glob, https:// or file:// URL.")],
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, max=1000, help="Rows to show.")] = 10,
+    format_: Annotated[
+        Literal["csv", "json", "parquet"] | None,
+        typer.Option("--format", help="Format, where the name does not tell."),
+    ] = None,
+    delimiter: Annotated[str | None, typer.Option(help="CSV delimiter.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Encoding of the text.")] = None,
+    json: Json = False,
+) -> None:
+    """Show the columns, their types and the first rows of SRC; loads nothing."""
+    from headrace.cli.preview import preview as run
+
+    options = {"delimiter": delimiter.replace("\\t", "\t")} if delimiter else {}
+    options |= {"encoding": encoding} if encoding else {}
+    run(src, rows=rows, kind=format_, options=options, as_json=json)
+
+
+@app.command()
+def runs(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Runs to show.")] = 20,
+    state: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
+    json: Json = False,
+) -> None:
+    """List the runs of a server (HEADRACE_URL, HEADRACE_ADMIN_KEY), newest first."""
+    from headrace.cli.remote import list_runs
+
+    list_runs(limit, state, as_json=json)
+
+
+@app.command()
+def logs(
+    run: Annotated[str, typer.Argument(help="The run's id.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    json: Json = False,
+) -> None:
+    """Show the events of a run; with -f until it ends, and exit as the run did."""
+    from headrace.cli.remote import show_logs
+
+    raise typer.Exit(show_logs(run, follow=follow, as_json=json))
+
+
+@app.command()
+def cancel(run: Annotated[str, typer.Argument(help="The run's id.")], json: Json = False) -> None:
+    """Ask for a run to stop."""
+    from headrace.cli.remote import cancel_run
+
+    cancel_run(run, as_json=json)
+
+
 def main() -> None:
     """Run the command line; every error becomes a sentence and an exit code."""
     try:

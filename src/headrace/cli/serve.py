@@ -1,7 +1,8 @@
 """`headrace serve`: starts the server and says where it is."""
 
 from headrace.cli import show
-from headrace.server import Server, serve as run_server
+from headrace.server import Server
+from headrace.server import serve as run_server
 from headrace.settings import Settings
 
 

@@ -44,13 +44,14 @@ BOOK_COLUMNS = (
 
 def receipt_table(receipt: Mapping[str, Any], title: str) -> Any:  # Any: a rich Table
     """Return the receipt as a table: a line a table, a line a file."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    shown = Table(title=title, title_justify="left", title_style="bold")
-    shown.add_column("")
+    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    shown.add_column("", overflow="ellipsis", no_wrap=True)
     for _, heading in BOOK_COLUMNS:
-        shown.add_column(heading, justify="right")
-    shown.add_column("rows now", justify="right")
+        shown.add_column(heading, justify="right", min_width=8)
+    shown.add_column("rows now", justify="right", min_width=9)
 
     def line(name: str, books: Mapping[str, Any], after: str, style: str) -> None:
         cells = [f"{books[key]:,}" if books[key] else "·" for key, _ in BOOK_COLUMNS]
@@ -61,8 +62,8 @@ def receipt_table(receipt: Mapping[str, Any], title: str) -> Any:  # Any: a rich
         line(table["name"], table, "" if after is None else f"{after:,}", "")
         files = [file for file in receipt["files"] if file["table"] == table["name"]]
         for file in files[:20]:
-            line(f"  {file['name'][-60:]}", file, "", "dim")
-        if len(files) > 20:  # noqa: PLR2004  # more would scroll away
+            line(f"  {file['name'].rpartition('/')[2][-60:]}", file, "", "dim")
+        if len(files) > 20:  # more would scroll away
             shown.add_row(f"  … {len(files) - 20:,} more files", style="dim")
     return shown
 
@@ -74,7 +75,7 @@ def print_rejects(rejects: Iterable[Mapping[str, Any]], total: int, where: str) 
     out = console()
     for row in rejects:
         place = f"{row['file'].rpartition('/')[2]}:{row['line']}"
-        raw = row["raw"] if len(row["raw"]) < 80 else row["raw"][:77] + "…"  # noqa: PLR2004
+        raw = row["raw"] if len(row["raw"]) < 80 else row["raw"][:77] + "…"
         out.print(
             f"  [yellow]{row['rule']}[/] {escape(place)} {escape(row['message'])}"
             f" [dim]{escape(raw)!s}[/]",

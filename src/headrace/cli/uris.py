@@ -51,7 +51,7 @@ def destination_of(text: str, table: str | None) -> Ends:
         )
     if path.endswith((".duckdb", ".db", ".ddb")):
         return "duckdb", {"path": path, "table": table}
-    if path.endswith("/") or Path(path).is_dir() or path.endswith(".parquet"):
+    if path.endswith(("/", ".parquet")) or Path(path).is_dir():
         return "parquet", {"path": path, "table": table}
     raise Invalid(
         f"{text} does not tell what kind of destination it is.",

@@ -21,6 +21,9 @@ READ_S: Final = 60.0
 TRIES: Final = 5
 BACKOFF_S: Final = 0.2
 REDIRECTS_MAX: Final = 5
+_REDIRECTS_ONLY: Final = Retry(
+    total=None, connect=0, read=0, status=0, other=0, redirect=REDIRECTS_MAX
+)
 
 AddressOf = Callable[[str, int], str]
 Told = Callable[[str, int, int], None]
@@ -122,12 +125,13 @@ class Fetch:
         try:
             answer = self._pool.request(
                 self._method, self._url, headers=self._headers | ranged, preload_content=False,
-                redirect=True, retries=Retry(total=0, redirect=REDIRECTS_MAX, raise_on_redirect=True),
+                redirect=True,
+                retries=_REDIRECTS_ONLY,
                 timeout=Timeout(connect=CONNECT_S, read=READ_S),
             )  # fmt: skip
             try:
                 self._judge(answer.status)
-                have = have if answer.status == 206 else 0  # noqa: PLR2004  # partial content
+                have = have if answer.status == 206 else 0  # partial content
                 self._etag = answer.headers.get("ETag", "")
                 self._pour(answer, target, have)
                 return answer.headers.get("Content-Type", "")
@@ -143,7 +147,7 @@ class Fetch:
     def _judge(self, status: int) -> None:
         if status in (200, 206):
             return
-        if status in (408, 425, 429) or status >= 500:  # noqa: PLR2004  # try again
+        if status in (408, 425, 429) or status >= 500:  # try again
             raise Unavailable(
                 f"{self._shown} answered {status}.", hint="It may be better in a while."
             )

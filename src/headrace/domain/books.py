@@ -86,7 +86,8 @@ class Receipt:
 
         Judged per table, per file, and per table against the sum of its files.
         """
-        for part in (*self.tables, *self.files):
+        parts: tuple[TableBooks | FileBooks, ...] = (*self.tables, *self.files)
+        for part in parts:
             if part.books.imbalance:
                 return f"{part.name}: {part.books.imbalance:+d} rows are not accounted for"
         for table in self.tables:

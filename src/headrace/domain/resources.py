@@ -7,7 +7,9 @@ from typing import Any, TypeAlias
 from headrace.domain.clock import Millis
 from headrace.domain.ids import AuthenticationId, DestinationId, SourceId, TenantId
 
-Settings: TypeAlias = Mapping[str, Any]  # Any: JSON as it was given, checked by the connector's spec
+Settings: TypeAlias = Mapping[
+    str, Any
+]  # Any: JSON as it was given, checked by the connector's spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

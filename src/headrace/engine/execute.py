@@ -14,9 +14,8 @@ from typing import Final
 
 import duckdb
 
-
 from headrace.contract.destination import Counts, Destination, Rows, Target
-from headrace.contract.source import Source
+from headrace.contract.source import File, Source
 from headrace.domain.books import Books, FileBooks, Receipt, TableBooks
 from headrace.domain.errors import (
     Cancelled,
@@ -64,15 +63,7 @@ def execute(
             faults.reach("child.fetched")
             fitted = lay_out(plan, scans, con)
             files = [file for scan in scans for file in scan.files]
-            journal.event(
-                NewEvent(
-                    kind=EventKind.FETCH,
-                    status=EventStatus.SUCCEEDED,
-                    message=f"{len(files)} files are at hand.",
-                    rows=sum(file.records or 0 for file in files),
-                    data={"files": [file.name for file in files[:100]], "table": plan.table},
-                )
-            )
+            journal.event(_fetched(plan, files))
             stager = Stager(plan, load, con, journal)
             staged = stager.stage(fitted)
             faults.reach("child.staged")
@@ -90,21 +81,12 @@ def execute(
                 _same_landed(staged, landed, with_file=stager.with_file)
         journal.told("committing", rows=sum(count.landed for count in staged.counts))
         faults.reach("child.before_commit")
-        receipts: list[Receipt] = []
-
-        def sign(counts: Counts) -> str:
-            receipt = _receipt(plan, staged, counts, with_file=stager.with_file)
-            if quarrel := receipt.quarrel() or _table_quarrel(plan, receipt):
-                raise Unbalanced(f"The books do not balance: {quarrel}.")
-            receipts.append(receipt)
-            faults.reach("child.in_commit")
-            return _note(receipt, segments)
-
-        load.commit(sign)
+        signer = _Signer(plan, staged, segments, with_file=stager.with_file)
+        load.commit(signer.sign)
         faults.reach("child.committed")
-        journal.advance(plan.token, receipts[-1], segments)
+        journal.advance(plan.token, signer.receipt, segments)
         faults.reach("child.advanced")
-        return receipts[-1]
+        return signer.receipt
     except HeadraceError as error:
         load.abort()
         if isinstance(error, LostClaim | Cancelled):
@@ -119,6 +101,38 @@ def execute(
         raise
     finally:
         load.close()
+
+
+class _Signer:
+    """Signs a commit: makes the receipt from what the destination counted, if it balances."""
+
+    def __init__(
+        self, plan: Plan, staged: Staged, segments: tuple[Segment, ...], *, with_file: bool
+    ) -> None:
+        self._plan = plan
+        self._staged = staged
+        self._segments = segments
+        self._with_file = with_file
+        self.receipt = Receipt(tables=(), files=())
+
+    def sign(self, counts: Counts) -> str:
+        """Return the note to keep with the commit. Raises Unbalanced: nothing is published."""
+        receipt = _receipt(self._plan, self._staged, counts, with_file=self._with_file)
+        if quarrel := receipt.quarrel() or _table_quarrel(self._plan, receipt):
+            raise Unbalanced(f"The books do not balance: {quarrel}.")
+        self.receipt = receipt
+        faults.reach("child.in_commit")
+        return _note(receipt, self._segments)
+
+
+def _fetched(plan: Plan, files: list[File]) -> NewEvent:
+    return NewEvent(
+        kind=EventKind.FETCH,
+        status=EventStatus.SUCCEEDED,
+        message=f"{len(files)} files are at hand.",
+        rows=sum(file.records or 0 for file in files),
+        data={"files": [file.name for file in files[:100]], "table": plan.table},
+    )
 
 
 class RejectsTo:
@@ -272,5 +286,3 @@ def _table_quarrel(plan: Plan, receipt: Receipt) -> str | None:
 def _receipt_of_failure(plan: Plan, staged: Staged) -> Receipt:
     """Tell what was read and rejected where nothing landed."""
     return _receipt(plan, staged, Counts(), with_file=True)
-
-

@@ -152,9 +152,7 @@ def _inferred(cell: Cell) -> str:
         "timestamp": f"strlen({x}) >= 16",
     }
     # A column of whole and broken numbers is a float: the whole ones pass by the integer's rule.
-    tests = {
-        type_: f"(({_text_test(x, type_)}) and {extra[type_]})" for type_ in _ORDER
-    }
+    tests = {type_: f"(({_text_test(x, type_)}) and {extra[type_]})" for type_ in _ORDER}
     tests["float"] = f"({tests['float']} or ({tests['integer']} and strlen({x}) <= 15))"
     cases = " ".join(
         f"when bool_and({tests[type_]}) {filled} then {literal(type_)}" for type_ in _ORDER

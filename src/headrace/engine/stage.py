@@ -11,7 +11,16 @@ from typing import Any, Final
 
 import duckdb
 
-from headrace.contract.columns import ATTRIBUTES, DOCUMENT, FILE, KEY, Column, duckdb_type, literal, quoted
+from headrace.contract.columns import (
+    ATTRIBUTES,
+    DOCUMENT,
+    FILE,
+    KEY,
+    Column,
+    duckdb_type,
+    literal,
+    quoted,
+)
 from headrace.contract.destination import Load, Rows
 from headrace.contract.source import Cell, File, Place, RowCheck, Scan, Survey
 from headrace.domain.errors import Misconfigured, TooManyRejected, Unbalanced
@@ -170,9 +179,7 @@ def _fitted(plan: Plan, scan: Scan, cells: list[Cell], columns: Sequence[Column]
                 sql=absent, rule=Rule.MISSING_KEY, message=f"The key column {name!r} is empty."
             )
         )
-    judged = [
-        (by_name[column.name], column.type) for column in columns if column.name in by_name
-    ]
+    judged = [(by_name[column.name], column.type) for column in columns if column.name in by_name]
     if plan.refuses_nul:
         checks += [
             RowCheck(
@@ -209,12 +216,8 @@ def _fitted(plan: Plan, scan: Scan, cells: list[Cell], columns: Sequence[Column]
                 for cell, type_ in judged
                 if type_ == "float"
             ]
-        return Fitted(
-            scan=scan, columns=(), cells=(), checks=checks, judged=judged, extra=extra
-        )
-    return Fitted(
-        scan=scan, columns=columns, cells=laid, checks=checks, judged=judged, extra=extra
-    )
+        return Fitted(scan=scan, columns=(), cells=(), checks=checks, judged=judged, extra=extra)
+    return Fitted(scan=scan, columns=columns, cells=laid, checks=checks, judged=judged, extra=extra)
 
 
 class Stager:
@@ -355,7 +358,11 @@ class Stager:
         return found
 
     def _explain(
-        self, one: Fitted, count: FileCount, left_out: list[int], twins: Sequence[int],
+        self,
+        one: Fitted,
+        count: FileCount,
+        left_out: list[int],
+        twins: Sequence[int],
         staged: Staged,
     ) -> bool:
         """Find every rejected record of one file; False if the two readers disagree about it."""
@@ -387,8 +394,7 @@ class Stager:
             read, rejected = self._totals(staged)
             raise TooManyRejected(
                 f"More than {self._plan.rejects_max:,} rows are rejected"
-                f" ({rejected:,} of {read:,} read so far)."
-                + told_rules(staged),
+                f" ({rejected:,} of {read:,} read so far)." + told_rules(staged),
                 hint="Mend the source, or its mapping. Nothing was published.",
             )
         return True
@@ -431,7 +437,7 @@ class Stager:
         file = one.scan.files[0]
         share = max(STORM_SHARE, self._plan.failure_threshold / 100)
         head = one.scan.head(file, HEAD_BYTES)
-        if head is None or self._plan.failure_threshold >= 100:  # noqa: PLR2004  # percent
+        if head is None or self._plan.failure_threshold >= 100:  # percent
             return
         tests = [fit.fits(cell, type_) for cell, type_ in one.judged]
         tests += [f"not coalesce({check.sql}, false)" for check in one.checks]
@@ -485,9 +491,7 @@ def told_rules(staged: Staged) -> str:
     for reject in staged.rejects:
         if reject.rule is Rule.DUPLICATE_KEY:
             continue
-        said = (
-            f"column {reject.column!r}: {reject.rule}" if reject.column else str(reject.rule)
-        )
+        said = f"column {reject.column!r}: {reject.rule}" if reject.column else str(reject.rule)
         reasons[said] = reasons.get(said, 0) + 1
     top = sorted(reasons.items(), key=lambda item: -item[1])[:3]
     return (" Most often " + ", ".join(f"{said} ({n:,})" for said, n in top) + ".") if top else ""

@@ -201,7 +201,7 @@ class Dispatcher:
             error = dict(told(RuntimeError(), job.run.id[:8]))
             logger().error("run failed unexpectedly", run=job.run.id, trace=message.trace)
         else:
-            logger().info("run ended", run=job.run.id, fault=message.fault, **{"code": error["code"]})
+            logger().info("run ended", run=job.run.id, fault=message.fault, code=error["code"])
         match message.fault:
             case "cancelled":
                 self._queue.cancelled(job.claim)

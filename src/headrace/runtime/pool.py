@@ -77,9 +77,7 @@ class Worker:
         number = id(done)
         self._reads[number] = (done, answers)
         try:
-            self.say(
-                messages.Read(id=number, order=order, table=table, limit=limit, cursor=cursor)
-            )
+            self.say(messages.Read(id=number, order=order, table=table, limit=limit, cursor=cursor))
             until = time.monotonic() + READ_S
             while not done.wait(0.1):
                 if not self.alive:

@@ -60,9 +60,7 @@ class Catalog:
         with self._database.read() as tx:
             return self._get(tx, kind, tenant, id_)
 
-    def get_typed(
-        self, kind: type[E], tenant: TenantId, id_: str, types: Sequence[str]
-    ) -> E:
+    def get_typed(self, kind: type[E], tenant: TenantId, id_: str, types: Sequence[str]) -> E:
         """Return a source or destination of one of `types`; others are not there for the caller."""
         found = self.get(kind, tenant, id_)
         if found.type not in types:
@@ -351,7 +349,7 @@ def _action(action: str) -> Action:
 
 
 def _percent(value: int) -> int:
-    if not 0 <= value <= 100:  # noqa: PLR2004  # percent
+    if not 0 <= value <= 100:  # percent
         raise Invalid("failureThreshold must be a number from 0 to 100.", field="failureThreshold")
     return value
 

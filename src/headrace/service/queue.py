@@ -35,7 +35,11 @@ class Queue:
     """One holder's view. `holder` names this server process, uniquely."""
 
     def __init__(
-        self, database: Database, holder: str, lease_ms: int, chance: Callable[[], float] | None = None
+        self,
+        database: Database,
+        holder: str,
+        lease_ms: int,
+        chance: Callable[[], float] | None = None,
     ) -> None:
         self._database = database
         self.holder = holder
@@ -106,7 +110,9 @@ class Queue:
         """Count a death of a run's worker: it waits to be tried again, or has failed for good."""
         values: dict[str, Any] = {"holder": None, "lease_until": None, "deaths": run.deaths + 1}
         if run.state is RunState.CANCELLING:
-            runs.move(tx, run.id, tuple(ACTIVE), state=RunState.CANCELLED, finished_at=tx.now, **values)
+            runs.move(
+                tx, run.id, tuple(ACTIVE), state=RunState.CANCELLED, finished_at=tx.now, **values
+            )
             self._tell(tx, run, "cancelled", EventStatus.FAILED, {"reason": how})
         elif run.deaths + 1 >= DEATHS_MAX:
             error = {
@@ -159,7 +165,10 @@ class Queue:
         """Put on record what is committed at the destination. Raises LostClaim. Safe to repeat."""
         faults.reach("server.before_advance")
         with self._database.begin() as tx:
+            told_already = runs.token(tx, claim.run) == token
             runs.write(tx, claim, token=token, receipt=dict(receipt))
+            if told_already:
+                return
             runs.add_segments(tx, claim.run, segments)
             books = receipt["books"]
             landed = books["inserted"] + books["updated"]
@@ -222,7 +231,7 @@ class Queue:
             at = Millis(tx.now + self._backoff(run.attempt))
             runs.write(
                 tx, claim, state=RunState.QUEUED, not_before=at,
-                waiting_for=f"the next try, after: {error.get('message', '')}", **_let_go(),
+                **_let_go(f"the next try, after: {error.get('message', '')}"),
             )  # fmt: skip
             runs.add_event(
                 tx,
@@ -258,16 +267,14 @@ class Queue:
             return runs.next_due_in_ms(tx)
 
     @staticmethod
-    def _tell(
-        tx: Tx, run: Run, message: str, status: EventStatus, data: Mapping[str, Any]
-    ) -> None:
+    def _tell(tx: Tx, run: Run, message: str, status: EventStatus, data: Mapping[str, Any]) -> None:
         runs.add_event(
             tx, run.id, NewEvent(kind=EventKind.LOG, status=status, message=message, data=data)
         )
 
 
-def _let_go() -> dict[str, None]:
-    return {"holder": None, "lease_until": None, "waiting_for": None}
+def _let_go(waiting_for: str | None = None) -> dict[str, str | None]:
+    return {"holder": None, "lease_until": None, "waiting_for": waiting_for}
 
 
 def _log(message: str) -> NewEvent:
@@ -284,4 +291,3 @@ def told(error: BaseException, report: str = "") -> dict[str, str]:
         "message": "Something unexpected happened in the server.",
         "hint": f"Its log has the details under report {report}.",
     }
-

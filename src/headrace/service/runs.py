@@ -25,7 +25,10 @@ from headrace.store.paging import Order as SortOrder
 from headrace.store.paging import Window
 
 KEY_MAX: Final = 255
-QUEUE_MAX: Final = 100_000  # queued runs of one server
+NEWEST_FIRST: Final = SortOrder("queued_at")
+BY_NUMBER: Final = SortOrder("number", descending=False)
+FIFTY: Final = Window(50)
+HUNDRED: Final = Window(100)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,7 @@ class Runs:
         if key is not None and not 0 < len(key) <= KEY_MAX:
             raise Invalid(f"Idempotency-Key must have 1 to {KEY_MAX} characters.")
         with self._database.begin() as tx:
-            task = resources.find(tx, Task, tenant, task_id) if is_id(task_id) else None
+            task = resources.locked_task(tx, tenant, task_id) if is_id(task_id) else None
             if task is None:
                 raise NotFound(f"cannot find task {task_id[:80]}")
             if key is not None and (earlier := runs.started_with(tx, task.id, key)):
@@ -135,9 +138,11 @@ class Runs:
     def reading_order(self, tenant: TenantId, destination_id: str) -> tuple[Order, str | None]:
         """Return an order to read a destination with, and the exclusive name it has."""
         with self._database.read() as tx:
-            end = resources.find(tx, Destination, tenant, destination_id) if (
-                is_id(destination_id)
-            ) else None
+            end = (
+                resources.find(tx, Destination, tenant, destination_id)
+                if (is_id(destination_id))
+                else None
+            )
             if end is None:
                 raise NotFound(f"cannot find destination {destination_id[:80]}")
             order = self._order_of_destination(tx, end)
@@ -161,7 +166,10 @@ class Runs:
             **values,
             data_dir=str(data_dir),
             rejects_dir=str(self.quarantine.absolute()),
-            files_roots=(str(data_dir / "files"), *(str(r.absolute()) for r in settings.files_roots)),
+            files_roots=(
+                str(data_dir / "files"),
+                *(str(r.absolute()) for r in settings.files_roots),
+            ),
             open_inside=settings.loopback,
             egress_allow=settings.egress_allow,
             memory_bytes=settings.run_memory_bytes,
@@ -185,8 +193,7 @@ class Runs:
     def listed(
         self, tenant: TenantId, *, task: str | None = None,
         states: Sequence[RunState] | None = None, since: Millis | None = None,
-        until: Millis | None = None, order: SortOrder = SortOrder("queued_at"),
-        window: Window = Window(50),
+        until: Millis | None = None, order: SortOrder = NEWEST_FIRST, window: Window = FIFTY,
     ) -> tuple[list[Run], int]:  # fmt: skip
         """Return one page of runs and how many there are."""
         with self._database.read() as tx:
@@ -203,8 +210,8 @@ class Runs:
     def events(
         self, tenant: TenantId, id_: str, *, kinds: Sequence[str] | None = None,
         statuses: Sequence[str | None] | None = None, since: Millis | None = None,
-        until: Millis | None = None, after: int = 0, order: SortOrder = SortOrder("number", False),  # noqa: FBT003
-        window: Window = Window(100),
+        until: Millis | None = None, after: int = 0, order: SortOrder = BY_NUMBER,
+        window: Window = HUNDRED,
     ) -> tuple[list[Event], int]:  # fmt: skip
         """Return one page of a run's events and how many there are."""
         with self._database.read() as tx:
@@ -281,7 +288,7 @@ class Runs:
         runs.add_event(tx, run.id, event)
 
     def set_limit(self, name: str, limit: int | None) -> None:
-        """Set how many runs go at a time for `source`, `source:ID`, `tenant:ID` …; None: default."""
+        """Set how many runs go at a time for `source`, `source:ID`, `tenant:ID` …; None resets."""
         kind = name.partition(":")[0]
         if kind not in ("task", "source", "destination", "tenant"):
             raise Invalid("A limit is of a task, source, destination or tenant.", field="name")

@@ -41,5 +41,3 @@ def migrate(database: Database) -> None:
         with EnvironmentContext(config, script) as environment:
             environment.configure(connection=con, target_metadata=metadata, fn=upgrade)
             environment.run_migrations()
-
-

@@ -77,7 +77,15 @@ def find(tx: Tx, kind: type[T], tenant: TenantId, id_: str) -> T | None:
     return None if found is None else made(kind, found)
 
 
-def sealed(tx: Tx, kind: type[T], id_: str) -> bytes | None:
+def locked_task(tx: Tx, tenant: TenantId, id_: str) -> Task | None:
+    """Return a task that nobody else changes or starts until this transaction ends."""
+    table = tables.task
+    query = sa.select(table).where(table.c.id == id_, table.c.tenant == tenant)
+    found = tx.first(query.with_for_update())
+    return None if found is None else made(Task, found)
+
+
+def sealed(tx: Tx, kind: type, id_: str) -> bytes | None:
     """Return what is sealed of a thing."""
     table = TABLES[kind]
     found = tx.first(sa.select(table.c.sealed).where(table.c.id == id_))
@@ -138,6 +146,7 @@ def made(kind: type[T], row: AnyRow) -> T:
         "updated_at": row.updated_at,
     }  # fmt: skip
     thing: Any
+    maker: Any = kind
     if kind is Task:
         thing = Task(
             id=TaskId(row.id), source=SourceId(row.source),
@@ -152,6 +161,6 @@ def made(kind: type[T], row: AnyRow) -> T:
             **common,
         )  # fmt: skip
     else:
-        thing = kind(id=row.id, type=row.type, input=row.input, authentication=row.authentication,
+        thing = maker(id=row.id, type=row.type, input=row.input, authentication=row.authentication,
                      **common)  # fmt: skip
     return thing  # type: ignore[no-any-return]  # of the kind asked for

@@ -1,4 +1,4 @@
-"""Runs: the queue. A run is claimed with a fence and a lease, and only its holder writes about it."""
+"""Runs: the queue. A run is claimed with fence and lease; only its holder writes about it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,6 +62,12 @@ def any_tenants(tx: Tx, id_: str) -> Run | None:
 def exclusive_of(tx: Tx, id_: str) -> str | None:
     found = tx.first(sa.select(run.c.exclusive).where(run.c.id == id_))
     return None if found is None else found.exclusive
+
+
+def token(tx: Tx, id_: str) -> str | None:
+    """Return the token of the commit that is on record for a run."""
+    found = tx.first(sa.select(run.c.token).where(run.c.id == id_))
+    return None if found is None else found.token
 
 
 def started_with(tx: Tx, task: TaskId, key: str) -> Run | None:
@@ -176,7 +182,7 @@ def due(tx: Tx) -> list[Waiting]:
         .order_by(run.c.queued_at, run.c.id)
         .limit(CANDIDATES_MAX)
     )  # fmt: skip
-    return [Waiting(**row._mapping) for row in tx.all(query)]
+    return [Waiting(**row._asdict()) for row in tx.all(query)]
 
 
 def next_due_in_ms(tx: Tx) -> int | None:
@@ -195,9 +201,7 @@ def tell_waiting(tx: Tx, id_: str, reason: str) -> None:
 def next_fence(tx: Tx) -> int:
     """Return a number higher than every earlier fence."""
     counter = tables.counter
-    tx.run(
-        sa.update(counter).where(counter.c.name == "fence").values(value=counter.c.value + 1)
-    )
+    tx.run(sa.update(counter).where(counter.c.name == "fence").values(value=counter.c.value + 1))
     return int(tx.con.execute(sa.select(counter.c.value)).scalar_one())
 
 

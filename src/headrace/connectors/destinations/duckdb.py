@@ -67,7 +67,7 @@ class Duckdb:
     def load(self, target: Target) -> Load:
         if target.table.startswith(("_headrace_", "__headrace_")) or not target.table:
             raise Misconfigured(f"{target.table!r} cannot be a table's name.", field="table")
-        return DuckdbLoad(connect(self._path, self._tools), target, self._tools)
+        return DuckdbLoad(connect(self._path, self._tools), target)
 
     def read(self, table: str, limit: int, cursor: str | None) -> Page:
         if not self._path.exists():
@@ -152,7 +152,7 @@ class DuckdbLoad:
     stages = True
     stage = quoted(STAGE)
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, target: Target, tools: Tools) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, target: Target) -> None:
         self.con: duckdb.DuckDBPyConnection | None = con
         self._con = con
         self._target = target
@@ -219,7 +219,8 @@ class DuckdbLoad:
         apply = sql.Apply(
             query=self._query, table=self._table, stage=self.stage, columns=columns,
             key=target.key, with_file=with_file,
-            nulls=nulls, has_attribute=_has_attribute if ATTRIBUTES in dict(self._columns(STAGE)) else None,
+            nulls=nulls,
+            has_attribute=_has_attribute if ATTRIBUTES in dict(self._columns(STAGE)) else None,
         )  # fmt: skip
         counts = apply.run(target.action)
         con.execute(f"drop table {self.stage}")
@@ -273,9 +274,13 @@ class DuckdbLoad:
         )
 
     def _evolve(self, columns: list[str]) -> frozenset[str]:
-        there = {name.casefold(): _our_type(type_) for name, type_ in self._columns(self._target.table)}
+        there = {
+            name.casefold(): _our_type(type_) for name, type_ in self._columns(self._target.table)
+        }
         coming = [
-            Column(name, _our_type(type_)) for name, type_ in self._columns(STAGE) if name in columns
+            Column(name, _our_type(type_))
+            for name, type_ in self._columns(STAGE)
+            if name in columns
         ]
         found = sql.evolution(self._target.table, there, coming, self._is_empty)
         for column in found.add:
@@ -288,11 +293,10 @@ class DuckdbLoad:
                 f"alter table {self._table} alter {quoted(column.name)} type"
                 f" {duckdb_type(column.type)}"
             )
-
         return found.nulls
 
     def _is_empty(self, name: str) -> bool:
-        return self._query(f"select count({quoted(name)}) from {self.stage}")[0][0] == 0
+        return not self._query(f"select count({quoted(name)}) from {self.stage}")[0][0]
 
     def abort(self) -> None:
         if self._closed:

@@ -10,9 +10,11 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, Final
 
+import duckdb
 import msgspec
 import psycopg
-from psycopg import conninfo, errors, sql as pgsql
+from psycopg import conninfo, errors
+from psycopg import sql as pgsql
 
 from headrace.connectors.families import sql
 from headrace.connectors.families.paging import page_of
@@ -166,7 +168,7 @@ class PostgresqlLoad:
 
     stages = False
     stage = ""
-    con = None
+    con: duckdb.DuckDBPyConnection | None = None
 
     def __init__(
         self, con: psycopg.Connection[tuple[Any, ...]], schema: str, target: Target
@@ -219,7 +221,7 @@ class PostgresqlLoad:
         with _told():
             if not self._columns:
                 self._make_stage(rows)
-            internal = [name for name in self._internal]
+            internal = list(self._internal)
             names = ", ".join(map(quoted, [*(c.name for c in self._columns), *internal]))
             # The stage was made in this transaction, so FREEZE is safe: nobody else sees it.
             cursor = self._con.cursor()
@@ -255,9 +257,11 @@ class PostgresqlLoad:
             con, target = self._con, self._target
             self._check_fence()
             counts = self._apply()
-            found = con.execute(f"select count(*) from {self._table}").fetchone() if (
-                self._exists()
-            ) else (0,)
+            found = (
+                con.execute(f"select count(*) from {self._table}").fetchone()
+                if (self._exists())
+                else (0,)
+            )
             counts.rows_after = found[0] if found else None
             note = sign(counts)
             con.execute(
@@ -314,7 +318,9 @@ class PostgresqlLoad:
                     self._con.execute(f"set local lock_timeout = {LOCK_TIMEOUT_MS}")
                     if exists:
                         self._con.execute(f"lock table {self._table} in access exclusive mode")
-                        counts.replaced_out = self._query(f"select count(*) from {self._table}")[0][0]
+                        counts.replaced_out = self._query(f"select count(*) from {self._table}")[0][
+                            0
+                        ]
                         self._con.execute(f"drop table {self._table}")
                     faults.reach("child.in_commit")
                     self._con.execute(
@@ -368,18 +374,18 @@ class PostgresqlLoad:
         found = sql.evolution(self._target.table, there, self._columns, self._is_empty)
         for column in found.add:
             self._con.execute(
-                f"alter table {self._table} add column {quoted(column.name)} {_pg_type(column.type)}"
+                f"alter table {self._table} add column {quoted(column.name)}"
+                f" {_pg_type(column.type)}"
             )
         for column in found.widen:
             self._con.execute(
                 f"alter table {self._table} alter {quoted(column.name)}"
                 f" type {_pg_type(column.type)}"
             )
-
         return found.nulls
 
     def _is_empty(self, name: str) -> bool:
-        return self._query(f"select count({quoted(name)}) from {self._stage}")[0][0] == 0
+        return not self._query(f"select count({quoted(name)}) from {self._stage}")[0][0]
 
     def abort(self) -> None:
         self._columns = []
@@ -445,7 +451,7 @@ class _Encoded:
             self._put(out, None)
 
     def _scan(self) -> None:
-        reader = self._rows.con.execute(self._sql).fetch_record_batch(BATCH_ROWS)
+        reader = self._rows.con.execute(self._sql).to_arrow_reader(BATCH_ROWS)
         self._put(self._batches, reader.schema)
         first = True
         for batch in reader:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
+import duckdb
 import msgspec
 
 from headrace.contract.columns import DOCUMENT, FILE, KEY
@@ -122,7 +123,7 @@ class SearchLoad:
 
     stages = False
     stage = ""
-    con = None
+    con: duckdb.DuckDBPyConnection | None = None
 
     def __init__(self, con: sqlite3.Connection, target: Target) -> None:
         self._db = con
@@ -140,9 +141,7 @@ class SearchLoad:
                 return str(found[0])
             db.execute("begin immediate")
             self._check_fence()
-            db.execute(
-                "insert or replace into fences values (?, ?)", [target.scope, target.fence]
-            )
+            db.execute("insert or replace into fences values (?, ?)", [target.scope, target.fence])
             for (name,) in db.execute(
                 "select name from sqlite_master where type = 'table' and name glob 'stage_[0-9]*'"
                 " and (name not glob '*_text_*')"
@@ -186,9 +185,7 @@ class SearchLoad:
         (first,) = db.execute(f"select coalesce(max(id), 0) from {self._stage}").fetchone()
         marks = "?, ?, ?" if with_file else "?, ?, null"
         db.execute("begin immediate")
-        db.executemany(
-            f"insert into {self._stage} (object_id, body, file) values ({marks})", chunk
-        )
+        db.executemany(f"insert into {self._stage} (object_id, body, file) values ({marks})", chunk)
         if self._target.action is Action.REPLACE:
             db.execute(
                 f"insert into {self._stage}_text (rowid, text) select id, {_TEXT}"

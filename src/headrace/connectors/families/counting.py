@@ -5,7 +5,7 @@ it can prove its answer: every quoted section begins at a cell's start and ends 
 """
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 CHUNK_BYTES = 1 << 18
 _LF, _CR = 10, 13

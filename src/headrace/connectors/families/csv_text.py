@@ -48,7 +48,7 @@ class CsvText:
         self._quoted_value = re.compile(rb" *%b(%b)%b *(?=%b|$)" % (q, body, q, d))
         self._quoted_cell = re.compile(rb"(^|%b) *%b%b%b" % (d, q, body, q))
 
-    def records(self, path: str, columns: int = 0) -> Iterator[Record]:
+    def records(self, path: str, columns: int = 0) -> Iterator[Record]:  # noqa: C901, PLR0912  # hot
         """Yield every record, the header too. Blank lines are none, unless `columns` is 1."""
         quote, offset, line_no = self.quote, 0, 0
         held: list[bytes] = []
@@ -104,7 +104,9 @@ class CsvText:
         inside = line.replace(self.quote * 2, b"")
         return self.quote not in inside or bool(self._closes_and_opens.fullmatch(line))
 
-    def _record(self, line: int, byte: int, parts: list[bytes], size: int, cells: int = 0) -> Record:
+    def _record(
+        self, line: int, byte: int, parts: list[bytes], size: int, cells: int = 0
+    ) -> Record:
         text = parts[0] if len(parts) == 1 else b"".join(parts)
         if size > LINE_BYTES_MAX:
             return Record(line, byte, text, 0, Rule.TOO_LONG)

@@ -215,8 +215,9 @@ def _recoded(body: Body, encoding: str, tools: Tools) -> Body:
                     out.write(decoder.decode(chunk).encode(errors="surrogateescape"))
                 out.write(decoder.decode(b"", final=True).encode(errors="surrogateescape"))
             except UnicodeError as error:
+                why = getattr(error, "reason", error)
                 raise Refused(
-                    f"{body.name} is not written in {encoding}: {error.reason if hasattr(error, 'reason') else error}.",
+                    f"{body.name} is not written in {encoding}: {why}.",
                     hint="Name the encoding that it is written in.",
                 ) from error
         body = Body(body.name, target, own=True)

@@ -91,7 +91,7 @@ class _Cutter:
         self.base += keep_from
         return bool(chunk)
 
-    def elements(self) -> Iterator[Element]:
+    def elements(self) -> Iterator[Element]:  # noqa: C901  # one state machine, read in one sitting
         self.more(0)
         start = self.buffer.find(b"[") + 1
         depth, last, at, first = 1, start, start, True
@@ -103,7 +103,7 @@ class _Cutter:
                 if kind in b"{[":
                     if depth == 1:
                         opened = token.start()
-                        yield from self._gap(last, opened, first)
+                        yield from self._gap(last, opened, first=first)
                         first = False
                     depth += 1
                 elif kind in b"}]":
@@ -112,7 +112,7 @@ class _Cutter:
                         yield self._element(opened, token.end())
                         last, opened = token.end(), -1
                     elif depth == 0:
-                        yield from self._gap(last, token.start(), first, closing=True)
+                        yield from self._gap(last, token.start(), first=first, closing=True)
                         self._nothing_after(token.end())
                         return
                 elif kind == b'"':
@@ -134,7 +134,9 @@ class _Cutter:
         line = self.line + self.buffer.count(b"\n", 0, start)
         return line, self.base + start, self.buffer[start:end]
 
-    def _gap(self, start: int, end: int, first: bool, closing: bool = False) -> Iterator[Element]:
+    def _gap(
+        self, start: int, end: int, *, first: bool, closing: bool = False
+    ) -> Iterator[Element]:
         """Yield what stands between two elements that are objects or arrays: scalars."""
         gap = self.buffer[start:end]
         bare = gap.strip()

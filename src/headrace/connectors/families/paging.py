@@ -13,9 +13,7 @@ from headrace.contract.destination import Page
 
 def page_of(names: Sequence[str], found: Sequence[tuple[Any, ...]], limit: int) -> Page:
     """Make a page of rows that begin with their place; one row more than `limit` was asked for."""
-    rows = [
-        dict(zip(names, map(plain, row[1:]), strict=True)) for row in found[:limit]
-    ]
+    rows = [dict(zip(names, map(plain, row[1:]), strict=True)) for row in found[:limit]]
     following = str(found[limit][0]) if len(found) > limit else None
     return Page(columns=names, rows=rows, next=following)
 

@@ -41,7 +41,9 @@ class Apply:
                 return Counts(inserted=self._insert("true"))
             case Action.SAVE:
                 updated = self._matched()
-                self.query(f"delete from {self.table} as t using {self.stage} as s where {self._on}")
+                self.query(
+                    f"delete from {self.table} as t using {self.stage} as s where {self._on}"
+                )
                 landed = self._insert("true")
                 inserted = {file: rows - updated.get(file, 0) for file, rows in landed.items()}
                 return Counts(inserted=inserted, updated=updated)
@@ -58,9 +60,11 @@ class Apply:
         total = self._by_file("true")
         new = {file: rows - updated.get(file, 0) for file, rows in total.items()}
         # Rows to be made are told apart before the update could make more of them match.
-        made = self._insert(f"not exists (select 1 from {self.table} as t where {self._on})") if (
-            create
-        ) else {}
+        made = (
+            self._insert(f"not exists (select 1 from {self.table} as t where {self._on})")
+            if (create)
+            else {}
+        )
         sets = [
             f"{quoted(name)} = {self._new_value(name)}"
             for name in self.columns

@@ -5,7 +5,6 @@ same header are read in one scan. Positions count from the unpacked text.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
 import duckdb
@@ -33,7 +32,7 @@ class CsvConfig(FilesConfig, frozen=True, kw_only=True):
     header: Annotated[bool, msgspec.Meta(description="False: columns are column1, column2 …")] = (
         True
     )
-    mapping: dict[str, str] = {}
+    mapping: dict[str, str] = msgspec.field(default_factory=dict)
     unmapped: Annotated[
         Literal["infer", "string"],
         msgspec.Meta(description="The type of columns that the mapping leaves out."),
@@ -204,9 +203,7 @@ class Csv:
         names = text.cells_of(first.text)
         if not self._config.header:
             return tuple(f"column{number}" for number in range(1, len(names) + 1))
-        return tuple(
-            name.strip() or f"column{number}" for number, name in enumerate(names, 1)
-        )
+        return tuple(name.strip() or f"column{number}" for number, name in enumerate(names, 1))
 
     def _judge_names(self, names: Sequence[str], where: str) -> None:
         folded: dict[str, str] = {}

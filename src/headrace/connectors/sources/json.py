@@ -28,7 +28,7 @@ SAMPLE_RECORDS: Final = 10_000
 class JsonConfig(FilesConfig, frozen=True, kw_only=True):
     """What a user fills in for JSON files."""
 
-    mapping: dict[str, str] = {}
+    mapping: dict[str, str] = msgspec.field(default_factory=dict)
     unique_id_column: str | None = msgspec.field(default=None, name="uniqueIDColumn")
 
     def __post_init__(self) -> None:
@@ -193,11 +193,11 @@ class Json:
         for file in files.gather(self._config, self._tools):
             files.refuse_html(file)
             if json_text.is_array(file.path):
-                file = self._cut(file)
-                arrays.add(file.path)
+                scanned.append(self._cut(file))
+                arrays.add(scanned[-1].path)
             else:
                 file.records = sum(1 for _ in json_text.lines(file.path))
-            scanned.append(file)
+                scanned.append(file)
         if not any(file.bytes for file in scanned):
             raise Refused(
                 "There is nothing in the file.",

@@ -38,7 +38,10 @@ class ParquetScan:
     document: str | None = None
 
     def __init__(
-        self, scanned: list[File], columns: Sequence[tuple[str, str]], con: duckdb.DuckDBPyConnection
+        self,
+        scanned: list[File],
+        columns: Sequence[tuple[str, str]],
+        con: duckdb.DuckDBPyConnection,
     ) -> None:
         self.files: Sequence[File] = scanned
         self.cells: Sequence[Cell] = [_cell(name, type_) for name, type_ in columns]

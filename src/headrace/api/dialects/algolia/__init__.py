@@ -1,1 +1,1 @@
-"""The Algolia Ingestion API, as far as it drives the main job (contract: page of 2024, spec of 2026)."""
+"""The Algolia Ingestion API (page of 2024, spec of 2026), as far as it drives the main job."""

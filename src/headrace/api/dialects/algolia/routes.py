@@ -80,7 +80,7 @@ class Query:
             return None
         if text not in ("true", "false"):
             raise Invalid(f"{name} must be true or false.", field=name)
-        return text == "true"
+        return bool(text == "true")
 
     def text(self, name: str) -> str | None:
         return self._params.get(name)
@@ -175,9 +175,7 @@ def get_authentication(
     id: str, services: Services, principal: Principal  # noqa: A002
 ) -> wire.Authentication:  # fmt: skip
     """Show an authentication."""
-    return translate.authentication(
-        services.catalog.get(Authentication, principal.tenant.id, id)
-    )
+    return translate.authentication(services.catalog.get(Authentication, principal.tenant.id, id))
 
 
 @patch("/1/authentications/{id:str}", sync_to_thread=True)
@@ -543,7 +541,8 @@ def list_events(
     statuses = ("created", "started", "retried", "failed", "succeeded", "critical")
     columns = {"status": "status", "type": "kind", "publishedAt": "number"}
     found, total = services.runs.events(
-        principal.tenant.id, id, kinds=asked.one_of("type", ("fetch", "record", "log", "transform")),
+        principal.tenant.id, id,
+        kinds=asked.one_of("type", ("fetch", "record", "log", "transform")),
         statuses=asked.one_of("status", statuses), since=since, until=until,
         order=asked.order(columns, "publishedAt"), window=asked.window,
     )  # fmt: skip

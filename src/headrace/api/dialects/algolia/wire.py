@@ -140,7 +140,7 @@ class TaskCreate(Given):
     destination_id: str = field(name="destinationID")
     action: ActionName
     subscription_action: ActionName | UnsetType = UNSET
-    cron: str | None | UnsetType = UNSET
+    cron: str | UnsetType | None = UNSET
     enabled: bool = True
     failure_threshold: Percent = 0
     input: Json | UnsetType = UNSET
@@ -166,7 +166,7 @@ class TaskUpdate(Given):
     destination_id: str | UnsetType = field(default=UNSET, name="destinationID")
     subscription_action: ActionName | UnsetType = UNSET
     trigger: Json | UnsetType = UNSET
-    cron: str | None | UnsetType = UNSET
+    cron: str | UnsetType | None = UNSET
     enabled: bool | UnsetType = UNSET
     failure_threshold: Percent | UnsetType = UNSET
     input: Json | UnsetType = UNSET
@@ -238,5 +238,3 @@ class Event(Shown):
     batch_size: int
     data: Json | None
     published_at: str
-
-

@@ -35,7 +35,7 @@ Json = dict[str, Any]
 def _offset(cursor: str | None) -> int:
     if cursor is None:
         return 0
-    if not cursor.isdigit() or len(cursor) > 9:  # noqa: PLR2004  # digits of an offset
+    if not cursor.isdigit() or len(cursor) > 9:  # digits of an offset
         raise Invalid("cursor is not one that this list gave.", field="cursor")
     return int(cursor)
 
@@ -263,9 +263,7 @@ def get_events(
     after: Annotated[int, Parameter(ge=0, description="Number of the last event seen.")] = 0,
 ) -> wire.Page:  # fmt: skip
     """List events in order; `after` continues where an earlier answer ended."""
-    found, total = services.runs.events(
-        principal.tenant.id, id, after=after, window=Window(limit)
-    )
+    found, total = services.runs.events(principal.tenant.id, id, after=after, window=Window(limit))
     more = str(found[-1].number) if found and total > len(found) else None
     return wire.Page(items=[translate.event_shown(one) for one in found], next=more)
 
@@ -290,7 +288,10 @@ async def _watched(id_: str, services: Services, principal: Principal) -> AsyncI
         found, _ = await asyncio.to_thread(services.runs.events, tenant, id_, after=after)
         for one in found:
             after = one.number
-            yield {"event": "event", "data": msgspec.json.encode(translate.event_shown(one)).decode()}
+            yield {
+                "event": "event",
+                "data": msgspec.json.encode(translate.event_shown(one)).decode(),
+            }
         shown = msgspec.json.encode(translate.run_shown(run))
         if shown != last:
             last, quiet = shown, 0.0

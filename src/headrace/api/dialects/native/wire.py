@@ -63,7 +63,7 @@ class ChangedTask(Given):
 
     name: str | msgspec.UnsetType = msgspec.UNSET
     action: str | msgspec.UnsetType = msgspec.UNSET
-    table: str | None | msgspec.UnsetType = msgspec.UNSET
+    table: str | msgspec.UnsetType | None = msgspec.UNSET
     key: list[str] | msgspec.UnsetType = msgspec.UNSET
     enabled: bool | msgspec.UnsetType = msgspec.UNSET
     failure_threshold: int | msgspec.UnsetType = msgspec.UNSET

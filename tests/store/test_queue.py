@@ -1,0 +1,325 @@
+"""The queue: claims, fences, leases, limits, deaths; on SQLite and PostgreSQL."""
+
+import threading
+import time
+
+import pytest
+import sqlalchemy as sa
+
+from headrace.domain.errors import Conflict, Invalid, LostClaim, NotFound
+from headrace.domain.run import ARROWS, RunState, Trigger
+from headrace.security.vault import Vault
+from headrace.service.access import Access
+from headrace.service.catalog import Catalog
+from headrace.service.queue import DEATHS_MAX, Queue
+from headrace.service.runs import Runs
+from headrace.settings import Settings
+from headrace.store import tables
+from headrace.store.migrate import migrate
+
+RECEIPT = {
+    "books": {"inserted": 1, "updated": 0, "read": 1},
+    "tables": [],
+    "files": [],
+    "rules": {},
+}
+
+
+class World:
+    """A store with one tenant, and as many tasks as wanted."""
+
+    def __init__(self, database, folder):
+        self.database = database
+        self.vault = Vault(bytes(32))
+        self.access = Access(database, self.vault.pepper)
+        self.tenant, self.key = self.access.first_start("")
+        self.catalog = Catalog(database, self.vault)
+        (folder / "files").mkdir(exist_ok=True)
+        self.folder = folder
+        self.woken = 0
+        self.runs = Runs(database, self.catalog, Settings(data_dir=folder), self._wake)
+
+    def _wake(self):
+        self.woken += 1
+
+    def queue(self, holder="one", lease_ms=60_000):
+        return Queue(self.database, holder, lease_ms, chance=lambda: 0.0)
+
+    def task(self, file="a", source=None):
+        source = source or self.source()
+        end = self.catalog.add_destination(
+            self.tenant.id, type_="duckdb", name="d",
+            given={"path": str(self.folder / "files" / f"{file}.duckdb")},
+        )  # fmt: skip
+        return self.catalog.add_task(
+            self.tenant.id, source=source.id, destination=end.id, action="replace"
+        )
+
+    def source(self):
+        return self.catalog.add_source(
+            self.tenant.id, type_="csv", name="s", given={"url": "file:///x.csv"}
+        )
+
+    def start(self, task, key=None):
+        return self.runs.start(self.tenant.id, task.id, trigger=Trigger.API, key=key)
+
+    def state(self, run):
+        return self.runs.get(self.tenant.id, run.id).state
+
+
+@pytest.fixture
+def world(database, tmp_path):
+    return World(database, tmp_path)
+
+
+def test_a_run_is_queued_with_its_event_and_the_dispatcher_woken(world):
+    run = world.start(world.task())
+    events, total = world.runs.events(world.tenant.id, run.id)
+    assert (run.state, total, events[0].message) == (RunState.QUEUED, 1, "queued")
+    assert world.woken == 1
+
+
+def test_the_same_idempotency_key_gives_the_same_run_even_from_50_threads(world):
+    task = world.task()
+    found, errors = [], []
+
+    def ask():
+        try:
+            found.append(world.start(task, key="k").id)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(found) == 50
+    assert len(set(found)) == 1
+
+
+def test_a_second_start_while_one_is_queued_is_a_conflict(world):
+    task = world.task()
+    world.start(task)
+    with pytest.raises(Conflict):
+        world.start(task)
+
+
+def test_a_disabled_task_does_not_start(world):
+    task = world.catalog.change_task(world.tenant.id, world.task().id, enabled=False)
+    with pytest.raises(Invalid, match="disabled"):
+        world.start(task)
+
+
+def test_a_claim_has_a_higher_fence_than_every_earlier_one(world):
+    queue = world.queue()
+    fences = []
+    for name in "abc":
+        world.start(world.task(name))
+        fences += [claim.fence for claim, _ in queue.claim(1)]
+    assert fences == sorted(set(fences))
+    assert len(fences) == 3
+
+
+def test_one_run_is_claimed_once_by_many_claimers(world):
+    for name in range(6):
+        world.start(world.task(f"f{name}"))
+    claimed = []
+
+    def claim(number):
+        for _ in range(4):
+            claimed.extend(run.id for _, run in world.queue(f"h{number}").claim(2))
+
+    threads = [threading.Thread(target=claim, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(claimed) == len(set(claimed)) == 6
+
+
+def test_the_database_itself_forbids_two_active_runs_of_a_task(world):
+    task = world.task()
+    run = world.start(task)
+    world.queue().claim(1)
+    with pytest.raises(sa.exc.IntegrityError), world.database.begin() as tx:
+        row = tx.first(sa.select(tables.run).where(tables.run.c.id == run.id))
+        values = row._asdict() | {"id": "another", "idempotency_key": None}
+        tx.run(sa.insert(tables.run).values(**values))
+
+
+def test_a_second_run_for_the_same_file_waits_and_says_so(world):
+    first, second = world.start(world.task("same")), world.start(world.task("same"))
+    queue = world.queue()
+    assert [run.id for _, run in queue.claim(5)] == [first.id]
+    waiting = world.runs.get(world.tenant.id, second.id)
+    assert waiting.state is RunState.QUEUED
+    assert "same.duckdb" in waiting.waiting_for
+
+
+@pytest.mark.parametrize("kind", ["source", "task", "tenant", "destination"])
+def test_limits_hold(world, kind):
+    source = world.source()
+    runs = [world.start(world.task(f"f{n}", source)) for n in range(3)]
+    world.runs.set_limit(kind, 2 if kind in ("source", "tenant") else 1)
+    claimed = world.queue().claim(10)
+    assert len(claimed) == (2 if kind in ("source", "tenant") else 3)
+    if kind in ("source", "tenant"):
+        told = [world.runs.get(world.tenant.id, run.id).waiting_for for run in runs]
+        assert [text for text in told if text] == [f"the limit of 2 runs at a time of its {kind}"]
+
+
+def test_only_the_holder_writes_about_a_run(world):
+    run = world.start(world.task())
+    old = world.queue("old", lease_ms=1)
+    [(stale, _)] = old.claim(1)
+    time.sleep(0.05)
+    new = world.queue("new")
+    new.claim(0)  # buries what has expired
+    [(fresh, claimed)] = new.claim(1)
+    assert claimed.id == run.id
+    for write in (
+        lambda: old.advance(stale, "t", RECEIPT, ()),
+        lambda: old.finish(stale),
+        lambda: old.fail(stale, {"code": "x"}, None, ()),
+        lambda: old.cancelled(stale),
+        lambda: old.record(stale, ()),
+        lambda: old.give_back(stale),
+    ):
+        with pytest.raises(LostClaim):
+            write()
+    new.advance(fresh, "t", RECEIPT, ())
+    new.finish(fresh)
+    assert world.state(run) is RunState.SUCCEEDED
+
+
+def test_an_expired_lease_writes_nothing_even_if_nobody_else_claimed(world):
+    world.start(world.task())
+    queue = world.queue(lease_ms=1)
+    [(claim, _)] = queue.claim(1)
+    time.sleep(0.05)
+    with pytest.raises(LostClaim):
+        queue.finish(claim)
+    assert queue.beat({}).held == frozenset()
+
+
+def test_a_beat_renews_carries_progress_up_and_cancel_down(world):
+    run = world.start(world.task())
+    queue = world.queue()
+    [(claim, _)] = queue.claim(1)
+    assert queue.beat({claim: ({"rows": 5}, "a lock")}).held == {run.id}
+    seen = world.runs.get(world.tenant.id, run.id)
+    assert (seen.progress, seen.waiting_for) == ({"rows": 5}, "a lock")
+    world.runs.cancel(world.tenant.id, run.id)
+    assert queue.beat({}).cancelling == {run.id}
+    assert world.state(run) is RunState.CANCELLING
+
+
+def test_a_cancelled_run_keeps_its_slot_until_its_work_is_gone(world):
+    task = world.task()
+    run = world.start(task)
+    queue = world.queue()
+    [(claim, _)] = queue.claim(1)
+    world.runs.cancel(world.tenant.id, run.id)
+    with pytest.raises(Conflict):
+        world.start(task)
+    queue.cancelled(claim)
+    assert world.state(run) is RunState.CANCELLED
+    world.start(task)
+
+
+def test_a_queued_run_is_cancelled_at_once_and_twice_is_once(world):
+    run = world.start(world.task())
+    for _ in range(2):
+        assert world.runs.cancel(world.tenant.id, run.id).state is RunState.CANCELLED
+
+
+def test_a_finished_run_cannot_be_cancelled(world):
+    run = world.start(world.task())
+    queue = world.queue()
+    [(claim, _)] = queue.claim(1)
+    queue.advance(claim, "t", RECEIPT, ())
+    queue.finish(claim)
+    with pytest.raises(Conflict, match="succeeded"):
+        world.runs.cancel(world.tenant.id, run.id)
+
+
+def test_three_deaths_fail_a_run_clearly(world):
+    run = world.start(world.task())
+    queue = world.queue()
+    for death in range(DEATHS_MAX):
+        [(claim, claimed)] = queue.claim(1)
+        assert claimed.deaths == death
+        queue.died(claim, "it was killed")
+    seen = world.runs.get(world.tenant.id, run.id)
+    assert seen.state is RunState.FAILED
+    assert "died repeatedly" in seen.error["message"]
+
+
+def test_a_down_destination_is_tried_again_with_back_off_then_fails(world):
+    run = world.start(world.task())
+    queue = Queue(world.database, "h", 60_000, chance=lambda: 0.5)
+    [(claim, claimed)] = queue.claim(1)
+    at = queue.retry(claim, claimed, {"code": "unavailable", "message": "down"})
+    seen = world.runs.get(world.tenant.id, run.id)
+    assert seen.state is RunState.QUEUED
+    assert at > seen.queued_at
+    assert "down" in seen.waiting_for
+    assert queue.claim(1) == []  # not before its time
+
+
+def test_a_server_that_stops_gives_its_runs_back_uncharged(world):
+    run = world.start(world.task())
+    queue = world.queue()
+    [(claim, _)] = queue.claim(1)
+    queue.give_back(claim)
+    seen = world.runs.get(world.tenant.id, run.id)
+    assert (seen.state, seen.deaths) == (RunState.QUEUED, 0)
+
+
+def test_an_advance_that_comes_twice_is_told_once(world):
+    run = world.start(world.task())
+    queue = world.queue()
+    [(claim, _)] = queue.claim(1)
+    segment = {"name": "r.jsonl", "rows": 1, "bytes": 2}
+    for _ in range(2):
+        queue.advance(claim, "t", RECEIPT, [segment])
+    events, _ = world.runs.events(world.tenant.id, run.id)
+    assert len([event for event in events if event.kind == "record"]) == 1
+
+
+def test_events_are_numbered_without_gaps(world):
+    run = world.start(world.task())
+    queue = world.queue()
+    [(claim, _)] = queue.claim(1)
+    queue.advance(claim, "t", RECEIPT, ())
+    queue.finish(claim)
+    events, total = world.runs.events(world.tenant.id, run.id)
+    assert [event.number for event in events] == list(range(1, total + 1))
+
+
+def test_another_tenants_things_are_not_there(world):
+    run = world.start(world.task())
+    other = world.access.add_tenant("other", "other-key-0123456789")
+    with pytest.raises(NotFound):
+        world.runs.get(other.id, run.id)
+    with pytest.raises(NotFound):
+        world.runs.cancel(other.id, run.id)
+    assert world.runs.listed(other.id)[1] == 0
+
+
+def test_migrating_twice_changes_nothing(database):
+    migrate(database)
+    with database.read() as tx:
+        assert tx.con.execute(sa.select(tables.counter.c.value)).scalar_one() == 0
+
+
+def test_the_arrows_end_and_every_state_is_reachable():
+    reached, todo = set(), [RunState.QUEUED]
+    while todo:
+        state = todo.pop()
+        if state not in reached:
+            reached.add(state)
+            todo += ARROWS[state]
+    assert reached == set(RunState)
