@@ -30,13 +30,16 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """Start a server; yield its URL. Fails loudly if no binaries work."""
+def postgres(*settings: str) -> Iterator[str]:
+    """Start a server; yield its URL. Fails loudly if no binaries work.
+
+    `settings` such as "fsync=on" come after our own, which are quick and unsafe.
+    """
     failures = []
     for binaries in _binaries():
         folder = Path(tempfile.mkdtemp(prefix="headrace-pg-"))
         try:
-            process, port = _start(binaries, folder)
+            process, port = _start(binaries, folder, settings)
         except (OSError, subprocess.SubprocessError, RuntimeError) as error:
             failures.append(f"{binaries}: {error}")
             shutil.rmtree(folder, ignore_errors=True)
@@ -58,7 +61,9 @@ def postgres() -> Iterator[str]:
     )
 
 
-def _start(binaries: Path, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+def _start(
+    binaries: Path, folder: Path, settings: tuple[str, ...]
+) -> tuple[subprocess.Popen[bytes], int]:
     root = os.getuid() == 0
     extra: dict = {}
     if root:
@@ -84,7 +89,8 @@ def _start(binaries: Path, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     log = (folder / "log").open("wb")
     process = subprocess.Popen(
         [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", "",
-         "-c", "fsync=off", "-c", "shared_buffers=128MB", "-c", "max_connections=200"],
+         "-c", "fsync=off", "-c", "shared_buffers=128MB", "-c", "max_connections=200",
+         *(part for setting in settings for part in ("-c", setting))],
         stdout=log, stderr=log, env=env, cwd=data, **extra,
     )  # fmt: skip
     log.close()

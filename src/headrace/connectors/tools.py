@@ -183,7 +183,8 @@ def _told(shown: str, error: BaseException) -> HeadraceError:
     text = str(error)
     if isinstance(error, urllib3.exceptions.ResponseError):
         return Refused(f"{shown} redirects more than {REDIRECTS_MAX} times.", field="input.url")
-    if isinstance(error, urllib3.exceptions.TimeoutError):
+    refused = isinstance(error, urllib3.exceptions.NewConnectionError)
+    if isinstance(error, urllib3.exceptions.TimeoutError) and not refused:
         return TimedOut(f"{shown} did not answer in time.", hint="It will be tried again.")
     if isinstance(error, urllib3.exceptions.SSLError):
         return Refused(f"{shown}: its certificate is not accepted.", field="input.url")

@@ -55,31 +55,34 @@ def value(cell: Cell, type_: str) -> str:
             return f"try_cast({x} as {duckdb_type(type_)})"
 
 
-def fits(cell: Cell, type_: str) -> str:
-    """Return SQL that is true where the cell is empty or a value of the type; never NULL."""
+def fits(cell: Cell, type_: str, cast: str | None = None) -> str:
+    """Return SQL that is true where the cell is empty or a value of the type; never NULL.
+
+    `cast` is SQL of the value where it is at hand already.
+    """
     if cell.typed:
         return "true"
     if cell.json_type:
         return _fits_json(cell, type_)
     x = cell.sql
-    test = _text_test(x, type_)
+    test = _text_test(x, type_, cast)
     return "true" if test is None else f"({x} is null or {test} or {x} = '')"
 
 
-def _text_test(x: str, type_: str) -> str | None:
+def _text_test(x: str, type_: str, at_hand: str | None = None) -> str | None:
     """Return SQL that is true where text is a value, or None where every text is one."""
     if found := decimal_of(type_):
-        cast = f"try_cast({x} as {duckdb_type(type_)})"
+        cast = at_hand or f"try_cast({x} as {duckdb_type(type_)})"
         fraction = f"([.][0-9]{{0,{found[1]}}}0*)?" if found[1] else "([.]0*)?"
         grammar = f"regexp_full_match({x}, '[+-]?[0-9]+{fraction}')"
         return f"coalesce({cast}::varchar = {x}, false) or ({grammar} and {cast} is not null)"
     match type_:
         case "integer":
-            cast = f"try_cast({x} as bigint)"
+            cast = at_hand or f"try_cast({x} as bigint)"
             grammar = f"regexp_full_match({x}, '[+-]?[0-9]+')"
             return f"coalesce({cast}::varchar = {x}, false) or ({grammar} and {cast} is not null)"
         case "float":
-            cast = f"try_cast({x} as double)"
+            cast = at_hand or f"try_cast({x} as double)"
             return (
                 f"(regexp_full_match({x}, '{_FLOAT}') and coalesce(isfinite({cast}), false))"
                 f" or regexp_full_match({x}, '{_NON_FINITE}', 'i')"
@@ -89,7 +92,8 @@ def _text_test(x: str, type_: str) -> str | None:
         case "json":
             return f"json_valid({x})"
         case "date":
-            return f"coalesce(try_cast({x} as date)::varchar = {x}, false)"
+            cast = at_hand or f"try_cast({x} as date)"
+            return f"coalesce({cast}::varchar = {x}, false)"
         case "time":
             return (
                 f"(regexp_full_match({x}, '[0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}([.][0-9]{{1,6}})?)?')"

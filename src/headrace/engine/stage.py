@@ -5,7 +5,7 @@ the count of its bytes is done. The others are gone over record by record: that 
 reason of every reject, and where the two readers disagree, the file is cleaned and scanned again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ STORM_ROWS: Final = 100  # fewer rows than this are no storm
 STORM_SHARE: Final = 0.95
 OFFSET_SLACK: Final = 2  # bytes; DuckDB 1.5 tells some offsets after its first buffer one too high
 STAGE: Final = "__headrace_scratch_stage"
+MISFIT: Final = "headrace: a row does not fit"
 
 Misfit = tuple[int, int, str | None]  # ordinal among unbroken records, broken test, value
 
@@ -53,31 +54,64 @@ class Fitted:
     def good(self) -> str:
         """Return SQL that is true for a row without fault."""
         tests = [f"not coalesce({check.sql}, false)" for check in self.checks]
-        tests += [fit.fits(cell, type_) for cell, type_ in self.judged]
+        tests += self.tests()
         return " and ".join(test for test in tests if test != "true") or "true"
 
-    def rows(self, files: Sequence[File], *, with_file: bool) -> str:
-        """Return SQL of the rows that fit."""
+    def tests(self) -> list[str]:
+        """Return for each judged cell SQL that is true where it fits."""
+        return [
+            fit.fits(_named(cell, number), type_, f"v{number}")
+            for number, (cell, type_) in enumerate(self.judged)
+        ]
+
+    def _valued(self, files: Sequence[File], *, with_file: bool) -> str:
+        """Return SQL of the raw rows with every cell's text `x`, JSON type `k` and value `v`.
+
+        In steps of their own, so that nothing is computed twice.
+        """
+        raw, values = ["*"], ["*"]
+        for number, (cell, type_) in enumerate(self.judged):
+            raw.append(f"{cell.sql} as x{number}")
+            if cell.json_type:
+                raw.append(f"{cell.json_type} as k{number}")
+            whole = type_ == "json" and cell.json_type
+            value = fit.value(cell if whole else _named(cell, number), type_)
+            values.append(f"{value} as v{number}")
+        source = self.scan.relation(files, with_file=with_file)
+        return f"(select {', '.join(values)} from (select {', '.join(raw)} from {source}))"
+
+    def rows(self, files: Sequence[File], *, with_file: bool, strict: bool = False) -> str:
+        """Return SQL of the rows that fit; `strict`: it fails with MISFIT at one that does not.
+
+        A filter would be pushed down and have every cast computed twice; clean files are common.
+        """
+        place = {cell.column.name: number for number, (cell, _) in enumerate(self.judged)}
         items = [
-            f"{fit.value(cell, column.type)} as {quoted(column.name)}"
+            f"v{place[column.name]} as {quoted(column.name)}"
             if cell
             else f"null::{duckdb_type(column.type)} as {quoted(column.name)}"
             for column, cell in zip(self.columns, self.cells, strict=True)
         ]
         items += self.extra
         items += [FILE] if with_file else []
-        source = self.scan.relation(files, with_file=with_file)
-        return f"select {', '.join(items)} from {source} where {self.good()}"
+        source = self._valued(files, with_file=with_file)
+        good = self.good()
+        if not strict or good == "true":
+            return f"select {', '.join(items)} from {source} where {good}"
+        value, _, name = items[0].rpartition(" as ")
+        items[0] = f"case when {good} then {value} else error('{MISFIT}') end as {name}"
+        return f"select {', '.join(items)} from {source}"
 
     def misfits(self, file: File, limit: int) -> str:
         """Return SQL of ordinal, number of the broken test, and the value, of rows that do not."""
         cases, values = [], []
         for number, check in enumerate(self.checks):
             cases.append(f"when coalesce({check.sql}, false) then {number}")
-        for number, (cell, type_) in enumerate(self.judged, len(self.checks)):
-            if (test := fit.fits(cell, type_)) != "true":
-                cases.append(f"when not {test} then {number}")
-                values.append(f"when {number} then left({cell.sql}::varchar, 200)")
+        for number, test in enumerate(self.tests()):
+            if test != "true":
+                reason = number + len(self.checks)
+                cases.append(f"when not {test} then {reason}")
+                values.append(f"when {reason} then left(x{number}::varchar, 200)")
         if not cases:
             return "select 0, 0, '' where false"
         told = f"case reason {' '.join(values)} end" if values else "''"
@@ -86,9 +120,21 @@ class Fitted:
             f"select ordinal, reason, told from (select row_number() over () - 1 as ordinal,"
             f" reason, told from (select reason, {told} as told from (select *,"
             f" case {' '.join(cases)} end as reason"
-            f" from {self.scan.relation([file], with_file=False)})))"
+            f" from {self._valued([file], with_file=False)})))"
             f" where reason is not null limit {limit}"
         )
+
+    def head_counts(self, file: File) -> tuple[str, str]:
+        """Return a select list and source that count the rows of a file, and misfits by test."""
+        tests = [*self.tests(), *(f"not coalesce({check.sql}, false)" for check in self.checks)]
+        counted = [f"count(*) filter (not ({test}))" for test in tests]
+        return ", ".join(["count(*)", *counted]), self._valued([file], with_file=False)
+
+
+def _named(cell: Cell, number: int) -> Cell:
+    """Return the cell as `_valued` names its parts."""
+    kind = f"k{number}" if cell.json_type else None
+    return Cell(column=cell.column, sql=f"x{number}", json_type=kind, typed=cell.typed)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -146,23 +192,25 @@ def _infer(scan: Scan, cells: list[Cell], con: duckdb.DuckDBPyConnection) -> Non
     file = next((file for file in scan.files if file.records != 0), scan.files[0])
     sample = scan.head(file, HEAD_BYTES) or file
     wanted = [cells[number] for number in open_]
-    types, _ = _sampled(con, scan, sample, fit.inferred(wanted))
+
+    def query(file: File) -> str:
+        return f"select {fit.inferred(wanted)} from {scan.relation([file], with_file=False)}"
+
+    types, _ = _sampled(con, scan, sample, query)
     for number, type_ in zip(open_, types, strict=True):
         old = cells[number]
         cells[number] = Cell(column=Column(old.column.name, type_), sql=old.sql)
 
 
 def _sampled(
-    con: duckdb.DuckDBPyConnection, scan: Scan, file: File, select: str
+    con: duckdb.DuckDBPyConnection, scan: Scan, file: File, query: Callable[[File], str]
 ) -> tuple[tuple[Any, ...], int]:
     """Return the one row of an aggregate over a file, and how many records are broken."""
-    sql = "select {} from {}"
     try:
-        found = con.execute(sql.format(select, scan.relation([file], with_file=False))).fetchone()
+        found = con.execute(query(file)).fetchone()
         broken = sum(map(len, scan.reader_rejects(con).values()))
     except duckdb.InvalidInputException:  # the reader gave up: try what is unbroken
-        clean = scan.cleaned(file)
-        found = con.execute(sql.format(select, scan.relation([clean], with_file=False))).fetchone()
+        found = con.execute(query(scan.cleaned(file))).fetchone()
         broken = scan.survey(file, (), 0).broken
     assert found is not None  # an aggregate has one row
     return found, broken
@@ -244,20 +292,26 @@ class Stager:
         self.with_attributes = any(ATTRIBUTES in item for one in fitted for item in one.extra)
         for one in fitted:
             self._judge_head(one)
-        for second in (False, True):
+        strict = True
+        for cleaned in (False, False, True):
             try:
-                landed, left_out = self._fill(fitted)
+                landed, left_out = self._fill(fitted, strict=strict)
             except duckdb.InvalidInputException as error:
-                if second:
+                if cleaned:
                     raise Unbalanced(f"The file cannot be read: {error}") from error
+                if strict and MISFIT in str(error):
+                    strict = False
+                    self._empty(fitted)
+                    continue
                 doubtful = set(self._paths())
                 staged = None
             else:
                 staged, doubtful = self._account(fitted, landed, left_out)
             if staged and not doubtful:
                 return staged
-            if second:
+            if cleaned:
                 break
+            strict = False
             self._journal.told("cleaning", message=f"{len(doubtful)} files are read again")
             self._clean(fitted, doubtful)
         names = ", ".join(sorted(self._paths()[path] for path in doubtful)[:3])
@@ -275,12 +329,20 @@ class Stager:
                 one.scan.cleaned(file) if file.path in doubtful else file
                 for file in self._files[number]
             ]
+        self._empty(fitted)
+
+    def _empty(self, fitted: Sequence[Fitted]) -> None:
+        """Empty the stage for another attempt."""
         self._load.abort()
         self._load.begin()
         if self.local:
             self._con.execute(f"drop table if exists {self.table}")
+        for one in fitted:
+            one.scan.reader_rejects(self._con)
 
-    def _fill(self, fitted: Sequence[Fitted]) -> tuple[dict[str, int], dict[str, list[int]]]:
+    def _fill(
+        self, fitted: Sequence[Fitted], *, strict: bool
+    ) -> tuple[dict[str, int], dict[str, list[int]]]:
         """Scan everything; return rows landed and where records were left out, by path."""
         ordered = str(bool(self._plan.key)).lower()
         self._con.execute(f"set preserve_insertion_order = {ordered}")
@@ -289,7 +351,7 @@ class Stager:
         total = sum(file.bytes for files in self._files.values() for file in files)
         self._journal.told("loading", total=total)
         for number, one in enumerate(fitted):
-            sql = one.rows(self._files[number], with_file=self.with_file)
+            sql = one.rows(self._files[number], with_file=self.with_file, strict=strict)
             if self.local:
                 how = f"insert into {self.table} by name" if number else None
                 self._con.execute(f"{how or f'create table {self.table} as'} {sql}")
@@ -439,11 +501,12 @@ class Stager:
         head = one.scan.head(file, HEAD_BYTES)
         if head is None or self._plan.failure_threshold >= 100:  # percent
             return
-        tests = [fit.fits(cell, type_) for cell, type_ in one.judged]
-        tests += [f"not coalesce({check.sql}, false)" for check in one.checks]
-        counted = ", ".join(f"count(*) filter (not ({test}))" for test in tests)
-        select = f"count(*){', ' if tests else ''}{counted}"
-        (rows, *wrong), left = _sampled(self._con, one.scan, head, select)
+
+        def query(file: File) -> str:
+            counts, source = one.head_counts(file)
+            return f"select {counts} from {source}"
+
+        (rows, *wrong), left = _sampled(self._con, one.scan, head, query)
         if rows + left < STORM_ROWS:
             return
         for (cell, type_), bad in zip(one.judged, wrong, strict=False):

@@ -86,11 +86,11 @@ def judge_task(destination_type: str, action: str, key: tuple[str, ...]) -> None
     if Action(action) not in spec.actions:
         able = ", ".join(sorted(spec.actions))
         raise Misconfigured(
-            f"{spec.title} cannot do {action!r}.", hint=f"It can: {able}.", field="action"
+            f"{spec.title} cannot do {str(action)!r}.", hint=f"It can: {able}.", field="action"
         )
     if Action(action) in KEYED and not key:
         raise Misconfigured(
-            f"The action {action!r} needs a key: which rows are the same row?",
+            f"The action {str(action)!r} needs a key: which rows are the same row?",
             hint="Name the source's uniqueIDColumn, or the task's key.",
             field="key",
         )

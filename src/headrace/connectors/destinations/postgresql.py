@@ -36,6 +36,7 @@ from headrace.observe import faults
 
 BATCH_ROWS: Final = 16_384
 QUEUED_BATCHES: Final = 8
+BUFFER_BYTES: Final = 64_000_000  # of DuckDB ahead of us: with its default it scans on one core
 NAME_BYTES_MAX: Final = 63
 LOCK_TIMEOUT_MS: Final = 2_000
 LOCK_TRIES: Final = 15
@@ -451,6 +452,7 @@ class _Encoded:
             self._put(out, None)
 
     def _scan(self) -> None:
+        self._rows.con.execute(f"set streaming_buffer_size = '{BUFFER_BYTES}B'")
         reader = self._rows.con.execute(self._sql).to_arrow_reader(BATCH_ROWS)
         self._put(self._batches, reader.schema)
         first = True

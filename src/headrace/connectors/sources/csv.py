@@ -208,7 +208,9 @@ class Csv:
     def _judge_names(self, names: Sequence[str], where: str) -> None:
         folded: dict[str, str] = {}
         for name in names:
-            if (twin := folded.setdefault(name.casefold(), name)) is not name:
+            twin = folded.get(name.casefold())
+            folded[name.casefold()] = name
+            if twin is not None:
                 what = f"{name!r} twice" if twin == name else f"both {twin!r} and {name!r}"
                 raise Refused(
                     f"{where}: the header names the column {what}.",

@@ -83,7 +83,7 @@ class JsonScan:
             )
         twins: dict[str, str] = {}
         for name in types:
-            if (twin := twins.setdefault(name.casefold(), name)) is not name:
+            if (twin := twins.setdefault(name.casefold(), name)) != name:
                 raise Refused(
                     f"The records have both {twin!r} and {name!r}: a table's columns"
                     " must differ by more than case.",
