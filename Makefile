@@ -40,6 +40,7 @@ fix: setup
 lint: setup
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
+	$(BIN)/python docs/generate.py --check
 	$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports
 
 types: setup

@@ -59,7 +59,10 @@ def timed(command: list, **env: str) -> tuple[float, float, float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.monotonic()
     process = subprocess.Popen(
-        list(map(str, command)), env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        list(map(str, command)),
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -119,7 +122,9 @@ def bench_duckdb(csv: Path, rounds: int, bars: Bars, folder: Path) -> None:
         wall, _, peak = timed(ingest(csv, folder / "ours.duckdb"))
         ours.append(wall)
         peaks.append(peak)
-        if number == 0 and content_hash(folder / "ours.duckdb") != content_hash(folder / "plain.duckdb"):
+        if number == 0 and content_hash(folder / "ours.duckdb") != content_hash(
+            folder / "plain.duckdb"
+        ):
             bars.failed.append("content differs from plain DuckDB's")
     print(f"  headrace {spread(ours)}, plain DuckDB {spread(theirs)}, medians of {rounds}")
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
@@ -129,7 +134,6 @@ def bench_duckdb(csv: Path, rounds: int, bars: Bars, folder: Path) -> None:
 
 def bench_postgresql(csv: Path, rounds: int, bars: Bars, folder: Path) -> None:
     import psycopg
-
     from tests.postgres import postgres
 
     print("\nCSV → PostgreSQL, against COPY … (FORMAT csv) of the same file", flush=True)
@@ -185,7 +189,6 @@ def bench_small(rounds: int, bars: Bars, folder: Path) -> None:
 
 def bench_server(rounds: int, bars: Bars, folder: Path) -> None:
     import psutil
-
     from tests.serving import serving
 
     print("\nA warm server: 100 rows from claim to receipt, queue latency, idle memory", flush=True)
@@ -245,14 +248,18 @@ def bench_json(rounds: int, bars: Bars, folder: Path, rows: int) -> None:
     with path.open("w") as out:
         out.write("[")
         for n in range(rows):
-            record = {"id": n, "name": f"name {n}", "tags": ["a", "b"], "price": n / 7, "pad": "x" * 250}
+            record = {
+                "id": n,
+                "name": f"name {n}",
+                "tags": ["a", "b"],
+                "price": n / 7,
+                "pad": "x" * 250,
+            }
             out.write(("," if n else "") + json.dumps(record))
         out.write("]")
     walls, peaks = [], []
     for _ in range(min(rounds, 3)):
-        wall, _, peak = timed(
-            [BIN / "headrace", "ingest", path, folder / "array.duckdb", "--json"]
-        )
+        wall, _, peak = timed([BIN / "headrace", "ingest", path, folder / "array.duckdb", "--json"])
         walls.append(wall)
         peaks.append(peak)
     print(f"  {path.stat().st_size / 1e9:.2f} GB: {spread(walls)}, peak {max(peaks):.0f} MiB")

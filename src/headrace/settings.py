@@ -43,17 +43,21 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     database: str = ""  # empty: SQLite in the data dir
-    admin_key: str = field(default="", repr=False)  # HEADRACE_ADMIN_KEY
-    master_key: str = field(default="", repr=False)  # HEADRACE_MASTER_KEY, base64 of 32 bytes
-    files_roots: tuple[Path, ...] = ()  # HEADRACE_FILES_ROOTS, separated by the path separator
-    egress_allow: str = ""  # HEADRACE_EGRESS_ALLOW, networks separated by commas
-    memory_bytes: int = 1 << 30  # HEADRACE_MEMORY: of all runs together
+    admin_key: str = field(
+        default="", repr=False
+    )  # HEADRACE_ADMIN_KEY: at least 16 characters; made at the first start if empty
+    master_key: str = field(
+        default="", repr=False
+    )  # HEADRACE_MASTER_KEY: base64 of 32 bytes; a file if empty
+    files_roots: tuple[Path, ...] = ()  # HEADRACE_FILES_ROOTS: folders besides files/, by `:`
+    egress_allow: str = ""  # HEADRACE_EGRESS_ALLOW: private networks, by commas
+    memory_bytes: int = 1 << 30  # HEADRACE_MEMORY: bytes of all runs together, e.g. 2GB
     workers: int = 2  # HEADRACE_WORKERS: runs at a time
-    lease_s: float = 30.0  # HEADRACE_LEASE
-    stall_s: float = 600.0  # HEADRACE_STALL: a silent child is killed after it
-    rejects_max: int = 100_000  # HEADRACE_REJECTS_MAX
-    body_bytes_max: int = 8 << 20  # HEADRACE_BODY_MAX: of one request
-    log_level: str = "info"  # HEADRACE_LOG
+    lease_s: float = 30.0  # HEADRACE_LEASE: seconds a server may be silent before it loses its runs
+    stall_s: float = 600.0  # HEADRACE_STALL: seconds after which a silent worker is killed
+    rejects_max: int = 100_000  # HEADRACE_REJECTS_MAX: rejected rows of a run; more fail it
+    body_bytes_max: int = 8 << 20  # HEADRACE_BODY_MAX: bytes of a request, e.g. 8MB
+    log_level: str = "info"  # HEADRACE_LOG: debug, info, warning or error
 
     @property
     def loopback(self) -> bool:

@@ -29,7 +29,11 @@ def site():
         if path == "/ok.csv":
             send(request, ROWS)
         elif path == "/html":
-            send(request, b"<!DOCTYPE html><html><body>log in</body></html>", Content_Type="text/html")
+            send(
+                request,
+                b"<!DOCTYPE html><html><body>log in</body></html>",
+                Content_Type="text/html",
+            )
         elif path == "/500":
             send(request, b"no", 500)
         elif path == "/redirect-inside":
@@ -60,7 +64,9 @@ def load(server, url, *, type_="csv", action="replace", end=None, table="t", **m
     """Load once; return the finished run and the destination's id."""
     client = server.client
     path = server.data_dir / "files" / f"o{next(COUNT)}.duckdb"
-    end = end or client.add("destinations", type="duckdb", name="d", input={"path": str(path)})["id"]
+    end = (
+        end or client.add("destinations", type="duckdb", name="d", input={"path": str(path)})["id"]
+    )
     more = members.pop("input", {})
     source = client.add("sources", type=type_, name="s", input={"url": url} | more)
     task = client.add(
@@ -149,7 +155,9 @@ def test_a_dead_port_is_unavailable_not_a_crash(server):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     client = server.client
-    source = client.add("sources", type="csv", name="s", input={"url": f"http://127.0.0.1:{port}/x"})
+    source = client.add(
+        "sources", type="csv", name="s", input={"url": f"http://127.0.0.1:{port}/x"}
+    )
     end = client.add(
         "destinations", type="duckdb", name="d",
         input={"path": str(server.data_dir / "files" / f"o{next(COUNT)}.duckdb")},

@@ -81,7 +81,8 @@ def test_a_secret_is_found_in_no_outlet(tmp_path):
                 pool.request("GET", f"{client.url}/1/runs/{run}/events", headers=headers).data
             )
         pool.request(
-            "GET", f"{client.url}/1/runs?x-algolia-api-key={IN_URL}&x-algolia-application-id=default"
+            "GET",
+            f"{client.url}/1/runs?x-algolia-api-key={IN_URL}&x-algolia-application-id=default",
         )
         outlets.append(
             subprocess.run(

@@ -230,9 +230,8 @@ def test_a_store_that_is_gone_is_told_and_comes_back(tmp_path, monkeypatch):
     import sqlalchemy as sa
 
     sa.event.listen(database.engine, "before_cursor_execute", full)
-    with pytest.raises((OutsideError, sqlite3.OperationalError)):
-        with database.begin() as tx:
-            tx.run(sa.text("select 1"))
+    with pytest.raises((OutsideError, sqlite3.OperationalError)), database.begin() as tx:
+        tx.run(sa.text("select 1"))
     database.close()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -35,7 +36,7 @@ class TerminalJournal:
         self, phase: str, *, rows: int = 0, done: int = 0, total: int = 0, message: str = ""
     ) -> None:
         if self.cancelled.is_set():
-            raise Cancelled("Interrupted.")
+            raise Cancelled("Interrupted; nothing was published.")
         young = self._progress is None and time.monotonic() - self._begun < NO_BAR_S
         if self._quiet or young:
             return
@@ -85,6 +86,7 @@ def ingest(
     )  # fmt: skip
     journal = TerminalJournal(quiet=as_json)
     begun = time.monotonic()
+    _stop_on_interrupt(journal)
     error: HeadraceError | None = None
     receipt: Receipt | None = None
     rejects: tuple[Segment, ...] = ()
@@ -101,6 +103,16 @@ def ingest(
         raise error
     _print(receipt, rejects, error, as_json=as_json, seconds=time.monotonic() - begun, run=run)
     return error.exit_code if error else 0
+
+
+def _stop_on_interrupt(journal: TerminalJournal) -> None:
+    """Make the first Ctrl-C a cancel, so that what is staged is cleaned up; the second ends it."""
+
+    def cancel(_signal: int, _frame: object) -> None:
+        journal.cancelled.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, cancel)
 
 
 def _print(

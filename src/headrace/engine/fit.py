@@ -93,7 +93,7 @@ def _text_test(x: str, type_: str, at_hand: str | None = None) -> str | None:
             return f"json_valid({x})"
         case "date":
             cast = at_hand or f"try_cast({x} as date)"
-            return f"coalesce({cast}::varchar = {x}, false)"
+            return f"(strlen({x}) >= 10 and coalesce({cast}::varchar = {x}, false))"  # not infinity
         case "time":
             return (
                 f"(regexp_full_match({x}, '[0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}([.][0-9]{{1,6}})?)?')"
@@ -105,7 +105,8 @@ def _text_test(x: str, type_: str, at_hand: str | None = None) -> str | None:
                 f"{_ZONE}?)?"
             )
             return (
-                f"coalesce(try_cast({x} as timestamp)::varchar = {x}, false) or"
+                f"(strlen({x}) >= 10 and"
+                f" coalesce(try_cast({x} as timestamp)::varchar = {x}, false)) or"
                 f" (regexp_full_match({x}, '{grammar}')"
                 f" and ({value(Cell(column=Column('', type_), sql=x), type_)}) is not null)"
             )
