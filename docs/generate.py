@@ -37,8 +37,8 @@ def settings() -> str:
         "| variable | what | default |",
     ]
     lines.append("|---|---|---|")
-    for _, default, name, told in rows:
-        default = {"1 << 30": "1GB", "8 << 20": "8MB"}.get(default, default)
+    for _, given, name, told in rows:
+        default = {"1 << 30": "1GB", "8 << 20": "8MB"}.get(given, given)
         shown = "" if default.startswith("field") or default in ('""', "()") else f"`{default}`"
         lines.append(f"| `{name}` | {told} | {shown} |")
     lines += [

@@ -43,12 +43,8 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     database: str = ""  # empty: SQLite in the data dir
-    admin_key: str = field(
-        default="", repr=False
-    )  # HEADRACE_ADMIN_KEY: at least 16 characters; made at the first start if empty
-    master_key: str = field(
-        default="", repr=False
-    )  # HEADRACE_MASTER_KEY: base64 of 32 bytes; a file if empty
+    admin_key: str = field(default="", repr=False)  # HEADRACE_ADMIN_KEY: 16 characters or more
+    master_key: str = field(default="", repr=False)  # HEADRACE_MASTER_KEY: base64 of 32 bytes
     files_roots: tuple[Path, ...] = ()  # HEADRACE_FILES_ROOTS: folders besides files/, by `:`
     egress_allow: str = ""  # HEADRACE_EGRESS_ALLOW: private networks, by commas
     memory_bytes: int = 1 << 30  # HEADRACE_MEMORY: bytes of all runs together, e.g. 2GB
