@@ -48,6 +48,7 @@ class Rows:
     columns: Sequence[Column]
     with_file: bool
     with_attributes: bool = False
+    parts: Sequence[str] = ()  # SQL of parts of the same rows, that may be scanned side by side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ class Load(Protocol):
     """One load into one table. Nothing is seen before `commit`; `abort` forgets it."""
 
     stages: bool  # rows stage by `write` into a table that `con` sees, and may be changed there
+    side_by_side: bool  # it scans `Rows.parts` at once: an Arrow reader keeps to one core
     con: duckdb.DuckDBPyConnection | None  # the destination's own connection, where it is DuckDB
     stage: str  # that table's name in SQL
 
@@ -73,7 +75,7 @@ class Load(Protocol):
         """
 
     def write(self, rows: Rows) -> dict[str, int]:
-        """Stage rows; return how many landed, by file path. May be called several times."""
+        """Stage rows; return how many are in the stage now, by file path. May be called again."""
 
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         """Show everything at once.

@@ -153,6 +153,11 @@ def told(error: duckdb.Error) -> HeadraceError:
             "The run needs more memory than it may have.",
             hint="Raise HEADRACE_MEMORY, or load fewer rows at a time.",
         )
+    if isinstance(error, duckdb.ConstraintException):
+        return Refused(
+            "A constraint of the table refuses the rows.",
+            hint="Look at its keys, its unique indexes and its checks; nothing was published.",
+        )
     if isinstance(error, duckdb.InterruptException):
         return Cancelled("The run was cancelled.")
     if isinstance(error, duckdb.InvalidInputException | duckdb.IOException):

@@ -150,6 +150,7 @@ class DuckdbLoad:
     """One load into one table of the file."""
 
     stages = True
+    side_by_side = False
     stage = quoted(STAGE)
 
     def __init__(self, con: duckdb.DuckDBPyConnection, target: Target) -> None:
@@ -215,6 +216,10 @@ class DuckdbLoad:
             return Counts(filtered=self._stage_counts(with_file=with_file))
         if not exists or (target.action is Action.REPLACE and not self._has_dependants()):
             return self._swap(exists=exists, with_file=with_file)
+        replaced_out = 0
+        after: list[str] = []
+        if target.action is Action.REPLACE:
+            replaced_out, after = self._make_anew()
         nulls = self._evolve(columns)
         apply = sql.Apply(
             query=self._query, table=self._table, stage=self.stage, columns=columns,
@@ -223,6 +228,9 @@ class DuckdbLoad:
             has_attribute=_has_attribute if ATTRIBUTES in dict(self._columns(STAGE)) else None,
         )  # fmt: skip
         counts = apply.run(target.action)
+        counts.replaced_out += replaced_out
+        for statement in after:
+            con.execute(statement)
         con.execute(f"drop table {self.stage}")
         return counts
 
@@ -244,6 +252,35 @@ class DuckdbLoad:
         faults.reach("child.in_commit")
         self._con.execute(f"alter table {self.stage} rename to {self._table}")
         return counts
+
+    def _make_anew(self) -> tuple[int, list[str]]:
+        """Make the table anew, empty; return its rows before and what to execute after loading.
+
+        DuckDB checks unique keys against rows that the same transaction deleted, so the table
+        itself goes, and its constraints, indexes and comments come back.
+        """
+        name = [self._target.table]
+        where = "where schema_name = 'main' and lower(table_name) = lower(?)"
+        rows = self._query(f"select count(*) from {self._table}")[0][0]
+        [(made, comment)] = self._con.execute(
+            f"select sql, comment from duckdb_tables() {where}", name
+        ).fetchall()
+        after = [
+            row[0]
+            for row in self._con.execute(
+                f"select sql from duckdb_indexes() {where} and sql is not null", name
+            ).fetchall()
+        ]
+        if comment is not None:
+            after.append(f"comment on table {self._table} is {literal(comment)}")
+        for column, told in self._con.execute(
+            f"select column_name, comment from duckdb_columns() {where} and comment is not null",
+            name,
+        ).fetchall():
+            after.append(f"comment on column {self._table}.{quoted(column)} is {literal(told)}")
+        self._con.execute(f"drop table {self._table}")
+        self._con.execute(made)
+        return rows, after
 
     def _columns(self, table: str) -> list[tuple[str, str]]:
         return self._con.execute(

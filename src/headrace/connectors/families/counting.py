@@ -5,13 +5,21 @@ it can prove its answer: every quoted section begins at a cell's start and ends 
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 CHUNK_BYTES = 1 << 18
+SLICE_BYTES: Final = 64 << 20
 _LF, _CR = 10, 13
 
 
-def count_lines(path: str, *, delimiter: int, quote: int, blanks: bool) -> int | None:
+class Counted(NamedTuple):
+    """Records, and offsets at which one begins, about SLICE_BYTES apart."""
+
+    records: int
+    borders: list[int]
+
+
+def count_lines(path: str, *, delimiter: int, quote: int, blanks: bool) -> Counted | None:
     """Count the records of a file whose records end with newlines, the header included.
 
     `delimiter` and `quote` are byte values. Blank lines count if `blanks`. None where quotes or
@@ -21,11 +29,14 @@ def count_lines(path: str, *, delimiter: int, quote: int, blanks: bool) -> int |
 
     before = np.isin(np.arange(256), (delimiter, _LF, quote))  # may precede an opening quote
     after = np.isin(np.arange(256), (delimiter, _LF, _CR, quote))  # may follow a closing one
-    records = inside = 0
+    records = inside = offset = 0
+    borders: list[int] = []
+    next_border = SLICE_BYTES
     last: Any = np.frombuffer(b"\n\n\n", np.uint8)  # the three bytes before the chunk
     with Path(path).open("rb", buffering=0) as file:
         data = file.read(CHUNK_BYTES)
-        data = data.removeprefix(b"\xef\xbb\xbf")
+        offset = 3 if data.startswith(b"\xef\xbb\xbf") else 0
+        data = data[offset:]
         while data:
             following = file.read(CHUNK_BYTES)
             # Three bytes before and one after, so that neighbours are at hand.
@@ -46,6 +57,9 @@ def count_lines(path: str, *, delimiter: int, quote: int, blanks: bool) -> int |
             if len(returns) and not (view[returns + 4] == _LF).all():
                 return None
             records += len(newlines)
+            if offset >= next_border and len(newlines):
+                borders.append(offset + int(newlines[0]) + 1)
+                next_border = borders[-1] + SLICE_BYTES
             if not blanks:
                 previous = view[newlines + 2]
                 empty = previous == _LF
@@ -53,7 +67,8 @@ def count_lines(path: str, *, delimiter: int, quote: int, blanks: bool) -> int |
                     empty |= after_return & (view[newlines + 1] == _LF)
                 records -= int(empty.sum())
             last = view[-4:-1]
+            offset += len(data)
             data = following
     if inside or last[-1] == _CR:
         return None
-    return records + bool(last[-1] != _LF)
+    return Counted(records + bool(last[-1] != _LF), borders)
