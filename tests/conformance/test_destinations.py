@@ -5,8 +5,6 @@ import psycopg
 import pytest
 
 from headrace.assembly import read_table, work
-from headrace.connectors.families import counting
-from headrace.connectors.sources import csv as csv_source
 from headrace.domain.errors import Misconfigured, Refused
 from headrace.engine.plan import Stopped
 from tests.engine import Memory, order
@@ -182,31 +180,6 @@ def test_a_swap_keeps_what_hangs_on_a_table(tmp_path, fresh_database):
         with pytest.raises(Stopped):
             rig.load("a.csv", "id,n\n2,6\n2,7\n", "append")
         assert rig.rows() == [{"id": 2, "n": 6}]
-
-
-@pytest.mark.parametrize("dirty", [False, True])
-def test_a_large_file_is_scanned_in_slices_to_the_same_end(
-    tmp_path, fresh_database, monkeypatch, dirty
-):
-    monkeypatch.setattr(counting, "SLICE_BYTES", 50_000)
-    monkeypatch.setattr(counting, "CHUNK_BYTES", 10_000)
-    monkeypatch.setattr(csv_source, "SMALL_BYTES", 1000)
-    rig = Rig("postgresql", tmp_path, fresh_database)
-    rows = [f'{n},"line\n{n}"' for n in range(20_000)]
-    if dirty:
-        rows[7000] = "x,y"
-        rows[15000] = "1,2,3"
-    receipt = rig.load(
-        "big.csv", "id,name\n" + "\n".join(rows) + "\n", failure_threshold=1,
-        more={"mapping": {"id": "integer"}},
-    )  # fmt: skip
-    assert receipt.books.inserted == 20_000 - 2 * dirty
-    assert len(receipt.files) == 1
-    with psycopg.connect(fresh_database) as con:
-        found = con.execute(
-            "select count(*), count(distinct id), bool_and(name = e'line\\n' || id) from t"
-        ).fetchone()
-    assert found == (20_000 - 2 * dirty, 20_000 - 2 * dirty, True)
 
 
 def test_nul_characters_go_to_the_quarantine_of_postgresql(tmp_path, fresh_database):

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import duckdb
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from headrace.assembly import work
@@ -133,6 +133,9 @@ def csvs(draw) -> bytes:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=csvs())
+@example(b'a,b\n1"\n,1"')  # two stray quotes hide a line end from a count of quotes
+@example(b'a,b\r\n1e3,""\r"\n1,1')  # a carriage return taken for a line end
+@example(b'a,b\n"l1\r\nl2"\n\n,"l\xff2"""\ntrue,1e3\n"1",1\n')  # a column that was not asked for
 def test_a_broken_csv_is_read_as_the_slow_reader_reads_it(data):
     folder = Path(tempfile.mkdtemp())
     try:

@@ -48,7 +48,6 @@ class Rows:
     columns: Sequence[Column]
     with_file: bool
     with_attributes: bool = False
-    parts: Sequence[str] = ()  # SQL of parts of the same rows, that may be scanned side by side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +63,6 @@ class Load(Protocol):
     """One load into one table. Nothing is seen before `commit`; `abort` forgets it."""
 
     stages: bool  # rows stage by `write` into a table that `con` sees, and may be changed there
-    side_by_side: bool  # it scans `Rows.parts` at once: an Arrow reader keeps to one core
     con: duckdb.DuckDBPyConnection | None  # the destination's own connection, where it is DuckDB
     stage: str  # that table's name in SQL
 

@@ -122,9 +122,6 @@ class Scan(Protocol):
     def cleaned(self, file: File) -> File:
         """Return a copy of `file` that holds only its unbroken records, in the simplest form."""
 
-    def slices(self, file: File) -> Sequence[File]:
-        """Cut a large file at record borders into files of the same form; none if it is small."""
-
     def head(self, file: File, bytes_max: int) -> File | None:
         """Return the first records of a file larger than `bytes_max` as a file, else None."""
 

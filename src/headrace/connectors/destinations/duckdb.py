@@ -150,7 +150,6 @@ class DuckdbLoad:
     """One load into one table of the file."""
 
     stages = True
-    side_by_side = False
     stage = quoted(STAGE)
 
     def __init__(self, con: duckdb.DuckDBPyConnection, target: Target) -> None:

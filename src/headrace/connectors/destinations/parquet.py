@@ -98,7 +98,6 @@ class ParquetLoad:
     """One load into one table's folder; rows wait in a DuckDB file in the spool."""
 
     stages = True
-    side_by_side = False
     stage = quoted(STAGE)
 
     def __init__(self, folder: Path, target: Target, tools: Tools) -> None:

@@ -5,7 +5,6 @@ row to the commit is one transaction, so that a load which ends anywhere leaves 
 """
 
 import contextlib
-import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -37,7 +36,6 @@ from headrace.observe import faults
 
 BATCH_ROWS: Final = 16_384
 QUEUED_BATCHES: Final = 8
-SCANS: Final = 2  # side by side: one Arrow reader keeps to one core
 NAME_BYTES_MAX: Final = 63
 LOCK_TIMEOUT_MS: Final = 2_000
 LOCK_TRIES: Final = 15
@@ -169,7 +167,6 @@ class PostgresqlLoad:
     """One load into one table."""
 
     stages = False
-    side_by_side = True
     stage = ""
     con: duckdb.DuckDBPyConnection | None = None
 
@@ -403,51 +400,36 @@ class PostgresqlLoad:
 
 
 class _Encoded:
-    """Rows in COPY's binary form: threads scan, a thread encodes, the caller sends."""
+    """Rows in COPY's binary form: a thread scans, a thread encodes, the caller sends."""
 
     def __init__(self, rows: Rows, names: str) -> None:
         self._rows = rows
-        self._queries = [f"select {names} from ({sql})" for sql in rows.parts or [rows.sql]]
-        self._left = queue.SimpleQueue[str]()
-        self._schemas: queue.Queue[Any] = queue.Queue()
+        self._sql = f"select {names} from ({rows.sql})"
         self._batches: queue.Queue[Any] = queue.Queue(QUEUED_BATCHES)
         self._chunks: queue.Queue[Any] = queue.Queue(QUEUED_BATCHES)
         self._stop = threading.Event()
-        self._cons = [rows.con]
-        if rows.parts:
-            self._cons = [rows.con.cursor() for _ in range(SCANS)]
 
     def __iter__(self) -> Iterator[bytes]:
-        for text in self._queries:
-            self._left.put(text)
         threads = [
-            threading.Thread(target=self._guarded, args=(self._scan, con), daemon=True)
-            for con in self._cons
+            threading.Thread(target=self._guarded, args=(step, out), daemon=True)
+            for step, out in ((self._scan, self._batches), (self._encode, self._chunks))
         ]
-        threads.append(threading.Thread(target=self._guarded, args=(self._encode,), daemon=True))
         for thread in threads:
             thread.start()
         try:
-            yield from self._taken(self._chunks, 1)
+            yield from self._taken(self._chunks)
         finally:
             self._stop.set()
-            for con, thread in zip(self._cons, threads, strict=False):
-                if thread.is_alive():
-                    con.interrupt()
+            self._rows.con.interrupt() if threads[0].is_alive() else None
             for thread in threads:
                 thread.join()
-            if self._rows.parts:
-                for con in self._cons:
-                    con.close()
 
-    def _taken(self, source: "queue.Queue[Any]", enders: int) -> Iterator[Any]:
-        """Yield what comes until each of `enders` threads has ended; raise what one raised."""
-        while enders:
+    def _taken(self, source: "queue.Queue[Any]") -> Iterator[Any]:
+        while True:
             with contextlib.suppress(queue.Empty):
                 item = source.get(timeout=0.5)
                 if item is None:
-                    enders -= 1
-                    continue
+                    return
                 if isinstance(item, BaseException):
                     raise item
                 yield item
@@ -460,34 +442,29 @@ class _Encoded:
                 target.put(item, timeout=0.5)
                 return
 
-    def _guarded(self, step: Callable[..., None], *given: Any) -> None:
-        out = self._batches if given else self._chunks
+    def _guarded(self, step: Callable[[], None], out: "queue.Queue[Any]") -> None:
         try:
-            step(*given)
+            step()
         except BaseException as error:  # handed to whoever waits, never lost
             self._put(out, error)
         else:
             self._put(out, None)
 
-    def _scan(self, con: duckdb.DuckDBPyConnection) -> None:
-        con.execute("set preserve_insertion_order = false")
-        while not self._stop.is_set():
-            try:
-                text = self._left.get_nowait()
-            except queue.Empty:
-                return
-            reader = con.execute(text).to_arrow_reader(BATCH_ROWS)
-            self._schemas.put(reader.schema)
-            for batch in reader:
-                self._put(self._batches, batch)
+    def _scan(self) -> None:
+        reader = self._rows.con.execute(self._sql).to_arrow_reader(BATCH_ROWS)
+        self._put(self._batches, reader.schema)
+        first = True
+        for batch in reader:
+            self._put(self._batches, batch)
+            if first:
                 faults.reach("child.half_staged")
+                first = False
 
     def _encode(self) -> None:
         from pgpq import ArrowToPostgresBinaryEncoder, encoders, schema
 
-        taken = self._taken(self._batches, len(self._cons))
-        first = next(taken, None)
-        arrow = self._schemas.get()
+        taken = self._taken(self._batches)
+        arrow = next(taken)
         made = {
             field.name: encoders.StringEncoderBuilder.new_with_output(field, schema.Jsonb())
             if self._is_json(field.name)
@@ -496,7 +473,7 @@ class _Encoded:
         }
         encoder = ArrowToPostgresBinaryEncoder.new_with_encoders(arrow, made)
         self._put(self._chunks, encoder.write_header())
-        for batch in itertools.chain([] if first is None else [first], taken):
+        for batch in taken:
             self._put(self._chunks, encoder.write_batch(batch))
         self._put(self._chunks, encoder.finish())
 

@@ -122,7 +122,6 @@ class SearchLoad:
     """One load into the index."""
 
     stages = False
-    side_by_side = False
     stage = ""
     con: duckdb.DuckDBPyConnection | None = None
 

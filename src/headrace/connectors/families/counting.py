@@ -5,21 +5,13 @@ it can prove its answer: every quoted section begins at a cell's start and ends 
 """
 
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 CHUNK_BYTES = 1 << 18
-SLICE_BYTES: Final = 64 << 20
 _LF, _CR = 10, 13
 
 
-class Counted(NamedTuple):
-    """Records, and offsets at which one begins, about SLICE_BYTES apart."""
-
-    records: int
-    borders: list[int]
-
-
-def count_lines(path: str, *, delimiter: int, quote: int, blanks: bool) -> Counted | None:
+def count_lines(path: str, *, delimiter: int, quote: int, blanks: bool) -> int | None:
     """Count the records of a file whose records end with newlines, the header included.
 
     `delimiter` and `quote` are byte values. Blank lines count if `blanks`. None where quotes or
@@ -29,14 +21,11 @@ def count_lines(path: str, *, delimiter: int, quote: int, blanks: bool) -> Count
 
     before = np.isin(np.arange(256), (delimiter, _LF, quote))  # may precede an opening quote
     after = np.isin(np.arange(256), (delimiter, _LF, _CR, quote))  # may follow a closing one
-    records = inside = offset = 0
-    borders: list[int] = []
-    next_border = SLICE_BYTES
+    records = inside = 0
     last: Any = np.frombuffer(b"\n\n\n", np.uint8)  # the three bytes before the chunk
     with Path(path).open("rb", buffering=0) as file:
         data = file.read(CHUNK_BYTES)
-        offset = 3 if data.startswith(b"\xef\xbb\xbf") else 0
-        data = data[offset:]
+        data = data.removeprefix(b"\xef\xbb\xbf")
         while data:
             following = file.read(CHUNK_BYTES)
             # Three bytes before and one after, so that neighbours are at hand.
@@ -57,9 +46,6 @@ def count_lines(path: str, *, delimiter: int, quote: int, blanks: bool) -> Count
             if len(returns) and not (view[returns + 4] == _LF).all():
                 return None
             records += len(newlines)
-            if offset >= next_border and len(newlines):
-                borders.append(offset + int(newlines[0]) + 1)
-                next_border = borders[-1] + SLICE_BYTES
             if not blanks:
                 previous = view[newlines + 2]
                 empty = previous == _LF
@@ -67,8 +53,7 @@ def count_lines(path: str, *, delimiter: int, quote: int, blanks: bool) -> Count
                     empty |= after_return & (view[newlines + 1] == _LF)
                 records -= int(empty.sum())
             last = view[-4:-1]
-            offset += len(data)
             data = following
     if inside or last[-1] == _CR:
         return None
-    return Counted(records + bool(last[-1] != _LF), borders)
+    return records + bool(last[-1] != _LF)

@@ -4,9 +4,7 @@ Cells are read as text and judged by the engine; a file's header names its colum
 same header are read in one scan. Positions count from the unpacked text.
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
 import duckdb
@@ -68,7 +66,6 @@ class CsvScan:
         self._tools = tools
         self._text = CsvText(config.delimiter, config.quote)
         self._columns = len(names)
-        self._borders: dict[str, list[int]] = {}
         other = "infer" if config.unmapped == "infer" else "string"
         self.cells: Sequence[Cell] = [
             Cell(column=Column(name, config.mapping.get(name, other)), sql=f"c{number}")
@@ -92,42 +89,17 @@ class CsvScan:
 
     def count(self, file: File) -> int:
         """Count a file's records in its bytes; the header is none."""
-        counted = None
+        lines = None
         if file.bytes > SMALL_BYTES:  # below, the exact way is quicker than an import
-            counted = counting.count_lines(
+            lines = counting.count_lines(
                 file.path,
                 delimiter=ord(self._config.delimiter),
                 quote=ord(self._config.quote),
                 blanks=self._columns == 1,
             )
-        if counted is None:
+        if lines is None:
             lines = sum(1 for _ in self._text.records(file.path, self._columns))
-        else:
-            lines = counted.records
-            self._borders[file.path] = counted.borders
         return max(lines - self._config.header, 0)
-
-    def slices(self, file: File) -> Sequence[File]:
-        borders = self._borders.get(file.path)
-        if not borders:
-            return ()
-        ends = [*borders, file.bytes]
-        made = []
-        with Path(file.path).open("rb") as body:
-            header = body.readline() if self._config.header else b""
-            if header.count(self._config.quote.encode()) % 2:
-                return ()  # a header of several lines
-            for begin, end in zip([0, *borders], ends, strict=True):
-                target = files.new_spool_file(self._tools)
-                with target.open("wb") as out:
-                    if begin:
-                        out.write(header)
-                        out.flush()
-                    place = begin
-                    while place < end:
-                        place += os.sendfile(out.fileno(), body.fileno(), place, end - place)
-                made.append(File(name=file.name, path=str(target), bytes=end - begin, records=None))
-        return made
 
     def survey(self, file: File, wanted: Sequence[int], keep: int) -> Survey:
         surveyor = text_scan.Surveyor(wanted, keep)

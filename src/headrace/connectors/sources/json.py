@@ -164,9 +164,6 @@ class JsonScan:
             self._arrays.add(copy.path)
         return copy
 
-    def slices(self, file: File) -> Sequence[File]:
-        return ()
-
     def head(self, file: File, bytes_max: int) -> File | None:
         head = text_scan.cut_head(file, bytes_max)
         if head is None:

@@ -76,9 +76,6 @@ class ParquetScan:
     def cleaned(self, file: File) -> File:
         return file
 
-    def slices(self, file: File) -> Sequence[File]:
-        return ()
-
     def head(self, file: File, bytes_max: int) -> File | None:
         return None
 
