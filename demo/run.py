@@ -31,7 +31,7 @@ from headrace.client import ENDED, Client
 from headrace.domain.errors import HeadraceError
 
 HERE = Path(__file__).resolve().parent.parent
-FOLDER = HERE / "demo-data"
+FOLDER = Path(os.environ.get("HEADRACE_DEMO_DIR", HERE / "demo-data"))
 OUT = Console(highlight=False)
 Json = dict[str, Any]
 
