@@ -274,6 +274,15 @@ def test_no_key_and_a_wrong_key_are_refused_everywhere(server):
     pool.clear()
 
 
+def test_a_foreign_host_header_is_refused_on_loopback(server):
+    pool = urllib3.PoolManager()
+    for host, status in (("evil.example", 403), ("evil.example:80", 403), ("localhost:1", 200)):
+        headers = {"Authorization": f"Bearer {KEY}", "Host": host}
+        answer = pool.request("GET", server.client.url + "/v1/runs", headers=headers)
+        assert answer.status == status
+    pool.clear()
+
+
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b'"x"', b"{" * 100_000, b"null"])
 @pytest.mark.parametrize("path", ["/v1/sources", "/1/sources", "/2/tasks", "/1/authentications"])
 def test_a_body_that_is_no_object_is_the_callers_fault(server, path, body):

@@ -14,6 +14,7 @@ from headrace.api import errors
 from headrace.api.auth import AnyRequest, services_of
 from headrace.api.dialects.algolia.routes import ALGOLIA
 from headrace.api.dialects.native.routes import NATIVE
+from headrace.domain.errors import Denied
 from headrace.service.services import Services
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
@@ -63,10 +64,22 @@ code{{font-size:.9em}}</style>
 <table>{rows}</table></html>"""
 
 
+def check_host(request: AnyRequest) -> None:
+    """Refuse foreign Host headers on loopback: a web page must not reach us by its own name."""
+    settings = services_of(request).settings
+    host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
+    if settings.loopback and host.lower() not in (*LOOPBACK_HOSTS, settings.host):
+        raise Denied(
+            "This server listens on loopback and answers to loopback names only.",
+            hint="Call it as 127.0.0.1 or localhost.",
+        )
+
+
 def make_app(services: Services) -> Litestar:
     """Build the app over a server's services."""
     return Litestar(
         route_handlers=[health, ready, openapi, docs, NATIVE, ALGOLIA],
+        before_request=check_host,
         state=State({"services": services}),
         exception_handlers={Exception: errors.by_path},
         openapi_config=OpenAPIConfig(

@@ -146,8 +146,11 @@ class RejectsTo:
 def told(error: duckdb.Error) -> HeadraceError:
     """Translate what DuckDB says outside of what connectors expect."""
     text = str(error)
-    if "No space left" in text:
-        return Refused("The disk is full.", hint="Make room; nothing was published.")
+    if "No space left" in text or "Could not write" in text:
+        why = text.splitlines()[0].rpartition(": ")[2]
+        return Refused(
+            f"A file cannot be written: {why}.", hint="Make room; nothing was published."
+        )
     if isinstance(error, duckdb.OutOfMemoryException):
         return Refused(
             "The run needs more memory than it may have.",
