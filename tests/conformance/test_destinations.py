@@ -182,6 +182,30 @@ def test_a_swap_keeps_what_hangs_on_a_table(tmp_path, fresh_database):
         assert rig.rows() == [{"id": 2, "n": 6}]
 
 
+@pytest.mark.parametrize("kind", ["duckdb", "postgresql"])
+def test_rows_that_something_refers_to_are_updated_never_deleted(tmp_path, fresh_database, kind):
+    rig = Rig(kind, tmp_path, fresh_database)
+    con = (
+        psycopg.connect(fresh_database, autocommit=True)
+        if kind == "postgresql"
+        else duckdb.connect(str(tmp_path / "o.duckdb"))
+    )
+    con.execute("create table t (id bigint primary key, n bigint, m text)")
+    con.execute("insert into t values (1, 5, 'x'), (2, 6, 'y')")
+    if kind == "postgresql":
+        con.execute("create table child (t_id bigint references t (id) on delete cascade)")
+        con.execute("insert into child values (1), (2)")
+    con.close()
+    receipt = rig.load("a.csv", "id,n\n2,7\n3,8\n", "save", key=("id",))
+    assert (receipt.books.inserted, receipt.books.updated) == (1, 1)
+    assert [tuple(row.values()) for row in rig.rows()] == [
+        (1, 5, "x"), (2, 7, None), (3, 8, None),
+    ]  # fmt: skip
+    if kind == "postgresql":
+        with psycopg.connect(fresh_database) as con:
+            assert con.execute("select count(*) from child").fetchone() == (2,)
+
+
 def test_nul_characters_go_to_the_quarantine_of_postgresql(tmp_path, fresh_database):
     rig = Rig("postgresql", tmp_path, fresh_database)
     receipt = rig.load("a.csv", "id,n\n1,a\0b\n2,c\n", failure_threshold=50)

@@ -213,7 +213,8 @@ def test_a_child_ends_when_its_server_is_killed(tmp_path):
         assert children
         server.kill()
         _, alive = psutil.wait_procs(children, timeout=3)
-        assert not alive
+        # A zombie has ended; whoever adopted it has only not looked yet.
+        assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
     finally:
         server.stop()
 

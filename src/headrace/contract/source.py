@@ -1,6 +1,7 @@
 """What a source gives: scans, each a relation over files whose rows can be placed again."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -17,14 +18,20 @@ class File:
     """A file that is at hand: `path` on this machine, `name` as the user knows it.
 
     `records` is counted in its bytes, independently of any load; None where that is impossible.
+    A count that is still going on (`counting`) is waited for when it is asked for.
     """
 
     name: str
     path: str
     bytes: int
-    records: int | None
+    known: int | None = None
+    counting: Future[int] | None = None
     text_path: str = ""  # of the bytes that positions refer to, where `path` was rewritten
     cleaned: bool = False  # `path` holds the unbroken records only
+
+    @property
+    def records(self) -> int | None:
+        return self.known if self.counting is None else self.counting.result()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

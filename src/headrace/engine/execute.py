@@ -130,7 +130,7 @@ def _fetched(plan: Plan, files: list[File]) -> NewEvent:
         kind=EventKind.FETCH,
         status=EventStatus.SUCCEEDED,
         message=f"{len(files)} files are at hand.",
-        rows=sum(file.records or 0 for file in files),
+        rows=sum(file.known or 0 for file in files),
         data={"files": [file.name for file in files[:100]], "table": plan.table},
     )
 

@@ -189,11 +189,11 @@ def lay_out(plan: Plan, scans: Sequence[Scan], con: duckdb.DuckDBPyConnection) -
 
 
 def _infer(scan: Scan, cells: list[Cell], con: duckdb.DuckDBPyConnection) -> None:
-    """Replace the type "infer" by what a sample of the first file with rows looks like."""
+    """Replace the type "infer" by what a sample of one of the first files looks like."""
     open_ = [number for number, cell in enumerate(cells) if cell.column.type == "infer"]
     if not open_:
         return
-    file = next((file for file in scan.files if file.records != 0), scan.files[0])
+    file = max(scan.files[:100], key=lambda file: min(file.bytes, HEAD_BYTES))
     sample = scan.head(file, HEAD_BYTES) or file
     wanted = [cells[number] for number in open_]
 

@@ -223,7 +223,8 @@ class DuckdbLoad:
         apply = sql.Apply(
             query=self._query, table=self._table, stage=self.stage, columns=columns,
             key=target.key, with_file=with_file,
-            nulls=nulls,
+            nulls=nulls, in_place=target.action is Action.SAVE and self._has_dependants(),
+            others=[n for n, _ in self._columns(target.table) if n not in columns],
             has_attribute=_has_attribute if ATTRIBUTES in dict(self._columns(STAGE)) else None,
         )  # fmt: skip
         counts = apply.run(target.action)

@@ -299,7 +299,9 @@ class PostgresqlLoad:
             query=self._query, table=self._table, stage=self._stage,
             columns=[column.name for column in self._columns], key=target.key,
             with_file=FILE in self._internal,
-            nulls=nulls, has_attribute=_has_attribute if ATTRIBUTES in self._internal else None,
+            nulls=nulls, in_place=target.action is Action.SAVE and self._has_dependants(),
+            others=self._others(),
+            has_attribute=_has_attribute if ATTRIBUTES in self._internal else None,
         ).run(target.action)  # fmt: skip
         self._con.execute(f"drop table {self._stage}")
         return counts
@@ -361,6 +363,16 @@ class PostgresqlLoad:
             [self._table],
         ).fetchone()
         return bool(found and found[0])
+
+    def _others(self) -> list[str]:
+        """Return the table's columns that the stage lacks and that are not generated."""
+        staged = {column.name for column in self._columns}
+        found = self._con.execute(
+            "select attname from pg_attribute where attrelid = to_regclass(%s) and attnum > 0"
+            " and not attisdropped and attgenerated = '' and attidentity = ''",
+            [self._table],
+        ).fetchall()
+        return [name for (name,) in found if name not in staged]
 
     def _evolve(self) -> frozenset[str]:
         there = {

@@ -60,7 +60,7 @@ def gather(config: FilesConfig, tools: Tools, *, text: bool = True) -> Iterator[
                 name=recoded.name,
                 path=str(recoded.path),
                 bytes=recoded.path.stat().st_size,
-                records=None,
+                known=None,
             )
 
 

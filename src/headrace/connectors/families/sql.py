@@ -31,6 +31,8 @@ class Apply:
     with_file: bool
     has_attribute: Callable[[str], str] | None = None  # SQL: does the row carry it?
     nulls: frozenset[str] = frozenset()  # columns without any value, whatever their type
+    in_place: bool = False  # rows are updated, never deleted: something refers to them
+    others: Sequence[str] = ()  # the table's columns that the stage lacks
 
     def run(self, action: Action) -> Counts:
         """Apply the stage in the caller's transaction; every count is measured there."""
@@ -39,6 +41,8 @@ class Apply:
                 return self._replace()
             case Action.APPEND:
                 return Counts(inserted=self._insert("true"))
+            case Action.SAVE if self.in_place:
+                return self._partial(create=True, whole=True)
             case Action.SAVE:
                 updated = self._matched()
                 self.query(
@@ -55,7 +59,7 @@ class Apply:
         self.query(f"delete from {self.table}")
         return Counts(inserted=self._insert("true"), replaced_out=dropped)
 
-    def _partial(self, *, create: bool) -> Counts:
+    def _partial(self, *, create: bool, whole: bool = False) -> Counts:
         updated = self._matched()
         total = self._by_file("true")
         new = {file: rows - updated.get(file, 0) for file, rows in total.items()}
@@ -70,6 +74,7 @@ class Apply:
             for name in self.columns
             if name not in self.key
         ]
+        sets += [f"{quoted(name)} = null" for name in self.others if whole]
         if sets:
             self.query(
                 f"update {self.table} as t set {', '.join(sets)} from {self.stage} as s"

@@ -156,7 +156,7 @@ class JsonScan:
             name=file.name,
             path=str(target),
             bytes=file.bytes,
-            records=file.records,
+            known=file.records,
             text_path=file.text_path or file.path,
             cleaned=True,
         )
@@ -170,7 +170,7 @@ class JsonScan:
             return None
         target = files.new_spool_file(self._tools)
         target.write_bytes(head)
-        return File(name=file.name, path=str(target), bytes=len(head), records=None)
+        return File(name=file.name, path=str(target), bytes=len(head), known=None)
 
 
 class Json:
@@ -196,7 +196,7 @@ class Json:
                 scanned.append(self._cut(file))
                 arrays.add(scanned[-1].path)
             else:
-                file.records = sum(1 for _ in json_text.lines(file.path))
+                file.known = sum(1 for _ in json_text.lines(file.path))
                 scanned.append(file)
         if not any(file.bytes for file in scanned):
             raise Refused(
@@ -219,7 +219,7 @@ class Json:
             name=file.name,
             path=str(target),
             bytes=file.bytes,
-            records=records,
+            known=records,
             text_path=file.path,
         )
 

@@ -98,7 +98,7 @@ class Parquet:
         groups: dict[tuple[tuple[str, str], ...], list[File]] = {}
         for file in files.gather(self._config, self._tools, text=False):
             files.refuse_html(file)
-            file.records = _count(file)
+            file.known = _count(file)
             try:
                 found = con.execute(
                     f"describe select * from read_parquet({literal(file.path)})"
