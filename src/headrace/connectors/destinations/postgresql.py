@@ -36,6 +36,7 @@ from headrace.observe import faults
 
 BATCH_ROWS: Final = 16_384
 QUEUED_BATCHES: Final = 8
+BUFFER_MB: Final = 64  # of DuckDB ahead of the encoder
 NAME_BYTES_MAX: Final = 63
 LOCK_TIMEOUT_MS: Final = 2_000
 LOCK_TRIES: Final = 15
@@ -463,6 +464,10 @@ class _Encoded:
             self._put(out, None)
 
     def _scan(self) -> None:
+        # Measured on 6 M rows: 3.3 s so, 6.5 s with either setting at its quick-looking value,
+        # because without batches in order, or room for them, DuckDB scans on one core.
+        self._rows.con.execute("set preserve_insertion_order = true")
+        self._rows.con.execute(f"set streaming_buffer_size = '{BUFFER_MB}MB'")
         reader = self._rows.con.execute(self._sql).to_arrow_reader(BATCH_ROWS)
         self._put(self._batches, reader.schema)
         first = True
