@@ -76,6 +76,7 @@ class _Cutter:
         self.buffer = b""
         self.base = 0
         self.line = 1
+        self.line_to = 0  # `line` is the line of this place in the buffer
 
     def refuse(self, at: int, why: str) -> Refused:
         return Refused(
@@ -85,11 +86,18 @@ class _Cutter:
 
     def more(self, keep_from: int) -> bool:
         """Forget what lies before `keep_from`, read on; False at the end."""
-        self.line += self.buffer.count(b"\n", 0, keep_from)
+        self.line_at(keep_from)
+        self.line_to -= keep_from
         chunk = self.file.read(CHUNK_BYTES)
         self.buffer = self.buffer[keep_from:] + chunk
         self.base += keep_from
         return bool(chunk)
+
+    def line_at(self, place: int) -> int:
+        """Return the line of a place in the buffer that is not before the last one asked for."""
+        self.line += self.buffer.count(b"\n", self.line_to, place)
+        self.line_to = place
+        return self.line
 
     def elements(self) -> Iterator[Element]:  # noqa: C901  # one state machine, read in one sitting
         self.more(0)
@@ -131,8 +139,7 @@ class _Cutter:
             opened = opened - keep if opened >= 0 else -1
 
     def _element(self, start: int, end: int) -> Element:
-        line = self.line + self.buffer.count(b"\n", 0, start)
-        return line, self.base + start, self.buffer[start:end]
+        return self.line_at(start), self.base + start, self.buffer[start:end]
 
     def _gap(
         self, start: int, end: int, *, first: bool, closing: bool = False
@@ -155,7 +162,7 @@ class _Cutter:
                 raise ValueError
         except ValueError:
             raise self.refuse(start, "an unexpected character") from None
-        line = self.line + self.buffer.count(b"\n", 0, start)
+        line = self.line_at(start)
         for value in values:
             yield line, self.base + start, json.dumps(value).encode()
 
