@@ -201,19 +201,32 @@ def test_an_expired_lease_writes_nothing_even_if_nobody_else_claimed(world):
     time.sleep(0.05)
     with pytest.raises(LostClaim):
         queue.finish(claim)
-    assert queue.beat({}).held == frozenset()
+    assert queue.beat([claim], {}).held == frozenset()
 
 
 def test_a_beat_renews_carries_progress_up_and_cancel_down(world):
     run = world.start(world.task())
     queue = world.queue()
     [(claim, _)] = queue.claim(1)
-    assert queue.beat({claim: ({"rows": 5}, "a lock")}).held == {run.id}
+    assert queue.beat([claim], {claim: ({"rows": 5}, "a lock")}).held == {run.id}
     seen = world.runs.get(world.tenant.id, run.id)
     assert (seen.progress, seen.waiting_for) == ({"rows": 5}, "a lock")
     world.runs.cancel(world.tenant.id, run.id)
-    assert queue.beat({}).cancelling == {run.id}
+    assert queue.beat([claim], {}).cancelling == {run.id}
     assert world.state(run) is RunState.CANCELLING
+
+
+def test_a_run_that_its_server_forgot_is_not_kept_alive_by_the_others(world):
+    forgotten, kept = world.start(world.task("a")), world.start(world.task("b"))
+    queue = world.queue(lease_ms=400)
+    claims = {run.id: claim for claim, run in queue.claim(2)}
+    until = time.monotonic() + 10
+    while world.state(forgotten) is RunState.RUNNING and time.monotonic() < until:
+        assert queue.beat([claims[kept.id]], {}).held == {kept.id}
+        queue.claim(0)
+        time.sleep(0.05)
+    assert world.state(forgotten) is RunState.QUEUED
+    assert world.state(kept) is RunState.RUNNING
 
 
 def test_a_cancelled_run_keeps_its_slot_until_its_work_is_gone(world):

@@ -1,6 +1,5 @@
 """What a connector is handed: guarded access to the outside, and room to work in."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +40,3 @@ class Tools(Protocol):
 
     def waiting(self, reason: str | None) -> None:
         """Tell that the run waits for `reason`, or that it waits no more."""
-
-
-Patience = Callable[[], Iterator[float]]

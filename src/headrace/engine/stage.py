@@ -296,8 +296,8 @@ class Stager:
         self.with_attributes = any(ATTRIBUTES in item for one in fitted for item in one.extra)
         for one in fitted:
             self._judge_head(one)
-        strict = True
-        for cleaned in (False, False, True):
+        strict, cleaned = True, False
+        while True:
             try:
                 landed, left_out = self._fill(fitted, strict=strict)
             except duckdb.InvalidInputException as error:
@@ -315,7 +315,7 @@ class Stager:
                 return staged
             if cleaned:
                 break
-            strict = False
+            strict, cleaned = False, True
             self._journal.told("cleaning", message=f"{len(doubtful)} files are read again")
             self._clean(fitted, doubtful)
         names = ", ".join(sorted(self._paths()[path] for path in doubtful)[:3])

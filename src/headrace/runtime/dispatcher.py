@@ -6,7 +6,7 @@ One thread claims and beats; what a child says is handled on the thread that lis
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -57,7 +57,6 @@ class Dispatcher:
         self._lock = threading.RLock()
         self._thread = threading.Thread(target=self._loop, name="headrace-dispatcher", daemon=True)
         self.healthy = threading.Event()
-        self.on_change: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         self._thread.start()
@@ -117,7 +116,12 @@ class Dispatcher:
                 self._queue.fail(claim, told(error), None, ())
                 logger().exception("order", run=run.id)
                 continue
-            worker = self._pool.take()
+            try:
+                worker = self._pool.take()
+            except OSError as error:  # no process or memory left: count it, and try again later
+                logger().error("no worker", run=run.id, error=str(error))
+                self._queue.died(claim, "no worker could be started")
+                continue
             job = Job(claim=claim, run=run, worker=worker)
             with self._lock:
                 self._jobs[run.id] = job
@@ -181,7 +185,6 @@ class Dispatcher:
                     self._queue.cancelled(job.claim)
                 else:
                     self._queue.died(job.claim, how)
-        self.on_change()
 
     def _progress(self, job: Job, message: messages.Told) -> None:
         if message.phase:
@@ -231,7 +234,7 @@ class Dispatcher:
                 told_now[job.claim] = (job.progress, job.waiting)
         if not jobs:
             return
-        beat = self._queue.beat(told_now)
+        beat = self._queue.beat([job.claim for job in jobs.values()], told_now)
         now = time.monotonic()
         for id_, job in jobs.items():
             if job.ended:

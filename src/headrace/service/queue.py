@@ -138,16 +138,23 @@ class Queue:
         ceiling = min(BACKOFF_MS << min(earlier, 20), BACKOFF_MAX_MS)
         return int(ceiling * self._chance())
 
-    def beat(self, progress: Mapping[Claim, tuple[Mapping[str, Any], str | None]]) -> Beat:
-        """Renew every lease of this holder, take progress up and cancels down."""
+    def beat(
+        self,
+        claims: Sequence[Claim],
+        progress: Mapping[Claim, tuple[Mapping[str, Any], str | None]],
+    ) -> Beat:
+        """Renew the leases of `claims`, take progress up and cancels down.
+
+        A run that this server claimed but does not work on is not renewed: it comes free.
+        """
         with self._database.begin() as tx:
-            held = runs.renew(tx, self.holder, self._lease_ms)
+            held = runs.renew(tx, claims, self._lease_ms)
             for claim, (told, waiting) in progress.items():
                 runs.tell_progress(tx, claim, told, waiting)
         return Beat(
             held=frozenset(held),
             cancelling=frozenset(
-                id_ for id_, (_, state) in held.items() if state is RunState.CANCELLING
+                id_ for id_, state in held.items() if state is RunState.CANCELLING
             ),
         )
 

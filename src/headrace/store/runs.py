@@ -109,10 +109,6 @@ def listed(
     return [made(row) for row in rows], total
 
 
-def has_runs(tx: Tx, task: TaskId) -> bool:
-    return tx.first(sa.select(run.c.id).where(run.c.task == task).limit(1)) is not None
-
-
 def forget_task(tx: Tx, task: TaskId) -> None:
     """Remove a task's runs with all that belongs to them."""
     ids = sa.select(run.c.id).where(run.c.task == task)
@@ -220,15 +216,20 @@ def claim(tx: Tx, id_: str, holder: str, lease_ms: int) -> Claim | None:
     return Claim(run=RunId(id_), fence=fence) if changed else None
 
 
-def renew(tx: Tx, holder: str, lease_ms: int) -> dict[str, tuple[int, RunState]]:
-    """Renew the lease of every run of a holder; return fence and state of those still held."""
+def renew(tx: Tx, claims: Sequence[Claim], lease_ms: int) -> dict[str, RunState]:
+    """Renew the leases of claims in one statement; return the state of those still held."""
+    # Fences are never given twice, so a fence alone says which claim it is.
     changed = (
         sa.update(run)
-        .where(run.c.holder == holder, run.c.state.in_(_ACTIVE), run.c.lease_until >= tx.now)
+        .where(
+            run.c.fence.in_([claim.fence for claim in claims]),
+            run.c.state.in_(_ACTIVE),
+            run.c.lease_until >= tx.now,
+        )
         .values(lease_until=tx.now + lease_ms)
-        .returning(run.c.id, run.c.fence, run.c.state)
+        .returning(run.c.id, run.c.state)
     )
-    return {row.id: (row.fence, RunState(row.state)) for row in tx.con.execute(changed)}
+    return {row.id: RunState(row.state) for row in tx.con.execute(changed)}
 
 
 def tell_progress(tx: Tx, held: Claim, progress: Mapping[str, Any], waiting: str | None) -> None:
