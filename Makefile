@@ -15,7 +15,8 @@ setup: .venv/ready  ## put everything into .venv
 	    --require-hashes --target .boot --upgrade -r requirements-boot.txt
 	@touch $@
 
-.venv/ready: requirements.txt requirements-demo.txt pyproject.toml $(filter .boot/%,$(UV))
+.venv/ready: requirements.txt requirements-demo.txt pyproject.toml hatch_build.py \
+    src/headrace/native/text.c $(filter .boot/%,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
 	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.txt requirements-demo.txt
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
@@ -61,4 +62,4 @@ lock: setup  ## remake the locks: hashes, no addresses
 	    --no-emit-find-links -o requirements-boot.txt requirements-boot.in
 
 clean:
-	rm -rf .venv .boot .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .boot .zig-cache src/headrace/native/*.so .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

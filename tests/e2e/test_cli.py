@@ -1,10 +1,12 @@
 """The command line as people use it."""
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -92,18 +94,26 @@ def test_preview_shows_types_and_rows(tmp_path):
     assert told["rows"] == [{"id": 1, "zip": "00123", "at": "2020-01-01"}]
 
 
+def is_reading(pid: int, name: str) -> bool:
+    with contextlib.suppress(OSError):
+        return any(fd.readlink().name == name for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
 def test_an_interrupt_exits_130_and_leaves_the_old_table(tmp_path):
     (tmp_path / "a.csv").write_text("id,name\n1,x\n")
     headrace("ingest", "a.csv", "o.duckdb", "--table", "t", cwd=tmp_path, check=0)
     with (tmp_path / "big.csv").open("w") as out:
         out.write("id,name\n")
         for block in range(400):
-            out.write("".join(f"{block * 10_000 + n},some name\n" for n in range(10_000)))
+            out.write("".join(f"{block * 10_000 + n},{'name' * 15}\n" for n in range(10_000)))
     process = subprocess.Popen(
         [sys.executable, "-m", "headrace", "ingest", "big.csv", "o.duckdb", "--table", "t"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    time.sleep(1.2)
+    while not is_reading(process.pid, "big.csv"):
+        time.sleep(0.01)
+    time.sleep(0.15)  # past the header
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert b"Traceback" not in err

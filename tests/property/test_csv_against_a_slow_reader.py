@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from headrace.assembly import work
+from headrace.connectors.families import quick_csv
+from headrace.connectors.sources import csv
 from headrace.engine.plan import Stopped
 from tests.engine import Memory, order
 
@@ -131,13 +133,19 @@ def csvs(draw) -> bytes:
     return draw(st.sampled_from([b"", b"", b"\xef\xbb\xbf"])) + f"a,b{end}".encode() + data
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=csvs())
-@example(b'a,b\n1"\n,1"')  # two stray quotes hide a line end from a count of quotes
-@example(b'a,b\r\n1e3,""\r"\n1,1')  # a carriage return taken for a line end
-@example(b'a,b\n"l1\r\nl2"\n\n,"l\xff2"""\ntrue,1e3\n"1",1\n')  # a column that was not asked for
-def test_a_broken_csv_is_read_as_the_slow_reader_reads_it(data):
+@settings(max_examples=220, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=csvs(), quick=st.booleans())
+@example(b'a,b\n1"\n,1"', False)  # two stray quotes hide a line end from a count of quotes
+@example(b'a,b\r\n1e3,""\r"\n1,1', False)  # a carriage return taken for a line end
+@example(
+    b'a,b\n"l1\r\nl2"\n\n,"l\xff2"""\ntrue,1e3\n"1",1\n', False
+)  # a column that was not asked for
+@example(b'a,b\n1,"l1\nl2"\n2,"x\n3,y\n"\n4,z', True)  # pieces begin inside of quotes
+def test_a_broken_csv_is_read_as_the_slow_reader_reads_it(data, quick):
     folder = Path(tempfile.mkdtemp())
+    smallest = csv.SMALL_BYTES, quick_csv.PIECE_BYTES_MIN
+    if quick:  # as large files are read
+        csv.SMALL_BYTES, quick_csv.PIECE_BYTES_MIN = 0, 1
     try:
         (folder / "in.csv").write_bytes(data)
         told = order(
@@ -173,4 +181,5 @@ def test_a_broken_csv_is_read_as_the_slow_reader_reads_it(data):
     except Stopped as stopped:
         raise AssertionError(f"{data!r}: {stopped.error}") from stopped
     finally:
+        csv.SMALL_BYTES, quick_csv.PIECE_BYTES_MIN = smallest
         shutil.rmtree(folder)

@@ -14,6 +14,7 @@ FILE: Final = "__headrace_file"  # names of our own columns in a relation
 DOCUMENT: Final = "__headrace_document"
 KEY: Final = "__headrace_key"
 ATTRIBUTES: Final = "__headrace_attributes"
+MISFIT: Final = "headrace: a row does not fit"  # what a scan says that ends at one (text.c too)
 
 
 @dataclass(frozen=True, slots=True)

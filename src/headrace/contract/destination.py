@@ -41,13 +41,18 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Rows on their way: SQL on a connection. Columns FILE, KEY, DOCUMENT as the load needs."""
+    """Rows on their way: SQL on a connection. Columns FILE, KEY, DOCUMENT as the load needs.
+
+    `streams` are the same rows as Arrow streams, column by column, where no SQL is needed to make
+    them: objects with `__arrow_c_stream__`. Reading both reads the rows twice.
+    """
 
     con: duckdb.DuckDBPyConnection
     sql: str
     columns: Sequence[Column]
     with_file: bool
     with_attributes: bool = False
+    streams: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

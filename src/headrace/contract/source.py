@@ -1,9 +1,9 @@
 """What a source gives: scans, each a relation over files whose rows can be placed again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import duckdb
 
@@ -131,6 +131,40 @@ class Scan(Protocol):
 
     def head(self, file: File, bytes_max: int) -> File | None:
         """Return the first records of a file larger than `bytes_max` as a file, else None."""
+
+    def quick(
+        self, con: duckdb.DuckDBPyConnection, types: Mapping[str, str], *, in_order: bool
+    ) -> "QuickScan | None":
+        """Return a quicker way to read the same cells as these types, if there is one."""
+
+
+class QuickScan(Protocol):
+    """A way to read plain files: it makes the values itself and knows nothing of rejects.
+
+    A scan of its relation fails with `columns.MISFIT` at the first record that is not plain.
+    """
+
+    @property
+    def cells(self) -> Sequence[Cell]:
+        """The scan's cells. Those that this way has made into values are `typed`."""
+
+    def relation(self, files: Sequence[File], *, with_file: bool) -> str:
+        """Return SQL of the rows, as a scan's."""
+
+    def streams(self, files: Sequence[File]) -> Sequence[Any]:
+        """Return the rows as Arrow streams, cell by cell."""
+
+    def share(self) -> float:
+        """Return how much of the bytes is read, from 0 to 1."""
+
+    def stop(self) -> None:
+        """Make whoever reads fail soon; from any thread."""
+
+    def complete(self) -> bool:
+        """Tell, after a scan, whether every byte was read, and once."""
+
+    def close(self) -> None:
+        """Let go of what the connection holds."""
 
 
 class Source(Protocol):

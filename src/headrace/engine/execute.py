@@ -57,14 +57,14 @@ def execute(
         if note is not None:
             return _tell_earlier(plan, note, journal)
         con = load.con or _scratch(plan)
-        with _watched(con, journal):
+        stager = Stager(plan, load, con, journal)
+        with _watched(stager, journal):
             journal.told("fetching")
             scans = list(source.scans(con))
             faults.reach("child.fetched")
             fitted = lay_out(plan, scans, con)
             files = [file for scan in scans for file in scan.files]
             journal.event(_fetched(plan, files))
-            stager = Stager(plan, load, con, journal)
             staged = stager.stage(fitted)
             faults.reach("child.staged")
             if segment := write_segment(rejects.folder, rejects.name, staged.rejects):
@@ -175,29 +175,31 @@ def _scratch(plan: Plan) -> duckdb.DuckDBPyConnection:
 
 
 def limit(con: duckdb.DuckDBPyConnection, plan: Plan) -> None:
-    """Hold a connection to the plan's memory and threads."""
-    con.execute(f"set memory_limit = '{plan.memory_bytes // 1_000_000}MB'")
+    """Hold a connection to the plan's memory and threads.
+
+    A quarter is left to what DuckDB does not count: the program, batches on their way, fragments.
+    """
+    con.execute(f"set memory_limit = '{plan.memory_bytes * 3 // 4 // 1_000_000}MB'")
     con.execute(f"set threads = {plan.threads}")
     con.execute(f"set temp_directory = '{plan.spool}/duckdb'")
 
 
 @contextlib.contextmanager
-def _watched(con: duckdb.DuckDBPyConnection, journal: Journal) -> Iterator[None]:
-    """Tell the progress of DuckDB's long calls, and interrupt them when the run must stop."""
+def _watched(stager: Stager, journal: Journal) -> Iterator[None]:
+    """Tell the progress of long calls, and interrupt them when the run must stop."""
     done = threading.Event()
     stop: list[HeadraceError] = []
 
     def watch() -> None:
         while not done.wait(WATCH_S):
             try:
-                share = con.query_progress()
-                if share > 0:
-                    journal.told("loading", done=round(share), total=100)
+                if share := stager.share():
+                    journal.told("loading", done=round(share * 100), total=100)
                 else:
                     journal.told("")
             except HeadraceError as error:
                 stop.append(error)
-                con.interrupt()
+                stager.stop()
                 return
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -206,6 +208,10 @@ def _watched(con: duckdb.DuckDBPyConnection, journal: Journal) -> Iterator[None]
         yield
     except duckdb.InterruptException:
         raise (stop[0] if stop else Cancelled("The run was cancelled.")) from None
+    except Exception:
+        if stop:  # whatever it is, it comes of that
+            raise stop[0] from None
+        raise
     finally:
         done.set()
         thread.join()

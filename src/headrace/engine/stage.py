@@ -1,8 +1,10 @@
 """Staging: scans become fitted rows in one place, and every record is accounted for.
 
-First the fast way: one scan, judged in SQL, rejects only counted. A file whose numbers agree with
-the count of its bytes is done. The others are gone over record by record: that finds the place and
-reason of every reject, and where the two readers disagree, the file is cleaned and scanned again.
+First the quick way, if the source has one: it reads plain files only and ends at the first oddity.
+Then the tolerant one: one scan, judged in SQL, rejects only counted. A file whose numbers agree
+with the count of its bytes is done. The others are gone over record by record: that finds the place
+and reason of every reject, and where the two readers disagree, the file is cleaned and scanned
+again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +18,14 @@ from headrace.contract.columns import (
     DOCUMENT,
     FILE,
     KEY,
+    MISFIT,
     Column,
     duckdb_type,
     literal,
     quoted,
 )
 from headrace.contract.destination import Load, Rows
-from headrace.contract.source import Cell, File, Place, RowCheck, Scan, Survey
+from headrace.contract.source import Cell, File, Place, QuickScan, RowCheck, Scan, Survey
 from headrace.domain.errors import Misconfigured, TooManyRejected, Unbalanced
 from headrace.domain.rejected import Rejected, Rule
 from headrace.domain.task import Action
@@ -35,7 +38,6 @@ STORM_ROWS: Final = 100  # fewer rows than this are no storm
 STORM_SHARE: Final = 0.95
 OFFSET_SLACK: Final = 2  # bytes; DuckDB 1.5 tells some offsets after its first buffer one too high
 STAGE: Final = "__headrace_scratch_stage"
-MISFIT: Final = "headrace: a row does not fit"
 
 Misfit = tuple[int, int, str | None]  # ordinal among unbroken records, broken test, value
 
@@ -50,6 +52,7 @@ class Fitted:
     checks: Sequence[RowCheck]
     judged: Sequence[tuple[Cell, str]]  # each cell that must fit, with the type to fit
     extra: Sequence[str]  # select items of KEY and DOCUMENT
+    quick: QuickScan | None = None  # instead of the scan, for reading only
 
     def good(self) -> str:
         """Return SQL that is true for a row without fault."""
@@ -77,7 +80,7 @@ class Fitted:
             whole = type_ == "json" and cell.json_type
             value = fit.value(cell if whole else _named(cell, number), type_)
             values.append(f"{value} as v{number}")
-        source = self.scan.relation(files, with_file=with_file)
+        source = (self.quick or self.scan).relation(files, with_file=with_file)
         return f"(select {', '.join(values)} from (select {', '.join(raw)} from {source}))"
 
     def rows(self, files: Sequence[File], *, with_file: bool, strict: bool = False) -> str:
@@ -101,6 +104,13 @@ class Fitted:
         value, _, name = items[0].rpartition(" as ")
         items[0] = f"case when {good} then {value} else error('{MISFIT}') end as {name}"
         return f"select {', '.join(items)} from {source}"
+
+    def streams(self, files: Sequence[File]) -> Sequence[Any]:
+        """Return the rows as they come, where nothing is left to do with them."""
+        as_they_come = self.quick and not self.extra and list(self.cells) == list(self.quick.cells)
+        if not self.quick or not as_they_come or self.good() != "true":
+            return ()
+        return self.quick.streams(files)
 
     def misfits(self, file: File, limit: int) -> str:
         """Return SQL of ordinal, number of the broken test, and the value, of rows that do not."""
@@ -220,7 +230,28 @@ def _sampled(
     return found, broken
 
 
-def _fitted(plan: Plan, scan: Scan, cells: list[Cell], columns: Sequence[Column]) -> Fitted:
+def quickened(
+    plan: Plan, fitted: Sequence[Fitted], con: duckdb.DuckDBPyConnection
+) -> list[Fitted] | None:
+    """Return the same laid over the scans' quick ways; None if one of them has none."""
+    if plan.documents:
+        return None  # a document's key is the text of its cell, which a value may not keep
+    found: list[Fitted] = []
+    for one in fitted:
+        types = {cell.column.name: type_ for cell, type_ in one.judged}
+        quick = one.scan.quick(con, types, in_order=bool(plan.key))
+        if quick is None:
+            for other in found:
+                other.quick.close() if other.quick else None
+            return None
+        found.append(_fitted(plan, one.scan, list(quick.cells), one.columns, quick))
+    return found
+
+
+def _fitted(
+    plan: Plan, scan: Scan, cells: list[Cell], columns: Sequence[Column],
+    quick: QuickScan | None = None,
+) -> Fitted:  # fmt: skip
     by_name = {cell.column.name: cell for cell in cells}
     checks = list(scan.checks)
     for name in plan.key:
@@ -241,7 +272,7 @@ def _fitted(plan: Plan, scan: Scan, cells: list[Cell], columns: Sequence[Column]
                 message=f"{cell.column.name!r} holds the character U+0000.",
             )
             for cell, type_ in judged
-            if type_ in ("string", "json")
+            if type_ == "json" or (type_ == "string" and not quick)  # which knows no NUL
         ]
     extra: list[str] = []
     if scan.document and plan.action in (Action.PARTIAL, Action.PARTIAL_NO_CREATE):
@@ -269,7 +300,10 @@ def _fitted(plan: Plan, scan: Scan, cells: list[Cell], columns: Sequence[Column]
                 if type_ == "float"
             ]
         return Fitted(scan=scan, columns=(), cells=(), checks=checks, judged=judged, extra=extra)
-    return Fitted(scan=scan, columns=columns, cells=laid, checks=checks, judged=judged, extra=extra)
+    return Fitted(
+        scan=scan, columns=columns, cells=laid, checks=checks, judged=judged, extra=extra,
+        quick=quick,
+    )  # fmt: skip
 
 
 class Stager:
@@ -288,6 +322,18 @@ class Stager:
         self.with_file = False
         self.with_attributes = False
         self._files: dict[int, list[File]] = {}
+        self._quick: Sequence[Fitted] = ()
+
+    def share(self) -> float:
+        """Return how much of the scan under way is done, from 0 to 1; 0 where nobody knows."""
+        quick = [one.quick.share() for one in self._quick if one.quick]
+        return sum(quick) / len(quick) if quick else max(self._con.query_progress(), 0) / 100
+
+    def stop(self) -> None:
+        """Make the scan under way fail soon; from any thread."""
+        self._con.interrupt()
+        for one in self._quick:
+            one.quick.stop() if one.quick else None
 
     def stage(self, fitted: Sequence[Fitted]) -> Staged:
         """Stage every row of every scan, each record accounted for, or raise."""
@@ -296,6 +342,8 @@ class Stager:
         self.with_attributes = any(ATTRIBUTES in item for one in fitted for item in one.extra)
         for one in fitted:
             self._judge_head(one)
+        if staged := self._staged_quickly(fitted):
+            return staged
         strict, cleaned = True, False
         while True:
             try:
@@ -323,6 +371,28 @@ class Stager:
             f"{names}: the records in the file and the rows that were loaded differ.",
             hint="Nothing was published. Please report this file's form.",
         )
+
+    def _staged_quickly(self, fitted: Sequence[Fitted]) -> Staged | None:
+        """Stage everything the quick way; None, and an empty stage, if it met anything odd."""
+        self._quick = quickened(self._plan, fitted, self._con) or ()
+        if not self._quick:
+            return None
+        found: Staged | None = None
+        try:
+            landed, _ = self._fill(self._quick, strict=True)
+        except Exception as error:  # of whoever reads the streams
+            if MISFIT not in str(error):
+                raise
+        else:
+            staged, doubtful = self._account(fitted, landed, {})
+            if not doubtful and all(one.quick.complete() for one in self._quick if one.quick):
+                found = staged
+        if found is None:
+            self._empty(fitted)
+        for one in self._quick:
+            one.quick.close() if one.quick else None
+        self._quick = ()
+        return found
 
     def _paths(self) -> dict[str, str]:
         return {file.path: file.name for files in self._files.values() for file in files}
@@ -360,7 +430,10 @@ class Stager:
                 how = f"insert into {self.table} by name" if number else None
                 self._con.execute(f"{how or f'create table {self.table} as'} {sql}")
             else:
-                rows = Rows(con=self._con, sql=sql, columns=one.columns, with_file=self.with_file)
+                rows = Rows(
+                    con=self._con, sql=sql, columns=one.columns, with_file=self.with_file,
+                    streams=one.streams(self._files[number]) if not self.with_file else (),
+                )  # fmt: skip
                 landed |= self._load.write(rows)
             left_out |= one.scan.reader_rejects(self._con)
             faults.reach("child.half_staged")

@@ -1,13 +1,16 @@
 """Tables in PostgreSQL.
 
-Three overlapped steps fill a stage: DuckDB's scan, binary encoding, COPY. Everything from the first
-row to the commit is one transaction, so that a load which ends anywhere leaves nothing.
+Several COPYs at once fill a stage, a table of its own that the commit puts in the place of the
+target, or merges into it. A load that was killed leaves its stage behind; the next one of the same
+task drops it.
 """
 
 import contextlib
-import queue
+import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, ClassVar, Final
 
 import duckdb
@@ -35,8 +38,8 @@ from headrace.domain.task import Action
 from headrace.observe import faults
 
 BATCH_ROWS: Final = 16_384
-QUEUED_BATCHES: Final = 8
-BUFFER_MB: Final = 64  # of DuckDB ahead of the encoder
+BUFFER_MB: Final = 64  # of DuckDB ahead of the COPYs
+COPIES_MAX: Final = 4
 NAME_BYTES_MAX: Final = 63
 LOCK_TIMEOUT_MS: Final = 2_000
 LOCK_TRIES: Final = 15
@@ -81,7 +84,7 @@ class Postgresql:
             raise Misconfigured(f"{target.table!r} cannot be a table's name.", field="table")
         _fit_name(target.table, "table")
         with _told():
-            return PostgresqlLoad(self._connect(), self._config.schema, target)
+            return PostgresqlLoad(self._connect, self._config.schema, target)
 
     def read(self, table: str, limit: int, cursor: str | None) -> Page:
         name = pgsql.Identifier(self._config.schema, table)
@@ -172,18 +175,23 @@ class PostgresqlLoad:
     con: duckdb.DuckDBPyConnection | None = None
 
     def __init__(
-        self, con: psycopg.Connection[tuple[Any, ...]], schema: str, target: Target
-    ) -> None:
-        self._con = con
+        self, connect: Callable[[], psycopg.Connection[tuple[Any, ...]]], schema: str,
+        target: Target,
+    ) -> None:  # fmt: skip
+        self._connect = connect
+        self._con = connect()
         self._schema = schema
         self._target = target
         self._table = f"{quoted(schema)}.{quoted(target.table)}"
-        self._stage_name = f"__headrace_stage_{target.scope[:8]}_{target.fence}"
-        self._stage = f"{quoted(schema)}.{quoted(self._stage_name)}"
+        digest = hashlib.sha256(target.scope.encode()).hexdigest()[:16]
+        self._stages = f"__headrace_stage_{digest}_"
+        self._stage = f"{quoted(schema)}.{quoted(f'{self._stages}{target.fence}')}"
         self._fences = f"{quoted(schema)}.{sql.FENCES}"
         self._commits = f"{quoted(schema)}.{sql.COMMITS}"
         self._columns: list[Column] = []
         self._internal: list[str] = []
+        self._landed = 0
+        threading.Thread(target=_warm_up, daemon=True).start()
 
     def begin(self) -> str | None:
         with _told():
@@ -209,7 +217,26 @@ class PostgresqlLoad:
             )
             self._check_fence()
             con.commit()
+            self._sweep()
         return None
+
+    def _sweep(self) -> None:
+        """Drop what earlier attempts have left; one that is still at work keeps its own."""
+        stages = self._con.execute(
+            "select relname from pg_class where relnamespace = %s::regnamespace"
+            " and starts_with(relname, %s)",
+            [quoted(self._schema), self._stages],
+        ).fetchall()
+        self._con.commit()
+        for (name,) in stages:
+            fence = name.removeprefix(self._stages)
+            if fence.isdigit() and int(fence) <= self._target.fence:
+                self._drop(f"{quoted(self._schema)}.{quoted(name)}")
+
+    def _drop(self, table: str) -> None:
+        with contextlib.suppress(errors.LockNotAvailable), self._con.transaction():
+            self._con.execute(f"set local lock_timeout = {LOCK_TIMEOUT_MS}")
+            self._con.execute(f"drop table if exists {table}")
 
     def _check_fence(self) -> None:
         found = self._con.execute(
@@ -222,25 +249,40 @@ class PostgresqlLoad:
         with _told():
             if not self._columns:
                 self._make_stage(rows)
-            internal = list(self._internal)
-            names = ", ".join(map(quoted, [*(c.name for c in self._columns), *internal]))
-            # The stage was made in this transaction, so FREEZE is safe: nobody else sees it.
-            cursor = self._con.cursor()
-            with cursor.copy(
-                f"copy {self._stage} ({names}) from stdin (format binary, freeze)"
-            ) as copy:
-                for chunk in _Encoded(rows, names):
-                    copy.write(chunk)
-            landed = cursor.rowcount
-            cursor.close()
+            landed = self._copy(rows)
             if not rows.with_file:
                 return {"": landed}
             found = self._con.execute(f"select {FILE}, count(*) from {self._stage} group by 1")
-            self._check_total(total := dict(found.fetchall()), landed)
+            total = dict(found.fetchall())
+            self._con.commit()
+            self._check_total(total, landed)
             return total
 
+    def _copy(self, rows: Rows) -> int:
+        """Send rows over as many connections as pay; return how many PostgreSQL has taken."""
+        names = ", ".join(map(quoted, [*(c.name for c in self._columns), *self._internal]))
+        feed = _Feed(rows, f"select {names} from ({rows.sql})")
+        into = f"copy {self._stage} ({names}) from stdin (format binary)"
+        copies = min(COPIES_MAX, os.cpu_count() or 1) if feed.is_long else 1
+
+        def copy(number: int) -> int:
+            if number == 0:
+                return feed.copy(self._con, into, number)
+            try:
+                con = self._connect()
+            except (psycopg.OperationalError, HeadraceError):
+                return 0  # no more connections than we have: the others do it
+            with contextlib.closing(con):
+                return feed.copy(con, into, number)
+
+        with ThreadPoolExecutor(copies, "headrace-copy") as pool:
+            tasks = [pool.submit(copy, number) for number in range(copies)]
+        if feed.error is not None:
+            raise feed.error
+        return sum(task.result() for task in tasks)
+
     def _check_total(self, total: dict[str, int], landed: int) -> None:
-        self._landed = getattr(self, "_landed", 0) + landed
+        self._landed += landed
         if sum(total.values()) != self._landed:
             raise Refused("PostgreSQL counts other rows in the stage than COPY told.")
 
@@ -252,18 +294,15 @@ class PostgresqlLoad:
         defined = [f"{quoted(c.name)} {_pg_type(c.type)}" for c in self._columns]
         defined += [f"{name} text" for name in self._internal]
         self._con.execute(f"create table {self._stage} ({', '.join(defined)})")
+        self._con.commit()
 
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         with _told():
             con, target = self._con, self._target
             self._check_fence()
             counts = self._apply()
-            found = (
-                con.execute(f"select count(*) from {self._table}").fetchone()
-                if (self._exists())
-                else (0,)
-            )
-            counts.rows_after = found[0] if found else None
+            if counts.rows_after is None:
+                counts.rows_after = self._count(self._table) if self._exists() else 0
             note = sign(counts)
             con.execute(
                 f"insert into {self._commits} (token, fence, note) values (%s, %s, %s)",
@@ -276,6 +315,9 @@ class PostgresqlLoad:
     def _query(self, text: str) -> list[tuple[Any, ...]]:
         found = self._con.execute(text)
         return found.fetchall() if found.description else []
+
+    def _count(self, table: str) -> int:
+        return int(self._query(f"select count(*) from {table}")[0][0])
 
     def _exists(self) -> bool:
         return bool(
@@ -313,6 +355,7 @@ class PostgresqlLoad:
 
     def _swap(self, *, exists: bool) -> Counts:
         counts = Counts(inserted=self._stage_counts())
+        counts.rows_after = sum(counts.inserted.values())  # it is the table now
         for name in self._internal:
             self._con.execute(f"alter table {self._stage} drop column {name}")
         for attempt in range(LOCK_TRIES):
@@ -321,9 +364,7 @@ class PostgresqlLoad:
                     self._con.execute(f"set local lock_timeout = {LOCK_TIMEOUT_MS}")
                     if exists:
                         self._con.execute(f"lock table {self._table} in access exclusive mode")
-                        counts.replaced_out = self._query(f"select count(*) from {self._table}")[0][
-                            0
-                        ]
+                        counts.replaced_out = self._count(self._table)
                         self._con.execute(f"drop table {self._table}")
                     faults.reach("child.in_commit")
                     self._con.execute(
@@ -405,6 +446,7 @@ class PostgresqlLoad:
         self._landed = 0
         with contextlib.suppress(psycopg.Error):
             self._con.rollback()
+            self._drop(self._stage)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -412,90 +454,88 @@ class PostgresqlLoad:
             self._con.close()
 
 
-class _Encoded:
-    """Rows in COPY's binary form: a thread scans, a thread encodes, the caller sends."""
+class _Feed:
+    """Batches of one scan, each to whichever COPY asks next, in COPY's binary form."""
 
-    def __init__(self, rows: Rows, names: str) -> None:
-        self._rows = rows
-        self._sql = f"select {names} from ({rows.sql})"
-        self._batches: queue.Queue[Any] = queue.Queue(QUEUED_BATCHES)
-        self._chunks: queue.Queue[Any] = queue.Queue(QUEUED_BATCHES)
-        self._stop = threading.Event()
+    def __init__(self, rows: Rows, text: str) -> None:
+        self.error: BaseException | None = None
+        self._json = {column.name for column in rows.columns if column.type == "json"}
+        self._readers = [_Reader(reader) for reader in _readers(rows, text)]
+        self.is_long = self._readers[0].is_long
 
-    def __iter__(self) -> Iterator[bytes]:
-        threads = [
-            threading.Thread(target=self._guarded, args=(step, out), daemon=True)
-            for step, out in ((self._scan, self._batches), (self._encode, self._chunks))
-        ]
-        for thread in threads:
-            thread.start()
+    def copy(self, con: psycopg.Connection[tuple[Any, ...]], into: str, number: int) -> int:
+        """Send batches until there are none; return the rows that PostgreSQL counted.
+
+        The COPY of a `number` begins with the reader of that number.
+        """
+        turned = number % len(self._readers)
         try:
-            yield from self._taken(self._chunks)
-        finally:
-            self._stop.set()
-            self._rows.con.interrupt() if threads[0].is_alive() else None
-            for thread in threads:
-                thread.join()
+            with con.cursor() as cursor:
+                with cursor.copy(into) as copy:
+                    encoder = self._encoder()
+                    copy.write(encoder.write_header())
+                    for reader in (*self._readers[turned:], *self._readers[:turned]):
+                        while (batch := reader.next()) is not None:
+                            if self.error is not None:
+                                raise self.error
+                            copy.write(encoder.write_batch(batch))
+                            faults.reach("child.half_staged")
+                    copy.write(encoder.finish())
+                landed = cursor.rowcount
+            con.commit()
+        except BaseException as error:  # told to the caller; the other COPYs end, too
+            self.error = self.error or error
+            return 0
+        return landed
 
-    def _taken(self, source: "queue.Queue[Any]") -> Iterator[Any]:
-        while True:
-            with contextlib.suppress(queue.Empty):
-                item = source.get(timeout=0.5)
-                if item is None:
-                    return
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-            if self._stop.is_set():
-                return
-
-    def _put(self, target: "queue.Queue[Any]", item: Any) -> None:
-        while not self._stop.is_set():
-            with contextlib.suppress(queue.Full):
-                target.put(item, timeout=0.5)
-                return
-
-    def _guarded(self, step: Callable[[], None], out: "queue.Queue[Any]") -> None:
-        try:
-            step()
-        except BaseException as error:  # handed to whoever waits, never lost
-            self._put(out, error)
-        else:
-            self._put(out, None)
-
-    def _scan(self) -> None:
-        # Measured on 6 M rows: 3.3 s so, 6.5 s with either setting at its quick-looking value,
-        # because without batches in order, or room for them, DuckDB scans on one core.
-        self._rows.con.execute("set preserve_insertion_order = true")
-        self._rows.con.execute(f"set streaming_buffer_size = '{BUFFER_MB}MB'")
-        reader = self._rows.con.execute(self._sql).to_arrow_reader(BATCH_ROWS)
-        self._put(self._batches, reader.schema)
-        first = True
-        for batch in reader:
-            self._put(self._batches, batch)
-            if first:
-                faults.reach("child.half_staged")
-                first = False
-
-    def _encode(self) -> None:
+    def _encoder(self) -> Any:
         from pgpq import ArrowToPostgresBinaryEncoder, encoders, schema
 
-        taken = self._taken(self._batches)
-        arrow = next(taken)
+        arrow = self._readers[0].schema
         made = {
             field.name: encoders.StringEncoderBuilder.new_with_output(field, schema.Jsonb())
-            if self._is_json(field.name)
+            if field.name in self._json
             else ArrowToPostgresBinaryEncoder.infer_encoder(field)
             for field in arrow
         }
-        encoder = ArrowToPostgresBinaryEncoder.new_with_encoders(arrow, made)
-        self._put(self._chunks, encoder.write_header())
-        for batch in taken:
-            self._put(self._chunks, encoder.write_batch(batch))
-        self._put(self._chunks, encoder.finish())
+        return ArrowToPostgresBinaryEncoder.new_with_encoders(arrow, made)
 
-    def _is_json(self, name: str) -> bool:
-        return any(c.name == name and c.type == "json" for c in self._rows.columns)
+
+class _Reader:
+    """An Arrow reader that several COPYs share."""
+
+    def __init__(self, reader: Any) -> None:
+        self.schema = reader.schema
+        self._batches = iter(reader)
+        self._one_at_a_time = threading.Lock()
+        self._first = next(self._batches, None)
+        self.is_long = self._first is not None and self._first.num_rows >= BATCH_ROWS
+
+    def next(self) -> Any:
+        """Return a batch, or None at the end."""
+        with self._one_at_a_time:
+            first, self._first = self._first, None
+            return next(self._batches, None) if first is None else first
+
+
+def _readers(rows: Rows, text: str) -> list[Any]:
+    import pyarrow as pa
+
+    if rows.streams:
+        return [pa.RecordBatchReader.from_stream(stream) for stream in rows.streams]
+    # Measured on 6 M rows: 3.3 s so, 6.5 s with either setting at its quick-looking value,
+    # because without batches in order, or room for them, DuckDB scans on one core.
+    rows.con.execute("set preserve_insertion_order = true")
+    rows.con.execute(f"set streaming_buffer_size = '{BUFFER_MB}MB'")
+    return [rows.con.execute(text).to_arrow_reader(BATCH_ROWS)]
+
+
+def _warm_up() -> None:
+    """Import beside the reading of the source what is needed a moment later."""
+    import pgpq
+    import pyarrow as pa
+
+    del pgpq, pa
 
 
 def _has_attribute(name: str) -> str:

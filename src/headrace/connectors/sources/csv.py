@@ -4,24 +4,27 @@ Cells are read as text and judged by the engine; a file's header names its colum
 same header are read in one scan. Positions count from the unpacked text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, ClassVar, Final, Literal
 
 import duckdb
 import msgspec
 
-from headrace.connectors.families import counting, files, text_scan
+from headrace.connectors.families import files, text_scan
 from headrace.connectors.families.csv_text import LINE_BYTES_MAX, CsvText
 from headrace.connectors.families.files import FilesConfig
+from headrace.connectors.families.quick_csv import QuickCsv
 from headrace.contract.columns import Column, check_type, literal
 from headrace.contract.source import Cell, File, RowCheck, Scan, SourceMaker, Survey
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Invalid, Misconfigured, Refused
 from headrace.domain.rejected import Rule
+from headrace.native import text as native
 
-SMALL_BYTES: Final = 1 << 20
+SMALL_BYTES: Final = 1 << 20  # below, the quick way is not quicker
+QUICK_FILES_MAX: Final = 64
 HEAD_BYTES: Final = 1 << 20  # a header that is longer is no header
 
 
@@ -90,17 +93,15 @@ class CsvScan:
 
     def count(self, file: File) -> int:
         """Count a file's records in its bytes; the header is none."""
-        lines = None
-        if file.bytes > SMALL_BYTES:  # below, the exact way is quicker than an import
-            lines = counting.count_lines(
-                file.path,
-                delimiter=ord(self._config.delimiter),
-                quote=ord(self._config.quote),
-                blanks=self._columns == 1,
-            )
-        if lines is None:
-            lines = sum(1 for _ in self._text.records(file.path, self._columns))
-        return max(lines - self._config.header, 0)
+        found = native.count_records(
+            file.path,
+            delimiter=self._config.delimiter,
+            quote=self._config.quote,
+            blanks=self._columns == 1,
+        )
+        if found is None:
+            found = sum(1 for _ in self._text.records(file.path, self._columns))
+        return max(found - self._config.header, 0)
 
     def survey(self, file: File, wanted: Sequence[int], keep: int) -> Survey:
         surveyor = text_scan.Surveyor(wanted, keep)
@@ -153,6 +154,23 @@ class CsvScan:
         target = files.new_spool_file(self._tools)
         target.write_bytes(head)
         return File(name=file.name, path=str(target), bytes=len(head), known=None)
+
+    def quick(
+        self, con: duckdb.DuckDBPyConnection, types: Mapping[str, str], *, in_order: bool
+    ) -> QuickCsv | None:
+        config = self._config
+        small = min(file.bytes for file in self.files) < SMALL_BYTES
+        if (
+            small
+            or len(self.files) > QUICK_FILES_MAX
+            or not native.readable(config.delimiter, config.quote)
+        ):
+            return None
+        threads = con.execute("select current_setting('threads')").fetchone() or (1,)
+        return QuickCsv(
+            con, self.files, self.cells, types, delimiter=config.delimiter, quote=config.quote,
+            header=config.header, pieces=1 if in_order else int(threads[0]),
+        )  # fmt: skip
 
 
 class Csv:

@@ -4,7 +4,7 @@ An array is cut into lines first, in bounded memory; then both are one scan. Val
 their JSON type and never coerced.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar, Final
 
@@ -163,6 +163,11 @@ class JsonScan:
         if file.path in self._arrays:
             self._arrays.add(copy.path)
         return copy
+
+    def quick(
+        self, con: duckdb.DuckDBPyConnection, types: Mapping[str, str], *, in_order: bool
+    ) -> None:
+        return None
 
     def head(self, file: File, bytes_max: int) -> File | None:
         head = text_scan.cut_head(file, bytes_max)

@@ -5,7 +5,7 @@ another library than the one that reads them.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Final
 
 import duckdb
@@ -75,6 +75,11 @@ class ParquetScan:
 
     def cleaned(self, file: File) -> File:
         return file
+
+    def quick(
+        self, con: duckdb.DuckDBPyConnection, types: Mapping[str, str], *, in_order: bool
+    ) -> None:
+        return None
 
     def head(self, file: File, bytes_max: int) -> File | None:
         return None

@@ -1,0 +1,853 @@
+/* Plain CSV as Arrow batches, and an independent count of a text's records.
+ *
+ * The reader knows plain files only: every record has every cell, quotes stand where they belong,
+ * the text is UTF-8, and each typed cell is plainly a value of its type. At the first record that
+ * is not plain it gives up; headrace then goes the slow and exact way. So it never has to decide
+ * what an odd record means, and a file that it went through holds no odd record.
+ *
+ * All memory that the input can size is bounded: a record by RECORD_MAX, a batch by ROWS_MAX and
+ * BATCH_MAX. Nothing is read behind the end of `buffer`: its last byte but PADDING is a newline.
+ */
+#define _POSIX_C_SOURCE 200809L
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define RECORD_MAX 2000000 /* bytes; as in csv_text.py */
+#define PADDING 32
+#define ROWS_MAX 16384
+#define BATCH_MAX (16 << 20) /* bytes of the file in one batch, but for its last record */
+#define POOL_MAX 4
+#define DIGITS_MAX 18       /* more may not fit 64 bits */
+#define EXPORT __attribute__((visibility("default")))
+
+/* The Arrow C data interface. */
+struct ArrowSchema {
+    const char *format, *name, *metadata;
+    int64_t flags, n_children;
+    struct ArrowSchema **children, *dictionary;
+    void (*release)(struct ArrowSchema *);
+    void *private_data;
+};
+struct ArrowArray {
+    int64_t length, null_count, offset, n_buffers, n_children;
+    const void **buffers;
+    struct ArrowArray **children, *dictionary;
+    void (*release)(struct ArrowArray *);
+    void *private_data;
+};
+struct ArrowArrayStream {
+    int (*get_schema)(struct ArrowArrayStream *, struct ArrowSchema *);
+    int (*get_next)(struct ArrowArrayStream *, struct ArrowArray *);
+    const char *(*get_last_error)(struct ArrowArrayStream *);
+    void (*release)(struct ArrowArrayStream *);
+    void *private_data;
+};
+
+enum kind { TEXT, INTEGER, DECIMAL, DATE };
+
+struct column {
+    int32_t kind, precision, scale;
+};
+
+/* What a reader tells when it has ended. */
+struct report {
+    int64_t records, place;        /* so far */
+    int64_t stopped_at, odd_at;    /* -1: not (yet) */
+    int64_t stop;                  /* set from outside: end now */
+};
+
+struct reader {
+    int fd, at_end, error_number;
+    int64_t offset; /* of buffer[0] in the file */
+    int64_t end;    /* records that begin here or later are somebody else's */
+    uint8_t *buffer;
+    size_t capacity, length, place, chunk;
+    uint8_t delimiter, quote, stops[256];
+    int32_t columns;
+    struct column *column;
+    struct report *report;
+    struct pool *pool;
+    char error[96];
+};
+
+static const int64_t POWER[DIGITS_MAX + 1] = {
+    1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000, 10000000000,
+    100000000000, 1000000000000, 10000000000000, 100000000000000, 1000000000000000,
+    10000000000000000, 100000000000000000, 1000000000000000000,
+};
+
+/* A column of the batch that is being made. */
+struct filling {
+    uint8_t *valid; /* a bit a row */
+    void *values;   /* int64, int32 for dates, or int32 offsets */
+    uint8_t *text;
+    size_t used, capacity;
+    int64_t nulls;
+};
+
+/* The memory of one batch. Whoever holds one of its arrays holds it whole. */
+struct block {
+    struct pool *pool;
+    atomic_int held;
+    struct filling fill[];
+};
+
+/* Blocks to use again, which spares page faults and fragments. It ends with its last user: the
+ * reader, or a block that outlives it. */
+struct pool {
+    pthread_mutex_t lock;
+    int users, count;
+    int32_t columns;
+    struct block *spare[POOL_MAX];
+};
+
+enum outcome { DONE, MORE, ODD, NO_MEMORY };
+
+static int is_utf8(const uint8_t *at, const uint8_t *end) {
+    while (at < end) {
+        uint8_t first = *at;
+        if (first < 0x80) {
+            at++;
+            continue;
+        }
+        int more;
+        uint32_t point, least;
+        if (first >= 0xC2 && first <= 0xDF)
+            more = 1, point = first & 0x1F, least = 0x80;
+        else if ((first & 0xF0) == 0xE0)
+            more = 2, point = first & 0x0F, least = 0x800;
+        else if (first >= 0xF0 && first <= 0xF4)
+            more = 3, point = first & 0x07, least = 0x10000;
+        else
+            return 0;
+        if (end - at <= more)
+            return 0;
+        for (int n = 1; n <= more; n++) {
+            if ((at[n] & 0xC0) != 0x80)
+                return 0;
+            point = point << 6 | (at[n] & 0x3F);
+        }
+        if (point < least || point > 0x10FFFF || (point >= 0xD800 && point <= 0xDFFF))
+            return 0;
+        at += more + 1;
+    }
+    return 1;
+}
+
+static int add_text(struct filling *into, int64_t row, const uint8_t *text, size_t size) {
+    if (into->used + size > into->capacity) {
+        size_t wanted = into->capacity * 2 + size;
+        uint8_t *grown = realloc(into->text, wanted);
+        if (!grown)
+            return 0;
+        into->text = grown;
+        into->capacity = wanted;
+    }
+    memcpy(into->text + into->used, text, size);
+    into->used += size;
+    ((int32_t *)into->values)[row + 1] = (int32_t)into->used;
+    return 1;
+}
+
+static void add_null(struct filling *into, int64_t row, enum kind kind) {
+    into->valid[row >> 3] &= (uint8_t)~(1u << (row & 7));
+    into->nulls++;
+    if (kind == TEXT)
+        ((int32_t *)into->values)[row + 1] = (int32_t)into->used;
+    else if (kind == DATE)
+        ((int32_t *)into->values)[row] = 0;
+    else
+        ((int64_t *)into->values)[row] = 0;
+}
+
+static uint64_t digits(const uint8_t **at) {
+    uint64_t value = 0;
+    unsigned digit;
+    while ((digit = (unsigned)**at - '0') <= 9) {
+        value = value * 10 + digit;
+        (*at)++;
+    }
+    return value;
+}
+
+/* The value parsers: from `at` over a whole value, to where it ends; 0 if it is not plain. They
+ * stop at any byte that is no digit, and a newline stands behind the buffer's end. */
+
+static const uint8_t *integer(const uint8_t *at, int64_t *value) {
+    int negative = *at == '-';
+    const uint8_t *begin = at += negative;
+    uint64_t whole = digits(&at);
+    if (at == begin || at - begin > DIGITS_MAX)
+        return 0;
+    *value = negative ? -(int64_t)whole : (int64_t)whole;
+    return at;
+}
+
+static const uint8_t *decimal(const uint8_t *at, const struct column *column, int64_t *value) {
+    int negative = *at == '-';
+    const uint8_t *begin = at += negative;
+    uint64_t whole = digits(&at), fraction = 0;
+    if (at == begin || at - begin > DIGITS_MAX)
+        return 0;
+    if (whole >= (uint64_t)POWER[column->precision - column->scale])
+        return 0;
+    int64_t places = 0;
+    if (*at == '.') {
+        begin = ++at;
+        fraction = digits(&at);
+        places = at - begin;
+        if (places == 0 || places > column->scale)
+            return 0;
+    }
+    int64_t found = (int64_t)whole * POWER[column->scale] +
+                    (int64_t)fraction * POWER[column->scale - places];
+    *value = negative ? -found : found;
+    return at;
+}
+
+static int two(const uint8_t *at) {
+    unsigned tens = (unsigned)at[0] - '0', ones = (unsigned)at[1] - '0';
+    return tens <= 9 && ones <= 9 ? (int)(tens * 10 + ones) : -1;
+}
+
+/* YYYY-MM-DD as days since 1970. Reads nothing behind a byte that does not fit. */
+static const uint8_t *date(const uint8_t *at, int32_t *value) {
+    static const int8_t lengths[13] = {0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    static const int16_t before[13] = {0, 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
+    int century = two(at);
+    if (century < 0)
+        return 0;
+    int rest = two(at + 2);
+    if (rest < 0 || at[4] != '-')
+        return 0;
+    int month = two(at + 5);
+    if (month < 1 || month > 12 || at[7] != '-')
+        return 0;
+    int day = two(at + 8), year = century * 100 + rest;
+    int leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    if (year < 1 || day < 1 || day > lengths[month] + (leap && month == 2))
+        return 0;
+    int past = year - 1;
+    *value = past * 365 + past / 4 - past / 100 + past / 400 + before[month] +
+             (leap && month > 2) + day - 1 - 719162;
+    return at + 10;
+}
+
+static const uint8_t *typed(
+    const uint8_t *at, const struct column *column, struct filling *into, int64_t row) {
+    switch (column->kind) {
+    case INTEGER:
+        return integer(at, (int64_t *)into->values + row);
+    case DECIMAL:
+        return decimal(at, column, (int64_t *)into->values + row);
+    default:
+        return date(at, (int32_t *)into->values + row);
+    }
+}
+
+/* A quoted cell, from behind its quote. Leaves `*at` behind the closing one. */
+static enum outcome quoted(
+    struct reader *reader, const struct column *column, struct filling *into, int64_t row,
+    const uint8_t **at, const uint8_t *end) {
+    const uint8_t *begin = *at, *close = begin;
+    int doubled = 0;
+    for (;;) {
+        close = close < end ? memchr(close, reader->quote, (size_t)(end - close)) : 0;
+        if (!close)
+            return reader->at_end ? ODD : MORE;
+        if (close + 1 >= end && !reader->at_end)
+            return MORE;
+        if (close + 1 >= end || close[1] != reader->quote)
+            break;
+        doubled = 1;
+        close += 2;
+    }
+    *at = close + 1;
+    if (column->kind != TEXT) {
+        if (close == begin) {
+            add_null(into, row, column->kind);
+            return DONE;
+        }
+        return typed(begin, column, into, row) == close ? DONE : ODD;
+    }
+    if (memchr(begin, 0, (size_t)(close - begin)) || !is_utf8(begin, close))
+        return ODD;
+    if (!doubled)
+        return add_text(into, row, begin, (size_t)(close - begin)) ? DONE : NO_MEMORY;
+    size_t used = into->used;
+    while (begin < close) {
+        const uint8_t *twin = memchr(begin, reader->quote, (size_t)(close - begin));
+        const uint8_t *until = twin ? twin + 1 : close;
+        if (!add_text(into, row, begin, (size_t)(until - begin))) {
+            into->used = used;
+            return NO_MEMORY;
+        }
+        begin = twin ? twin + 2 : close;
+    }
+    return DONE;
+}
+
+static enum outcome record(
+    struct reader *reader, struct filling *fill, int64_t row, const uint8_t **from,
+    const uint8_t *end) {
+    const uint8_t *at = *from, delimiter = reader->delimiter;
+    for (int32_t n = 0; n < reader->columns; n++) {
+        const struct column *column = reader->column + n;
+        struct filling *into = fill + n;
+        if (*at == reader->quote) {
+            at++;
+            enum outcome outcome = quoted(reader, column, into, row, &at, end);
+            if (outcome != DONE)
+                return outcome;
+        } else if (*at == delimiter || *at == '\n' || *at == '\r') {
+            add_null(into, row, column->kind);
+        } else if (column->kind == TEXT) {
+            const uint8_t *begin = at;
+            int high = 0;
+            for (;;) {
+                while (!reader->stops[*at])
+                    at++;
+                if (*at < 0x80)
+                    break;
+                high = 1;
+                at++;
+            }
+            if (high && !is_utf8(begin, at))
+                return at < end || reader->at_end ? ODD : MORE;
+            if (!add_text(into, row, begin, (size_t)(at - begin)))
+                return NO_MEMORY;
+        } else {
+            const uint8_t *behind = typed(at, column, into, row);
+            if (!behind)
+                return end - at < PADDING && !reader->at_end ? MORE : ODD;
+            at = behind;
+        }
+        if (at >= end && !reader->at_end)
+            return MORE;
+        if (n + 1 < reader->columns) {
+            if (*at != delimiter)
+                return ODD;
+            at++;
+        }
+    }
+    if (*at == '\r') {
+        if (at + 1 >= end && !reader->at_end)
+            return MORE;
+        if (at + 1 >= end)
+            return ODD;
+        at++;
+    }
+    if (*at != '\n')
+        return ODD;
+    *from = at < end ? at + 1 : end;
+    return DONE;
+}
+
+/* Move what is left to the front and read on. 0 for an error. */
+static int refill(struct reader *reader) {
+    size_t left = reader->length - reader->place;
+    memmove(reader->buffer, reader->buffer + reader->place, left);
+    reader->offset += (int64_t)reader->place;
+    reader->place = 0;
+    reader->length = left;
+    while (reader->length + reader->chunk + PADDING <= reader->capacity) {
+        ssize_t got = pread(
+            reader->fd, reader->buffer + reader->length, reader->chunk,
+            reader->offset + (int64_t)reader->length);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0) {
+            reader->error_number = errno;
+            return 0;
+        }
+        reader->length += (size_t)got;
+        reader->at_end = got == 0;
+        break;
+    }
+    memset(reader->buffer + reader->length, 0, PADDING);
+    reader->buffer[reader->length] = '\n';
+    return 1;
+}
+
+static int odd(struct reader *reader) {
+    reader->report->odd_at = reader->offset + (int64_t)reader->place;
+    strcpy(reader->error, "headrace: a row does not fit");
+    return EINVAL;
+}
+
+static int failed(struct reader *reader, int number) {
+    strcpy(reader->error, "headrace: the file cannot be read");
+    return number ? number : EIO;
+}
+
+static void free_block(struct block *block, int32_t columns) {
+    for (int32_t n = 0; n < columns; n++) {
+        free(block->fill[n].valid);
+        free(block->fill[n].values);
+        free(block->fill[n].text);
+    }
+    free(block);
+}
+
+static void leave(struct pool *pool) {
+    pthread_mutex_lock(&pool->lock);
+    int last = --pool->users == 0;
+    pthread_mutex_unlock(&pool->lock);
+    if (!last)
+        return;
+    while (pool->count)
+        free_block(pool->spare[--pool->count], pool->columns);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool);
+}
+
+/* Let go of one of a block's arrays. */
+static void let_go(struct block *block) {
+    if (atomic_fetch_sub(&block->held, 1) > 1)
+        return;
+    struct pool *pool = block->pool;
+    pthread_mutex_lock(&pool->lock);
+    int kept = pool->count < POOL_MAX;
+    if (kept)
+        pool->spare[pool->count++] = block;
+    pthread_mutex_unlock(&pool->lock);
+    if (!kept)
+        free_block(block, pool->columns);
+    leave(pool);
+}
+
+static struct block *take_block(const struct reader *reader) {
+    struct pool *pool = reader->pool;
+    pthread_mutex_lock(&pool->lock);
+    struct block *block = pool->count ? pool->spare[--pool->count] : 0;
+    pthread_mutex_unlock(&pool->lock);
+    int is_new = !block;
+    if (is_new)
+        block = calloc(1, sizeof *block + (size_t)reader->columns * sizeof *block->fill);
+    if (!block)
+        return 0;
+    for (int32_t n = 0; n < reader->columns; n++) {
+        struct filling *fill = block->fill + n;
+        int text = reader->column[n].kind == TEXT;
+        if (is_new) {
+            fill->valid = malloc(ROWS_MAX / 8);
+            fill->values = malloc((ROWS_MAX + 1) * (size_t)(text ? 4 : 8));
+            fill->capacity = text ? ROWS_MAX * 8 : 0;
+            fill->text = text ? malloc(fill->capacity) : 0;
+        }
+        if (!fill->valid || !fill->values || (text && !fill->text)) {
+            free_block(block, reader->columns);
+            return 0;
+        }
+        memset(fill->valid, 0xFF, ROWS_MAX / 8);
+        fill->used = 0;
+        fill->nulls = 0;
+        if (text)
+            *(int32_t *)fill->values = 0;
+    }
+    pthread_mutex_lock(&pool->lock);
+    pool->users++;
+    pthread_mutex_unlock(&pool->lock);
+    block->pool = pool;
+    atomic_store(&block->held, 1);
+    return block;
+}
+
+static void release_array(struct ArrowArray *array) {
+    for (int64_t n = 0; n < array->n_children; n++) {
+        struct ArrowArray *child = array->children[n];
+        if (child->release)
+            child->release(child);
+        free(child);
+    }
+    free(array->children);
+    free(array->buffers);
+    array->release = 0;
+    let_go(array->private_data);
+}
+
+/* Show a block's rows as an array of arrays; it holds the block from now on. */
+static int to_array(
+    const struct reader *reader, struct block *block, int64_t rows, struct ArrowArray *out) {
+    struct ArrowArray array = {
+        .length = rows, .n_buffers = 1, .release = release_array, .private_data = block};
+    array.buffers = calloc(1, sizeof *array.buffers);
+    array.children = calloc((size_t)reader->columns, sizeof *array.children);
+    int ok = array.buffers && array.children;
+    for (int32_t n = 0; ok && n < reader->columns; n++) {
+        const struct filling *fill = block->fill + n;
+        struct ArrowArray *child = calloc(1, sizeof *child);
+        const void **buffers = calloc(3, sizeof *buffers);
+        if (!child || !buffers) {
+            free(child);
+            free(buffers);
+            ok = 0;
+            break;
+        }
+        buffers[0] = fill->nulls ? fill->valid : 0;
+        buffers[1] = fill->values;
+        buffers[2] = fill->text;
+        *child = (struct ArrowArray){
+            .length = rows, .null_count = fill->nulls, .n_buffers = fill->text ? 3 : 2,
+            .buffers = buffers, .release = release_array, .private_data = block};
+        atomic_fetch_add(&block->held, 1);
+        array.children[array.n_children++] = child;
+    }
+    if (!ok) {
+        release_array(&array);
+        return ENOMEM;
+    }
+    *out = array;
+    return 0;
+}
+
+static int get_next(struct ArrowArrayStream *stream, struct ArrowArray *out) {
+    struct reader *reader = stream->private_data;
+    struct report *report = reader->report;
+    memset(out, 0, sizeof *out);
+    if (report->stopped_at >= 0)
+        return 0;
+    if (report->odd_at >= 0)
+        return odd(reader);
+    if (report->stop) {
+        strcpy(reader->error, "headrace: stopped");
+        return ECANCELED;
+    }
+    struct block *block = take_block(reader);
+    if (!block)
+        return ENOMEM;
+    struct filling *fill = block->fill;
+    int64_t rows = 0, taken = 0;
+    while (rows < ROWS_MAX && taken < BATCH_MAX) {
+        const uint8_t *begin = reader->buffer + reader->place, *at = begin;
+        const uint8_t *end = reader->buffer + reader->length;
+        int blank = at < end && *at == '\n';
+        if (at + 1 < end && *at == '\r' && at[1] == '\n')
+            blank = 2;
+        if (reader->offset + (int64_t)reader->place >= reader->end || (at == end && reader->at_end)) {
+            report->stopped_at = reader->offset + (int64_t)reader->place;
+            break;
+        }
+        enum outcome outcome;
+        if (blank && reader->columns > 1) {
+            at += blank;
+            reader->place = (size_t)(at - reader->buffer);
+            continue;
+        }
+        if (blank)
+            outcome = ODD;
+        else if (at == end || (*at == '\r' && at + 1 == end && !reader->at_end))
+            outcome = MORE;
+        else
+            outcome = record(reader, fill, rows, &at, end);
+        if (outcome == DONE) {
+            reader->place = (size_t)(at - reader->buffer);
+            if (at - begin > RECORD_MAX)
+                outcome = ODD;
+            taken += at - begin;
+            rows++;
+        } else {
+            /* Take back what the record's first cells have left. */
+            for (int32_t n = 0; n < reader->columns; n++) {
+                uint8_t *byte = fill[n].valid + (rows >> 3), bit = (uint8_t)(1u << (rows & 7));
+                if (!(*byte & bit)) {
+                    *byte |= bit;
+                    fill[n].nulls--;
+                }
+                if (fill[n].text)
+                    fill[n].used = (size_t)((int32_t *)fill[n].values)[rows];
+            }
+        }
+        if (outcome == MORE && (reader->at_end || reader->length - reader->place > RECORD_MAX))
+            outcome = ODD;
+        if (outcome == MORE && !refill(reader)) {
+            let_go(block);
+            return failed(reader, reader->error_number);
+        }
+        if (outcome == ODD || outcome == NO_MEMORY) {
+            let_go(block);
+            return outcome == ODD ? odd(reader) : ENOMEM;
+        }
+    }
+    report->records += rows;
+    report->place = reader->offset + (int64_t)reader->place;
+    if (!rows) {
+        let_go(block);
+        return 0;
+    }
+    return to_array(reader, block, rows, out);
+}
+
+static void free_schema(struct ArrowSchema *schema) {
+    for (int64_t n = 0; n < schema->n_children; n++) {
+        schema->children[n]->release(schema->children[n]);
+        free(schema->children[n]);
+    }
+    free(schema->children);
+    free(schema->private_data);
+    schema->release = 0;
+}
+
+/* Columns are named c0, c1, …: `private_data` holds name and format. */
+static int fill_schema(const struct column *column, int32_t number, struct ArrowSchema *into) {
+    char *text = calloc(2, 32);
+    if (!text)
+        return 0;
+    char *name = text, *format = text + 32, figures[12];
+    int size = 0;
+    for (int32_t left = number; size == 0 || left; left /= 10)
+        figures[size++] = (char)('0' + left % 10);
+    *name++ = 'c';
+    while (size)
+        *name++ = figures[--size];
+    if (column->kind == DECIMAL) {
+        char *at = format;
+        for (const char *from = "d:"; *from;)
+            *at++ = *from++;
+        int parts[2] = {column->precision, column->scale};
+        for (int n = 0; n < 2; n++) {
+            if (parts[n] > 9)
+                *at++ = (char)('0' + parts[n] / 10);
+            *at++ = (char)('0' + parts[n] % 10);
+            *at++ = ',';
+        }
+        memcpy(at, "64", 2);
+    } else
+        strcpy(format, column->kind == TEXT ? "u" : column->kind == DATE ? "tdD" : "l");
+    *into = (struct ArrowSchema){
+        .format = format, .name = text, .flags = 2, .release = free_schema, .private_data = text};
+    return 1;
+}
+
+static int get_schema(struct ArrowArrayStream *stream, struct ArrowSchema *out) {
+    struct reader *reader = stream->private_data;
+    struct ArrowSchema schema = {.format = "+s", .name = "", .release = free_schema};
+    schema.children = calloc((size_t)reader->columns, sizeof *schema.children);
+    if (!schema.children)
+        return ENOMEM;
+    for (int32_t n = 0; n < reader->columns; n++) {
+        struct ArrowSchema *child = calloc(1, sizeof *child);
+        if (!child || !fill_schema(reader->column + n, n, child)) {
+            free(child);
+            free_schema(&schema);
+            return ENOMEM;
+        }
+        schema.children[schema.n_children++] = child;
+    }
+    *out = schema;
+    return 0;
+}
+
+static const char *get_last_error(struct ArrowArrayStream *stream) {
+    struct reader *reader = stream->private_data;
+    return reader->error[0] ? reader->error : 0;
+}
+
+static void close_reader(struct reader *reader) {
+    if (reader->fd >= 0)
+        close(reader->fd);
+    free(reader->buffer);
+    free(reader->column);
+    if (reader->pool)
+        leave(reader->pool);
+    free(reader);
+}
+
+static void release(struct ArrowArrayStream *stream) {
+    close_reader(stream->private_data);
+    stream->release = 0;
+}
+
+/* Go over one record, and blank lines before it, without looking at its cells. */
+static void skip_record(struct reader *reader) {
+    int inside = 0, begun = 0;
+    for (;;) {
+        const uint8_t *begin = reader->buffer + reader->place, *at = begin;
+        const uint8_t *end = reader->buffer + reader->length;
+        for (; at < end; at++) {
+            inside ^= *at == reader->quote;
+            if (begun && !inside && *at == '\n')
+                break;
+            begun |= *at != '\n' && *at != '\r';
+        }
+        reader->place += (size_t)(at - begin) + (at < end);
+        if (at < end || reader->at_end || !refill(reader))
+            return;
+    }
+}
+
+/* Open the records of `path` that begin in [begin, end) as a stream. `begin` is 0, which skips
+ * `heads` records, or where a record begins. Returns an errno; `report` must outlive the stream. */
+EXPORT int headrace_csv_open(
+    const char *path, int64_t begin, int64_t end, int32_t heads, uint8_t delimiter, uint8_t quote,
+    const struct column *column, int32_t columns, size_t chunk, struct report *report,
+    struct ArrowArrayStream **out) {
+    struct ArrowArrayStream *stream = malloc(sizeof *stream);
+    struct reader *reader = calloc(1, sizeof *reader);
+    if (!reader || !stream) {
+        free(reader);
+        free(stream);
+        return ENOMEM;
+    }
+    reader->chunk = chunk;
+    reader->capacity = RECORD_MAX + 2 * chunk + PADDING;
+    reader->buffer = malloc(reader->capacity);
+    reader->column = malloc((size_t)columns * sizeof *column);
+    reader->pool = calloc(1, sizeof *reader->pool);
+    if (reader->pool)
+        reader->pool->users = 1;
+    if (reader->pool && pthread_mutex_init(&reader->pool->lock, 0)) {
+        free(reader->pool);
+        reader->pool = 0;
+    }
+    reader->fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (reader->fd < 0 || !reader->buffer || !reader->column || !reader->pool) {
+        int number = reader->fd < 0 ? errno : ENOMEM;
+        close_reader(reader);
+        free(stream);
+        return number;
+    }
+    memcpy(reader->column, column, (size_t)columns * sizeof *column);
+
+    reader->pool->columns = columns;
+    reader->columns = columns;
+    reader->delimiter = delimiter;
+    reader->quote = quote;
+    reader->offset = begin;
+    reader->end = end;
+    memset(reader->stops, 0, 128);
+    memset(reader->stops + 128, 1, 128);
+    reader->stops[delimiter] = reader->stops[quote] = reader->stops['\n'] = 1;
+    reader->stops['\r'] = reader->stops[0] = 1;
+    *report = (struct report){0, begin, -1, -1, 0};
+    reader->report = report;
+    if (!refill(reader)) {
+        int number = reader->error_number;
+        close_reader(reader);
+        free(stream);
+        return number;
+    }
+    while (begin == 0 && reader->length < 3 && !reader->at_end && refill(reader))
+        ;
+    if (begin == 0 && reader->length >= 3 && !memcmp(reader->buffer, "\xEF\xBB\xBF", 3))
+        reader->place = 3;
+    for (; begin == 0 && heads > 0; heads--)
+        skip_record(reader);
+    *stream = (struct ArrowArrayStream){get_schema, get_next, get_last_error, release, reader};
+    *out = stream;
+    return 0;
+}
+
+/* The destructor of a capsule that holds a stream, taken over by then or not. */
+extern void *PyCapsule_GetPointer(void *capsule, const char *name); /* of the Python we are in */
+
+EXPORT void headrace_capsule_free(void *capsule) {
+    struct ArrowArrayStream *stream = PyCapsule_GetPointer(capsule, "arrow_array_stream");
+    if (!stream)
+        return;
+    if (stream->release)
+        stream->release(stream);
+    free(stream);
+}
+
+/* True where one of the eight bytes of `word` is `byte`, which is repeated in `pattern`. */
+static uint64_t holds(uint64_t word, uint64_t pattern) {
+    uint64_t zero = word ^ pattern;
+    return (zero - 0x0101010101010101u) & ~zero & 0x8080808080808080u;
+}
+
+/* Count the records of a file by its newlines outside quotes, the header included; blank lines
+ * count if `blanks`. -1 where quotes or carriage returns stand where a plain CSV has none;
+ * -2 - errno for an error. It shares nothing with the reader above, which it is to prove. */
+EXPORT int64_t headrace_csv_count(
+    const char *path, uint8_t delimiter, uint8_t quote, int32_t blanks, size_t chunk_bytes) {
+    const uint64_t ones = 0x0101010101010101u;
+    const uint64_t newlines = ones * '\n', returns = ones * '\r', quotes = ones * quote;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -2 - errno;
+    uint8_t *chunk = malloc(chunk_bytes);
+    int64_t records = 0, offset = 0;
+    enum { OUTSIDE, INSIDE, CLOSED, RETURNED } state = OUTSIDE;
+    uint8_t before = '\n';
+    int line_is_blank = 1;
+    while (chunk) {
+        ssize_t got = pread(fd, chunk, chunk_bytes, offset);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0) {
+            int number = errno;
+            free(chunk);
+            close(fd);
+            return -2 - number;
+        }
+        if (got == 0)
+            break;
+        const uint8_t *at = chunk, *end = chunk + got;
+        if (offset == 0 && got >= 3 && !memcmp(chunk, "\xEF\xBB\xBF", 3))
+            at += 3; /* a chunk has three bytes at least */
+        offset += got;
+        while (at < end) {
+            if (state == INSIDE) {
+                at = memchr(at, quote, (size_t)(end - at));
+                if (!at)
+                    break;
+                state = CLOSED;
+                at++;
+                continue;
+            }
+            if (state == OUTSIDE) {
+                const uint8_t *begin = at;
+                uint64_t word;
+                for (; end - at >= 8; at += 8) {
+                    memcpy(&word, at, 8);
+                    if (holds(word, newlines) | holds(word, returns) | holds(word, quotes))
+                        break;
+                }
+                while (at < end && *at != '\n' && *at != '\r' && *at != quote)
+                    at++;
+                if (at > begin) {
+                    line_is_blank = 0;
+                    before = at[-1];
+                }
+                if (at == end)
+                    break;
+            }
+            uint8_t byte = *at++;
+            if (byte == '\n') {
+                records += !line_is_blank || blanks;
+                line_is_blank = 1;
+                state = OUTSIDE;
+                before = '\n';
+            } else if (state == RETURNED) {
+                goto odd;
+            } else if (byte == '\r') {
+                state = RETURNED;
+            } else if (byte == quote) {
+                if (state == OUTSIDE && before != delimiter && before != '\n')
+                    goto odd;
+                line_is_blank = 0;
+                state = INSIDE;
+            } else {
+                if (byte != delimiter)
+                    goto odd;
+                before = delimiter;
+                state = OUTSIDE;
+            }
+        }
+    }
+    if (state == INSIDE || state == RETURNED || !chunk) {
+    odd:
+        records = -1;
+        line_is_blank = 1;
+    }
+    free(chunk);
+    close(fd);
+    return records + !line_is_blank;
+}

@@ -1,0 +1,267 @@
+"""Large plain CSV goes the quick way; whatever is odd in it, nobody notices but by the clock."""
+
+import threading
+import time
+
+import duckdb
+import psycopg
+import pytest
+
+from headrace.assembly import work
+from headrace.connectors.destinations import postgresql
+from headrace.connectors.families import quick_csv
+from headrace.connectors.sources import csv as csv_source
+from headrace.domain.errors import Cancelled, Unavailable
+from headrace.native import text
+from tests.engine import Memory, order
+
+ROWS = 60_000
+TYPES = {"id": "integer", "price": "decimal(12,2)", "day": "date", "name": "string", "f": "float"}
+
+
+def lines():
+    yield "id,price,day,name,f"
+    for n in range(ROWS):
+        name = f'"row ""{n}"",\nsecond line"' if n % 7 == 0 else f"row {n}" if n % 5 else ""
+        yield f"{n},{n}.{n % 100:02},20{n % 30:02}-0{n % 9 + 1}-1{n % 10},{name},{n}.5"
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plain") / "plain.csv"
+    path.write_text("\n".join(lines()) + "\n")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(quick_csv, "PIECE_BYTES_MIN", 1 << 20)
+
+
+@pytest.fixture
+def ways(monkeypatch):
+    """Return a list that tells how each quick try ended: complete or not."""
+    found = []
+    real = quick_csv.QuickCsv.close
+
+    def close(self):
+        found.append(self.complete())
+        real(self)
+
+    monkeypatch.setattr(quick_csv.QuickCsv, "close", close)
+    return found
+
+
+def ends_at(kind, folder, url):
+    return {
+        "duckdb": ("duckdb", {"path": str(folder / "o.duckdb")}),
+        "postgresql": ("postgresql", {"url": url}),
+        "parquet": ("parquet", {"path": str(folder / "lake")}),
+    }[kind]
+
+
+def content(kind, folder, url):
+    """Return what tells the rows apart: count, sums, and a hash of each column."""
+    told = (
+        "select count(*), sum(id), sum(price), min(day)::varchar, max(day)::varchar,"
+        " count(name), sum(length(name)), sum(f) from {}"
+    )
+    if kind == "postgresql":
+        with psycopg.connect(url) as con:
+            row = con.execute(told.format("t")).fetchone()
+    else:
+        with duckdb.connect(str(folder / "o.duckdb") if kind == "duckdb" else ":memory:") as con:
+            row = con.execute(
+                told.format("t" if kind == "duckdb" else f"'{folder}/lake/t/*/*.parquet'")
+            ).fetchone()
+    return [str(value).removesuffix(".0") for value in row]
+
+
+def slow_content(path):
+    with duckdb.connect() as con:
+        row = con.execute(
+            "select count(*), sum(id), sum(price), min(day)::varchar, max(day)::varchar,"
+            " count(name), sum(length(name)), sum(f) from read_csv(?, columns={'id': 'bigint',"
+            " 'price': 'decimal(12,2)', 'day': 'date', 'name': 'varchar', 'f': 'double'},"
+            " header=true, auto_detect=false, quote='\"', escape='\"', parallel=false)",
+            [str(path)],
+        ).fetchone()
+    return [str(value).removesuffix(".0") for value in row]
+
+
+def stages(url):
+    with psycopg.connect(url) as con:
+        return con.execute(
+            "select relname from pg_class where relname like '%headrace\\_stage%'"
+        ).fetchall()
+
+
+def load(path, folder, end, **more):
+    return work(order(folder, ("csv", {"url": str(path), "mapping": TYPES}), end, **more), Memory())
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "postgresql", "parquet"])
+@pytest.mark.parametrize("key", [(), ("id",)])
+def test_a_plain_file_lands_whole(tmp_path, plain, fresh_database, ways, kind, key):
+    receipt = load(plain, tmp_path, ends_at(kind, tmp_path, fresh_database), key=key)
+    assert (receipt.books.read, receipt.books.inserted) == (ROWS, ROWS)
+    assert content(kind, tmp_path, fresh_database) == slow_content(plain)
+    assert ways == [True], "it did not go the quick way"
+    assert not stages(fresh_database)
+
+
+ODD = {
+    "a bad value": ("59990,1.00,2024-01-01,x,1e5\nx1,1.00,2024-01-01,x,1\n", "bad_value"),
+    "too few cells": ("1,2\n", "too_few_cells"),
+    "a stray quote": ('1,1.00,2024-01-01,"a"b,1\n', "bad_quoting"),
+    "bad bytes": ("1,1.00,2024-01-01,\udcff,1\n", "bad_encoding"),
+}
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "postgresql"])
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_odd_is_found_and_the_rest_lands(tmp_path, plain, fresh_database, ways, kind, odd):
+    tail, rule = ODD[odd]
+    path = tmp_path / "odd.csv"
+    path.write_bytes(plain.read_bytes() + tail.encode(errors="surrogateescape"))
+    receipt = load(path, tmp_path, ends_at(kind, tmp_path, fresh_database), failure_threshold=50)
+    good = ROWS + tail.count("\n") - 1
+    assert (receipt.books.inserted, receipt.books.rejected) == (good, 1)
+    assert receipt.rules == {rule: 1}
+    assert ways == [False]
+    assert not stages(fresh_database)
+
+
+def test_later_twins_win_in_the_order_of_the_file(tmp_path, plain, ways):
+    path = tmp_path / "twins.csv"
+    path.write_bytes(plain.read_bytes() + b"5,9.99,2024-01-01,last,1\n")
+    receipt = load(path, tmp_path, ends_at("duckdb", tmp_path, ""), key=("id",))
+    assert (receipt.books.inserted, receipt.books.duplicates) == (ROWS, 1)
+    with duckdb.connect(str(tmp_path / "o.duckdb")) as con:
+        assert con.execute("select name from t where id = 5").fetchone() == ("last",)
+    assert ways == [True]
+
+
+def test_several_large_files_have_books_of_their_own(tmp_path, plain, ways):
+    (tmp_path / "in").mkdir()
+    for name in ("1", "2"):
+        (tmp_path / "in" / f"{name}.csv").write_bytes(plain.read_bytes())
+    receipt = load(tmp_path / "in" / "*.csv", tmp_path, ends_at("duckdb", tmp_path, ""))
+    assert [file.books.inserted for file in receipt.files] == [ROWS, ROWS]
+    assert ways == [True]
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "postgresql"])
+def test_a_quick_reader_that_loses_rows_is_found_out(
+    tmp_path, plain, fresh_database, monkeypatch, kind
+):
+    real = text.CsvStream.__init__
+
+    def lossy(self, *args, **how):
+        if how["begin"]:
+            how["begin"] += plain.read_bytes()[how["begin"] :].index(b"\n") + 1
+        real(self, *args, **how)
+
+    monkeypatch.setattr(text.CsvStream, "__init__", lossy)
+    receipt = load(plain, tmp_path, ends_at(kind, tmp_path, fresh_database))
+    assert receipt.books.inserted == ROWS
+    assert content(kind, tmp_path, fresh_database) == slow_content(plain)
+
+
+def test_a_second_connection_that_is_refused_does_no_harm(
+    tmp_path, plain, fresh_database, monkeypatch
+):
+    real, calls = postgresql.Postgresql._connect, []
+
+    def connect(self):
+        calls.append(1)
+        if len(calls) > 1:
+            raise Unavailable("too many connections")
+        return real(self)
+
+    monkeypatch.setattr(postgresql.Postgresql, "_connect", connect)
+    load(plain, tmp_path, ends_at("postgresql", tmp_path, fresh_database))
+    assert len(calls) > 1
+    assert content("postgresql", tmp_path, fresh_database) == slow_content(plain)
+
+
+def test_the_next_load_drops_what_a_killed_one_has_left(tmp_path, plain, fresh_database):
+    end = ends_at("postgresql", tmp_path, fresh_database)
+    load(plain, tmp_path, end, fence=3)
+    target = postgresql.PostgresqlLoad._make_stage
+    left = []
+
+    def leave(self, rows):
+        target(self, rows)
+        left.append(self._stage)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postgresql.PostgresqlLoad, "_make_stage", leave)
+        patch.setattr(postgresql.PostgresqlLoad, "abort", lambda self: None)
+        with pytest.raises(KeyboardInterrupt):
+            load(plain, tmp_path, end, fence=4)
+    with psycopg.connect(fresh_database) as con:
+        con.execute("create table __headrace_stage_0123456789abcdef_1 ()")  # another task's
+    assert len(stages(fresh_database)) == 2
+    load(plain, tmp_path, end, fence=5)
+    assert stages(fresh_database) == [("__headrace_stage_0123456789abcdef_1",)]
+    assert left
+
+
+def test_a_copy_that_fails_ends_the_others(tmp_path, plain, fresh_database, monkeypatch):
+    with psycopg.connect(fresh_database) as con:
+        con.execute("create table t (id bigint)")
+    real = postgresql._Feed._encoder
+    made = []
+
+    def encoder(self):
+        made.append(1)
+        if len(made) == 2:
+            raise psycopg.OperationalError("the connection is lost")
+        return real(self)
+
+    monkeypatch.setattr(postgresql._Feed, "_encoder", encoder)
+    with pytest.raises(Exception, match="connection is lost"):
+        load(plain, tmp_path, ends_at("postgresql", tmp_path, fresh_database))
+    assert not stages(fresh_database)
+    with psycopg.connect(fresh_database) as con:
+        assert con.execute("select count(*) from t").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "postgresql"])
+def test_a_cancel_stops_the_quick_way(tmp_path, plain, fresh_database, monkeypatch, kind):
+    journal = Memory()
+    batches = []
+    real = text.CsvStream.place.fget
+
+    def place(self):  # asked for by the progress
+        batches.append(1)
+        journal.cancel.set()
+        return real(self)
+
+    monkeypatch.setattr(text.CsvStream, "place", property(place))
+    path = tmp_path / "long.csv"
+    body = plain.read_bytes()
+    path.write_bytes(body + body[body.index(b"\n") + 1 :] * 40)
+    begun = time.monotonic()
+    with pytest.raises(Cancelled):
+        work(
+            order(
+                tmp_path, ("csv", {"url": str(path), "mapping": TYPES}),
+                ends_at(kind, tmp_path, fresh_database),
+            ),
+            journal,
+        )  # fmt: skip
+    assert batches
+    assert time.monotonic() - begun < 10
+    assert not stages(fresh_database)
+    assert threading.active_count() < 20
+
+
+def test_a_file_that_is_small_is_left_to_the_tolerant_way(tmp_path, ways):
+    path = tmp_path / "small.csv"
+    path.write_text("id,price,day,name,f\n1,2,2024-01-01,x,1\n")
+    assert path.stat().st_size < csv_source.SMALL_BYTES
+    load(path, tmp_path, ends_at("duckdb", tmp_path, ""))
+    assert ways == []
