@@ -1,22 +1,42 @@
 """Builds the real parts and introduces them to each other."""
 
+import bisect
 import contextlib
+import itertools
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
 
 from headrace.connectors import registry
+from headrace.connectors.tools import WorkTools
 from headrace.contract.columns import Column
 from headrace.contract.destination import Page
 from headrace.domain.books import Receipt
 from headrace.domain.errors import Invalid
+from headrace.domain.event import NewEvent
 from headrace.domain.task import Action
-from headrace.engine.plan import REJECTS_MAX, Journal, Plan
-from headrace.service.orders import Order, build, make_destination, make_source, tools_for
+from headrace.engine.plan import REJECTS_MAX, Journal, Plan, Segment
+from headrace.service.orders import (
+    Built,
+    Order,
+    Push,
+    build,
+    make_destination,
+    make_source,
+    tools_for,
+)
+
+if TYPE_CHECKING:
+    from headrace.engine.execute import RejectsTo
+
+REASONS_MAX: Final = 100  # of the rejected records of a push that its event names
 
 
 @contextlib.contextmanager
@@ -31,36 +51,124 @@ def spooled(parent: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _planned(order: Order, tools: WorkTools, spool: Path, part: str = "") -> tuple[Plan, Built]:
+    """Make both ends of an order, and the plan of one commit. `part` tells commits apart."""
+    built = build(order, tools)
+    spec = registry.destination(order.destination_type).spec
+    plan = Plan(
+        run=order.run, scope=order.scope, fence=order.fence,
+        token="/".join(filter(None, (order.run, built.table, part))), table=built.table,
+        action=Action(order.action), key=built.key, documents=spec.documents,
+        refuses_nul=spec.refuses_nul, failure_threshold=order.failure_threshold,
+        rejects_max=order.rejects_max, memory_bytes=order.memory_bytes, threads=order.threads,
+        spool=spool,
+    )  # fmt: skip
+    return plan, built
+
+
 def work(order: Order, journal: Journal) -> Receipt:
     """Do one run. Raises what engine.execute raises, and OwnerErrors of the set-up."""
     from headrace.engine.execute import RejectsTo, execute
 
     with spooled(Path(order.data_dir) / "spool" / "work" if order.data_dir else None) as spool:
-        tools = tools_for(order, spool, journal)
-        built = build(order, tools)
-        spec = registry.destination(order.destination_type).spec
-        plan = Plan(
-            run=order.run,
-            scope=order.scope,
-            fence=order.fence,
-            token=f"{order.run}/{built.table}",
-            table=built.table,
-            action=Action(order.action),
-            key=built.key,
-            documents=spec.documents,
-            refuses_nul=spec.refuses_nul,
-            failure_threshold=order.failure_threshold,
-            rejects_max=order.rejects_max,
-            memory_bytes=order.memory_bytes,
-            threads=order.threads,
-            spool=spool,
-        )
+        plan, built = _planned(order, tools_for(order, spool, journal), spool)
         rejects = RejectsTo(Path(order.rejects_dir), f"{order.run}-{order.attempt}.jsonl")
         try:
             return execute(plan, built.source, built.destination, journal, rejects)
         finally:
             built.source.close()
             built.destination.close()
+
+
+PUSH_ACTIONS: Final = {
+    "addObject": Action.SAVE, "updateObject": Action.SAVE, "partialUpdateObject": Action.PARTIAL,
+    "partialUpdateObjectNoCreate": Action.PARTIAL_NO_CREATE, "deleteObject": Action.DELETE,
+    "clear": Action.REPLACE, "delete": Action.REPLACE,
+}  # fmt: skip
+
+
+class PushJournal(Protocol):
+    """A journal that also takes what became of each push."""
+
+    def told(
+        self, phase: str, *, rows: int = 0, done: int = 0, total: int = 0, message: str = ""
+    ) -> None: ...
+
+    def event(self, event: NewEvent) -> None: ...
+
+    def advance(
+        self, token: str, receipt: Receipt, rejects: tuple[Segment, ...],
+        pushes: Sequence[Mapping[str, Any]] = (),
+    ) -> None: ...  # fmt: skip
+
+
+def work_pushes(order: Order, journal: PushJournal) -> None:
+    """Apply an order's pushes batch by batch, each in a commit of its own. Raises as `work`."""
+    for number, batch in itertools.groupby(order.pushes, key=lambda push: push.batch):
+        _work_batch(order, number, list(batch), journal)
+
+
+def _work_batch(order: Order, number: int, batch: list[Push], journal: PushJournal) -> None:
+    from headrace.engine.execute import RejectsTo, execute
+
+    with spooled(Path(order.data_dir) / "spool" / "work") as spool:
+        path = spool / "pushed.jsonl"
+        with path.open("wb") as out:
+            for push in batch:
+                for record in msgspec.json.decode(push.payload, type=list[msgspec.Raw]):
+                    # One line each, whatever white space the sender has put in.
+                    out.write(msgspec.json.format(bytes(record), indent=-1) + b"\n")
+        if not path.stat().st_size:
+            path.write_bytes(b"[]")
+        action = PUSH_ACTIONS[batch[0].action]
+        order = msgspec.structs.replace(
+            order, source_type="json", action=action, key=("objectID",),
+            source_input={"url": str(path), "uniqueIDColumn": "objectID"},
+            files_roots=(*(order.files_roots or ()), str(spool)),
+        )  # fmt: skip
+        plan, built = _planned(order, tools_for(order, spool, journal), spool, f"{number}")
+        plan = replace(plan, failure_threshold=100)
+        rejects = RejectsTo(Path(order.rejects_dir), f"{order.run}-{order.attempt}-{number}.jsonl")
+        try:
+            execute(
+                plan, built.source, built.destination, _OneBatch(batch, rejects, journal), rejects
+            )
+        finally:
+            built.source.close()
+            built.destination.close()
+
+
+class _OneBatch:
+    """The journal of one batch: it tells with the commit what became of each push."""
+
+    def __init__(self, batch: list[Push], rejects: "RejectsTo", journal: PushJournal) -> None:
+        self._batch = batch
+        self._rejects = rejects
+        self.told = journal.told
+        self._journal = journal
+
+    def event(self, event: NewEvent) -> None:
+        """Say nothing: a push has one event."""
+
+    def advance(self, token: str, receipt: Receipt, rejects: tuple[Segment, ...]) -> None:
+        rejected: list[list[dict[str, Any]]] = [[] for _ in self._batch]
+        ends = list(itertools.accumulate(push.records for push in self._batch))
+        for segment in rejects:
+            for line in (self._rejects.folder / segment.name).read_bytes().splitlines():
+                row = msgspec.json.decode(line)
+                number = bisect.bisect_left(ends, row["record"])
+                place = row["record"] - (ends[number - 1] if number else 0)
+                rejected[number].append(
+                    {"record": place, "reason": row["message"], "row": row["raw"][:1000]}
+                )
+        pushes = [
+            {
+                "id": push.id, "records": push.records, "landed": push.records - len(bad),
+                "rejected": bad[:REASONS_MAX],
+            }
+            for push, bad in zip(self._batch, rejected, strict=True)
+        ]  # fmt: skip
+        self._journal.advance(token, receipt, rejects, pushes)
 
 
 def read_table(order: Order, table: str, limit: int, cursor: str | None) -> Page:
@@ -77,22 +185,32 @@ def read_table(order: Order, table: str, limit: int, cursor: str | None) -> Page
             ends.close()
 
 
+def sample(order: Order, limit: int) -> Page:
+    """Return the first rows of the order's source that fit. Loads nothing."""
+    columns, rows = _sampled(order, limit)
+    return Page(columns=[column.name for column in columns], rows=rows, next=None)
+
+
 def preview_rows(
     kind: str, given: dict[str, Any], limit: int
 ) -> tuple[list[Column], list[dict[str, Any]]]:
-    """Return columns with their types and the first rows that fit. Loads nothing."""
+    """Return columns with their types and the first rows that fit, as this user."""
+    order = local_order(
+        source=(kind, given), destination=("", {}), action=Action.APPEND, table=None, key=(),
+        failure_threshold=100, memory_bytes=512 << 20, scope="", run="",
+    )  # fmt: skip
+    return _sampled(order, limit)
+
+
+def _sampled(order: Order, limit: int) -> tuple[list[Column], list[dict[str, Any]]]:
     import duckdb
 
     from headrace.connectors.families.paging import plain
     from headrace.engine.stage import lay_out
 
-    with spooled() as spool:
-        order = local_order(
-            source=(kind, given), destination=("", {}), action=Action.APPEND, table=None, key=(),
-            failure_threshold=100, memory_bytes=512 << 20, scope="", run="",
-        )  # fmt: skip
-        source = make_source(kind, given, tools_for(order, spool))
-        with duckdb.connect() as con:
+    with spooled(Path(order.data_dir) / "spool" / "work" if order.data_dir else None) as spool:
+        source = make_source(order.source_type, order.source_input, tools_for(order, spool))
+        with contextlib.closing(source), duckdb.connect() as con:
             scans = list(source.scans(con))
             plan = Plan(
                 run="", scope="", fence=0, token="", table="", action=Action.APPEND, key=(),
@@ -104,7 +222,6 @@ def preview_rows(
             found = con.execute(f"{sql} limit {limit}").fetchall()
             names = [column.name for column in fitted.columns]
             rows = [dict(zip(names, map(plain, row), strict=True)) for row in found]
-        source.close()
     return list(fitted.columns), rows
 
 

@@ -5,17 +5,19 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any, Final
 
 import uvicorn
 
 from headrace.api.app import make_app
+from headrace.connectors import registry
 from headrace.contract.destination import Page
 from headrace.domain.errors import Conflict, Misconfigured
 from headrace.domain.ids import TenantId, new_id
+from headrace.engine.javascript import tried
 from headrace.observe import log
 from headrace.runtime.dispatcher import Dispatcher
 from headrace.runtime.pool import Pool
@@ -28,6 +30,8 @@ from headrace.service.services import Services
 from headrace.settings import Settings
 from headrace.store.database import Database
 from headrace.store.migrate import migrate
+
+SAMPLE_ROWS: Final = 10
 
 
 class Server:
@@ -48,7 +52,7 @@ class Server:
             write_private(path, self.new_key.encode() + b"\n")
         self.queue = Queue(
             self.database, f"{socket.gethostname()}/{os.getpid()}/{new_id()[-8:]}"[:80],
-            round(settings.lease_s * 1000),
+            round(settings.lease_s * 1000), quarantine=settings.data_dir / "quarantine",
         )  # fmt: skip
         if self.database.is_sqlite:
             # The folder's lock proves that nobody else lives: no need to wait for leases.
@@ -59,7 +63,8 @@ class Server:
         self.dispatcher = Dispatcher(self.queue, self.runs, self.pool, settings)
         self.services = Services(
             settings=settings, access=self.access, catalog=catalog, runs=self.runs,
-            read_table=self._read_table, ready=self._not_ready,
+            read_table=self._read_table, sample=self._sample, try_transformation=tried,
+            ready=self._not_ready,
         )  # fmt: skip
         self.app = make_app(self.services)
 
@@ -83,6 +88,13 @@ class Server:
         order, exclusive = self.runs.reading_order(tenant, destination)
         page = self.pool.read(order, exclusive, table, limit, cursor)
         return Page(columns=page.columns, rows=page.rows, next=page.next)
+
+    def _sample(
+        self, tenant: TenantId, type_: str, given: Mapping[str, Any], authentication: str | None
+    ) -> list[dict[str, Any]]:
+        registry.source(type_)  # refuses what has no connector before a worker is asked
+        order = self.runs.sampling_order(tenant, type_, given, authentication)
+        return list(self.pool.read(order, None, "", SAMPLE_ROWS, None).rows)
 
     def _not_ready(self) -> str | None:
         return None if self.dispatcher.healthy.is_set() else "the dispatcher is not running yet"

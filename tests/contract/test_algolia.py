@@ -3,6 +3,8 @@
 import gzip
 import json
 import re
+import sqlite3
+import time
 
 import pytest
 import urllib3
@@ -105,7 +107,7 @@ def test_every_authentication_type_hides_its_secrets(api, type_, given, shown):
     found = api("GET", f"/1/authentications/{made['authenticationID']}")
     assert found["input"] == shown
     assert set(found) == {
-        "authenticationID", "type", "name", "platform", "input", "createdAt", "updatedAt",
+        "authenticationID", "type", "name", "owner", "platform", "input", "createdAt", "updatedAt",
     }  # fmt: skip
 
 
@@ -273,10 +275,25 @@ def test_a_bad_body_is_a_400_that_names_the_field(api, path, body):
     assert re.search(r"input|type|source|action", told["message"])
 
 
-def test_a_schedule_is_refused_until_it_is_there(api, things):
-    body = {"sourceID": things[0], "destinationID": things[1], "action": "replace"}
-    told = api("POST", "/2/tasks", body | {"cron": "0 1 * * *"}, status=400)
-    assert "never run" in told["message"]
+def test_a_schedule_starts_its_task(api, things):
+    source, destination = things
+    given = {"sourceID": source, "destinationID": destination, "action": "replace",
+             "failureThreshold": 100}  # fmt: skip
+    for wrong in ("* * * *", "61 * * * *", "nonsense", "0 0 30 2 *"):
+        told = api("POST", "/2/tasks", given | {"cron": wrong}, status=400)
+        assert "cron" in told["message"]
+    task = api("POST", "/2/tasks", given | {"cron": "* * * * *"})["taskID"]
+    with sqlite3.connect(api.server.data_dir / "control.db") as db:  # a minute is long
+        db.execute("update task set next_run = 1 where id = ?", [task])
+    until = time.monotonic() + 30
+    while not (found := api("GET", f"/1/runs?taskID={task}")["runs"]):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert len(found) == 1
+    shown = api("GET", f"/2/tasks/{task}")
+    assert shown["nextRun"] > shown["createdAt"]
+    assert api("GET", f"/1/tasks/{task}")["trigger"]["lastRun"] == shown["lastRun"]
+    api("PUT", f"/2/tasks/{task}/disable")
 
 
 def test_what_the_dialect_cannot_say_is_not_there(api):

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from headrace.domain.errors import Conflict, Invalid, LostClaim, NotFound
+from headrace.domain.resources import Destination, Source
 from headrace.domain.run import ARROWS, RunState, Trigger
 from headrace.security.vault import Vault
 from headrace.service.access import Access
@@ -47,7 +48,8 @@ class World:
 
     def task(self, file="a", source=None):
         source = source or self.source()
-        end = self.catalog.add_destination(
+        end = self.catalog.add_end(
+            Destination,
             self.tenant.id, type_="duckdb", name="d",
             given={"path": str(self.folder / "files" / f"{file}.duckdb")},
         )  # fmt: skip
@@ -56,8 +58,8 @@ class World:
         )
 
     def source(self):
-        return self.catalog.add_source(
-            self.tenant.id, type_="csv", name="s", given={"url": "file:///x.csv"}
+        return self.catalog.add_end(
+            Source, self.tenant.id, type_="csv", name="s", given={"url": "file:///x.csv"}
         )
 
     def start(self, task, key=None):
@@ -325,7 +327,7 @@ def test_another_tenants_things_are_not_there(world):
 def test_migrating_twice_changes_nothing(database):
     migrate(database)
     with database.read() as tx:
-        assert tx.con.execute(sa.select(tables.counter.c.value)).scalar_one() == 0
+        assert [row.value for row in tx.all(sa.select(tables.counter.c.value))] == [0, 0]
 
 
 def test_the_arrows_end_and_every_state_is_reachable():

@@ -12,6 +12,12 @@ from headrace.domain.errors import Invalid, TooLarge
 
 async def payload(request: AnyRequest) -> dict[str, Any]:
     """Return the body's JSON object; empty for no body. Raises Invalid or TooLarge."""
+    found: dict[str, Any] = decoded(await plain_body(request), dict[str, Any])
+    return found
+
+
+async def plain_body(request: AnyRequest) -> bytes:
+    """Return the body, unpacked; empty for none. Raises Invalid or TooLarge."""
     limit = services_of(request).settings.body_bytes_max
     try:
         body = await request.body()
@@ -21,14 +27,19 @@ async def payload(request: AnyRequest) -> dict[str, Any]:
         raise _too_large(limit)
     if request.headers.get("content-encoding", "").lower() == "gzip":
         body = _gunzipped(body, limit)
-    if not body.strip():
-        return {}
+    return body.strip()
+
+
+def decoded(body: bytes, shape: type[Any]) -> Any:  # Any: of that shape
+    """Read a body's JSON object. Raises Invalid, naming the field."""
     try:
-        found = msgspec.json.decode(body)
+        found = msgspec.json.decode(body or b"{}", type=shape)
+    except msgspec.ValidationError as error:
+        if "got `object`" not in str(error) and "Expected `object`, got" in str(error):
+            raise Invalid("The body must be a JSON object.") from error
+        raise _refused(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"The body is not JSON: {error}.", hint="Send one JSON object.") from error
-    if not isinstance(found, dict):
-        raise Invalid("The body must be a JSON object.")
     return found
 
 
@@ -50,20 +61,26 @@ def _too_large(limit: int) -> TooLarge:
     )  # fmt: skip
 
 
-def converted(payload: object, shape: type[Any]) -> Any:  # Any: an instance of shape
-    """Check a payload against a closed shape. Raises Invalid, naming the field."""
+def converted(payload: object, shape: type[Any], where: str = "") -> Any:  # Any: of that shape
+    """Check a payload, or what stands at `where` in it, against a closed shape.
+
+    Raises Invalid, naming the field.
+    """
     try:
         return msgspec.convert(payload, shape)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        field = path.rstrip("`").lstrip(".")
-        told = message
-        if "unknown field" in message:
-            field = message.partition("unknown field `")[2].rstrip("`")
-            told = f"{field} is not a field here"
-        elif "missing required field" in message:
-            field = message.partition("missing required field `")[2].rstrip("`")
-            told = f"{field} is required"
-        elif field:
-            told = f"{field}: {message}"
-        raise Invalid(f"{told}.", field=field) from error
+        raise _refused(error, where) from error
+
+
+def _refused(error: msgspec.ValidationError, where: str = "") -> Invalid:
+    message, _, path = str(error).partition(" - at `$")
+    field = path.rstrip("`").lstrip(".")
+    told = f"{field}: {message}" if field else message
+    for said, meant in (("unknown", "is not a field here"), ("missing required", "is required")):
+        if f"{said} field `" in message:
+            name = message.partition(f"{said} field `")[2].rstrip("`")
+            field = ".".join(filter(None, (field, name)))
+            told = f"{field} {meant}"
+    if where:
+        field, told = ".".join(filter(None, (where, field))), f"{where}.{told}"
+    return Invalid(f"{told}.", field=field)

@@ -35,6 +35,8 @@ class Counts:
     inserted: dict[str, int] = field(default_factory=dict)
     updated: dict[str, int] = field(default_factory=dict)
     filtered: dict[str, int] = field(default_factory=dict)
+    deleted: dict[str, int] = field(default_factory=dict)
+    unchanged: dict[str, int] = field(default_factory=dict)  # a delete that found nothing
     replaced_out: int = 0
     rows_after: int | None = None
 

@@ -81,6 +81,26 @@ class Receipt:
     def books(self) -> Books:
         return Books.total(t.books for t in self.tables)
 
+    def with_more(self, more: "Receipt") -> "Receipt":
+        """Return the sum of two commits to the same tables."""
+        tables = {table.name: table for table in self.tables}
+        for table in more.tables:
+            old = tables.get(table.name)
+            books = old.books + table.books if old else table.books
+            tables[table.name] = replace(table, books=books)
+        files = {(file.name, file.table): file for file in self.files}
+        for file in more.files:
+            known = files.get((file.name, file.table))
+            files[file.name, file.table] = (
+                replace(file, bytes=known.bytes + file.bytes, books=known.books + file.books)
+                if known
+                else file
+            )
+        rules = dict(self.rules)
+        for rule, rows in more.rules.items():
+            rules[rule] = rules.get(rule, 0) + rows
+        return Receipt(tables=tuple(tables.values()), files=tuple(files.values()), rules=rules)
+
     def quarrel(self) -> str | None:
         """Return why the books do not balance, or None.
 

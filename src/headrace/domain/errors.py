@@ -23,6 +23,11 @@ class HeadraceError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
 
+    def as_dict(self) -> dict[str, str]:
+        """Return what may be kept and shown."""
+        shown = {"code": self.code, "message": self.message, "hint": self.hint}
+        return shown | ({"field": self.field} if self.field else {})
+
 
 # The caller's: 4xx, exit 2.
 

@@ -21,6 +21,7 @@ class Rule(StrEnum):
     NOT_AN_OBJECT = "not_an_object"
     MISSING_KEY = "missing_key"
     DUPLICATE_KEY = "duplicate_key"
+    NOT_APPLIED = "not_applied"  # it was pushed, and its run ended before it was its turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,17 @@
-"""Authentications, sources and destinations: what people fill in."""
+"""Authentications, sources, destinations and transformations: what people fill in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from headrace.domain.clock import Millis
-from headrace.domain.ids import AuthenticationId, DestinationId, SourceId, TenantId
+from headrace.domain.ids import (
+    AuthenticationId,
+    DestinationId,
+    SourceId,
+    TenantId,
+    TransformationId,
+)
 
 Settings: TypeAlias = Mapping[
     str, Any
@@ -42,7 +48,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """A destination connector with its settings filled in."""
+    """A destination connector with its settings filled in, and what its records pass through."""
 
     id: DestinationId
     tenant: TenantId
@@ -50,5 +56,24 @@ class Destination:
     name: str
     input: Settings
     authentication: AuthenticationId | None
+    transformations: tuple[TransformationId, ...] = ()
+    created_at: Millis
+    updated_at: Millis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transformation:
+    """Code or steps that every record for a destination passes through.
+
+    `input` is {"code": …} or {"steps": […]}; `authentications` are the secrets that code may read.
+    """
+
+    id: TransformationId
+    tenant: TenantId
+    type: str  # "code" or "noCode"
+    name: str
+    description: str | None
+    input: Settings
+    authentications: tuple[AuthenticationId, ...]
     created_at: Millis
     updated_at: Millis

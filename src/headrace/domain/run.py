@@ -43,6 +43,16 @@ class Trigger(StrEnum):
     RETRY = "retry"
 
 
+class RunKind(StrEnum):
+    """What a run is for."""
+
+    REINDEX = "reindex"  # the task's whole source
+    UPDATE = "update"  # a part of it
+    PUSH = "push"  # what was pushed to the task
+    VALIDATE = "validate"
+    DISCOVER = "discover"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """The right to write about a run until it is lost; `fence` proves it."""
@@ -61,10 +71,12 @@ class Run:
     execution: ExecutionId
     state: RunState
     trigger: Trigger
+    kind: RunKind = RunKind.REINDEX
     action: str
     fence: int
     attempt: int  # claims so far
     deaths: int  # how often its worker or server died under it
+    table: str | None = None  # instead of the destination's own (a push to a temporary index)
     waiting_for: str | None
     progress: Mapping[str, Any]
     receipt: Mapping[str, Any] | None

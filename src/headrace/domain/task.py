@@ -17,9 +17,12 @@ class Action(StrEnum):
     PARTIAL = "partial"  # the attributes that a row carries are merged; missing rows are made
     PARTIAL_NO_CREATE = "partialNoCreate"  # as partial, missing rows are filtered
     APPEND = "append"  # rows are added
+    DELETE = "delete"  # the rows with the keys that came are removed
 
 
-KEYED: frozenset[Action] = frozenset({Action.SAVE, Action.PARTIAL, Action.PARTIAL_NO_CREATE})
+KEYED: frozenset[Action] = frozenset(
+    {Action.SAVE, Action.PARTIAL, Action.PARTIAL_NO_CREATE, Action.DELETE}
+)
 
 
 class TriggerType(StrEnum):
@@ -44,6 +47,9 @@ class Task:
     failure_threshold: int
     table: str | None
     key: tuple[str, ...]
+    cron: str | None = None  # five fields, UTC, of a schedule
+    next_run: Millis | None = None  # of a schedule
+    blocked: str | None = None  # why it was taken out of use; `enabled` is false then
     extra: Mapping[str, Any]  # Any: members of a dialect that are kept and given back as they came
     created_at: Millis
     updated_at: Millis

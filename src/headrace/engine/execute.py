@@ -275,6 +275,8 @@ def _receipt(plan: Plan, staged: Staged, counts: Counts, *, with_file: bool) -> 
                     inserted=counts.inserted.get(path, 0),
                     updated=counts.updated.get(path, 0),
                     filtered=counts.filtered.get(path, 0),
+                    deleted=counts.deleted.get(path, 0),
+                    unchanged=counts.unchanged.get(path, 0),
                     rejected=count.rejected,
                     duplicates=count.duplicates,
                 ),

@@ -14,11 +14,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from headrace.assembly import read_table, work
+from headrace.assembly import read_table, sample, work, work_pushes
 from headrace.domain.books import Receipt
 from headrace.domain.errors import (
     Cancelled,
@@ -68,12 +69,16 @@ class PipeJournal:
             )
         )  # fmt: skip
 
-    def advance(self, token: str, receipt: Receipt, rejects: tuple[Segment, ...]) -> None:
+    def advance(
+        self, token: str, receipt: Receipt, rejects: tuple[Segment, ...],
+        pushes: Sequence[Mapping[str, Any]] = (),
+    ) -> None:  # fmt: skip
         self._child.say(
             messages.Committed(
                 token=token,
                 receipt=receipt.as_dict(),
                 segments=[segment.as_dict() for segment in rejects],
+                pushes=list(map(dict, pushes)),
             )
         )
         try:
@@ -132,7 +137,10 @@ class Child:
         faults.reach("child.started")
         journal = PipeJournal(self, given.lease_s)
         try:
-            work(given.order, journal)
+            if given.order.pushes:
+                work_pushes(given.order, journal)
+            else:
+                work(given.order, journal)
         except Stopped as stopped:
             receipt = stopped.receipt.as_dict() if stopped.receipt else None
             segments = [segment.as_dict() for segment in stopped.rejects]
@@ -166,7 +174,10 @@ class Child:
 
     def _read(self, read: messages.Read) -> None:
         try:
-            page = read_table(read.order, read.table, read.limit, read.cursor)
+            if read.order.destination_type:
+                page = read_table(read.order, read.table, read.limit, read.cursor)
+            else:
+                page = sample(read.order, read.limit)
             answer = messages.PageRead(
                 id=read.id, columns=list(page.columns), rows=[dict(row) for row in page.rows],
                 next=page.next, error=None,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from headrace.domain.errors import LostClaim, Unavailable
 from headrace.domain.event import EventKind, EventStatus, NewEvent
-from headrace.domain.run import Claim, Run
+from headrace.domain.run import Claim, Run, RunKind
 from headrace.observe import faults
 from headrace.observe.log import logger
 from headrace.runtime import messages
@@ -89,6 +89,7 @@ class Dispatcher:
                 if now >= next_beat:
                     next_beat = now + min(BEAT_S, self._settings.lease_s / 3)
                     self._beat()
+                    self._runs.tick()
                 self._pool.warm()
                 self.healthy.set()
             except Unavailable as error:
@@ -115,6 +116,9 @@ class Dispatcher:
             except Exception as error:
                 self._queue.fail(claim, told(error), None, ())
                 logger().exception("order", run=run.id)
+                continue
+            if run.kind is RunKind.PUSH and not order.pushes:
+                self._queue.finish(claim)  # nothing more has come
                 continue
             try:
                 worker = self._pool.take()
@@ -168,8 +172,13 @@ class Dispatcher:
                     ],
                 )  # fmt: skip
             case messages.Committed():
-                self._queue.advance(job.claim, message.token, message.receipt, message.segments)
+                self._queue.advance(
+                    job.claim, message.token, message.receipt, message.segments, message.pushes
+                )
                 job.worker.say(messages.Ack())
+            case messages.Done() if job.run.kind is RunKind.PUSH:
+                self._queue.drained(job.claim)
+                self._end(job)
             case messages.Done():
                 self._queue.finish(job.claim)
                 logger().info("run succeeded", run=job.run.id)

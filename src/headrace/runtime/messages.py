@@ -23,7 +23,7 @@ class Cancel(msgspec.Struct, tag="cancel"):
 
 
 class Read(msgspec.Struct, tag="read"):
-    """Read a page of a table back."""
+    """Read a page of a table back; of an order without a destination, the source's first rows."""
 
     id: int
     order: Order
@@ -65,6 +65,7 @@ class Committed(msgspec.Struct, tag="committed"):
     token: str
     receipt: dict[str, Any]
     segments: list[dict[str, Any]]
+    pushes: list[dict[str, Any]] = []
 
 
 class Done(msgspec.Struct, tag="done"):

@@ -1,4 +1,4 @@
-"""Authentications, sources, destinations and tasks: added, changed, removed by the rules.
+"""Authentications, sources, destinations, transformations and tasks, by the rules.
 
 What a person fills in is checked against the connector's form before it is kept. Secret members
 are sealed; what is kept in the open shows None in their place.
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from headrace.connectors import registry
-from headrace.contract.spec import filled_in
+from headrace.contract.spec import Config, filled_in
 from headrace.domain.errors import Conflict, Invalid, NotFound
 from headrace.domain.ids import (
     AuthenticationId,
@@ -17,18 +17,20 @@ from headrace.domain.ids import (
     SourceId,
     TaskId,
     TenantId,
+    TransformationId,
     is_id,
     new_id,
 )
-from headrace.domain.resources import Authentication, Destination, Source
+from headrace.domain.resources import Authentication, Destination, Source, Transformation
 from headrace.domain.task import Action, Task, TriggerType
 from headrace.security.vault import Vault
 from headrace.service.orders import judge_task, secret_members
+from headrace.service.schedule import next_moment
 from headrace.store import resources, runs
 from headrace.store.database import Database, Tx
 from headrace.store.paging import Order, Window
 
-T = TypeVar("T", Authentication, Source, Destination, Task)
+T = TypeVar("T", Authentication, Source, Destination, Transformation, Task)
 E = TypeVar("E", Source, Destination)
 NAME_MAX: Final = 400
 AUTHENTICATION_FORMS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -42,7 +44,8 @@ AUTHENTICATION_FORMS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]
 }
 OPTIONAL: Final = frozenset({"client_id", "client_secret", "code", "scope"})
 NOUNS: Final = {
-    Authentication: "authentication", Source: "source", Destination: "destination", Task: "task",
+    Authentication: "authentication", Source: "source", Destination: "destination",
+    Transformation: "transformation", Task: "task",
 }  # fmt: skip
 
 
@@ -117,8 +120,9 @@ class Catalog:
         return thing
 
     def change_authentication(
-        self, tenant: TenantId, id_: str, *, name: str | None, given: object
-    ) -> Authentication:
+        self, tenant: TenantId, id_: str, *, name: str | None, given: object,
+        platform: str | None = None,
+    ) -> Authentication:  # fmt: skip
         """Change a name, or members of the input: those that are not given stay as they are."""
         with self._database.begin() as tx:
             old = self._get(tx, Authentication, tenant, id_)
@@ -131,100 +135,125 @@ class Catalog:
                 shown = dict(old.input) | more
             new = replace(
                 old, name=old.name if name is None else _named(name), input=shown,
-                updated_at=tx.now,
+                platform=platform or old.platform, updated_at=tx.now,
             )  # fmt: skip
             resources.change(tx, new, sealed)
         return new
 
     # Sources and destinations.
 
-    def add_source(
-        self, tenant: TenantId, *, type_: str, name: str, given: object,
-        authentication: str | None = None,
-    ) -> Source:  # fmt: skip
-        """Keep a source. Raises Invalid, naming the member."""
-        config = registry.source(type_).spec.config
-        filled_in(config, given)
-        shown, secret = _split(given, secret_members(config))
+    def add_end(
+        self, kind: type[E], tenant: TenantId, *, type_: str, name: str, given: object,
+        authentication: str | None = None, planned: bool = False,
+        transformations: Sequence[str] = (),
+    ) -> E:  # fmt: skip
+        """Keep a source or destination. Raises Invalid, naming the member.
+
+        `planned`: a type whose connector is not there yet is kept as it came (checked by the
+        caller); a run of it fails and says so.
+        """
+        form = _form(kind, type_, planned=planned)
+        shown, secret = _filled(form, given)
         with self._database.begin() as tx:
-            thing = Source(
-                id=SourceId(new_id()), tenant=tenant, type=type_, name=_named(name), input=shown,
-                authentication=self._known(tx, tenant, authentication), created_at=tx.now,
-                updated_at=tx.now,
-            )  # fmt: skip
+            common: dict[str, Any] = {
+                "id": new_id(), "tenant": tenant, "type": type_, "name": _named(name),
+                "input": shown, "authentication": self._known(tx, tenant, authentication),
+                "created_at": tx.now, "updated_at": tx.now,
+            }  # fmt: skip
+            if kind is Destination:
+                common["transformations"] = self._transformations(tx, tenant, transformations)
+            thing = kind(**common)
             resources.add(tx, thing, self._vault.seal(secret, thing.id))
         return thing
 
-    def add_destination(
-        self, tenant: TenantId, *, type_: str, name: str, given: object,
-        authentication: str | None = None,
-    ) -> Destination:  # fmt: skip
-        """Keep a destination. Raises Invalid, naming the member."""
-        config = registry.destination(type_).spec.config
-        filled_in(config, given)
-        shown, secret = _split(given, secret_members(config))
+    def change_end(
+        self, kind: type[E], tenant: TenantId, id_: str, *, name: str | None = None,
+        given: object = None, authentication: str | None = None, whole: bool = False,
+        transformations: Sequence[str] | None = None,
+    ) -> E:  # fmt: skip
+        """Change a source or destination; `whole`: the input replaces the old one, else merges."""
         with self._database.begin() as tx:
-            thing = Destination(
-                id=DestinationId(new_id()), tenant=tenant, type=type_, name=_named(name),
-                input=shown, authentication=self._known(tx, tenant, authentication),
-                created_at=tx.now, updated_at=tx.now,
-            )  # fmt: skip
-            resources.add(tx, thing, self._vault.seal(secret, thing.id))
-        return thing
-
-    def change_source(
-        self, tenant: TenantId, id_: str, *, name: str | None, given: object,
-        authentication: str | None, whole: bool,
-    ) -> Source:  # fmt: skip
-        """Change a source; `whole`: the input replaces the old one, else its members do."""
-        with self._database.begin() as tx:
-            old = self._get(tx, Source, tenant, id_)
-            config = registry.source(old.type).spec.config
-            shown, sealed = self._merged(tx, old, config, given, whole=whole)
-            new = replace(
-                old, name=old.name if name is None else _named(name), input=shown,
-                authentication=self._known(tx, tenant, authentication) or old.authentication,
-                updated_at=tx.now,
-            )  # fmt: skip
-            resources.change(tx, new, sealed)
-        return new
-
-    def change_destination(
-        self, tenant: TenantId, id_: str, *, name: str | None, given: object,
-        authentication: str | None,
-    ) -> Destination:  # fmt: skip
-        """Change a destination; members of the input that are not given stay."""
-        with self._database.begin() as tx:
-            old = self._get(tx, Destination, tenant, id_)
-            config = registry.destination(old.type).spec.config
-            shown, sealed = self._merged(tx, old, config, given, whole=False)
-            new = replace(
-                old, name=old.name if name is None else _named(name), input=shown,
-                authentication=self._known(tx, tenant, authentication) or old.authentication,
-                updated_at=tx.now,
-            )  # fmt: skip
+            old = self._get(tx, kind, tenant, id_)
+            shown, sealed = old.input, None
+            if given is not None:
+                shown, sealed = self._merged(tx, old, given, whole=whole)
+            changes: dict[str, Any] = {
+                "name": old.name if name is None else _named(name), "input": shown,
+                "authentication": self._known(tx, tenant, authentication) or old.authentication,
+                "updated_at": tx.now,
+            }  # fmt: skip
+            if transformations is not None:
+                changes["transformations"] = self._transformations(tx, tenant, transformations)
+            new = replace(old, **changes)
             resources.change(tx, new, sealed)
         return new
 
     def _merged(
-        self, tx: Tx, old: Source | Destination, config: Any, given: object, *, whole: bool
-    ) -> tuple[Mapping[str, Any], bytes | None]:
-        if given is None:
-            return old.input, None
+        self, tx: Tx, old: Source | Destination, given: object, *, whole: bool
+    ) -> tuple[Mapping[str, Any], bytes]:
+        form = _form(type(old), old.type, planned=True)
         kept = self._vault.open(resources.sealed(tx, type(old), old.id) or b"", old.id)
-        members = _members(given)
-        everything = (kept if whole else dict(old.input) | kept) | members
+        everything = (kept if whole else dict(old.input) | kept) | _members(given)
         everything = {key: value for key, value in everything.items() if value is not None}
-        filled_in(config, everything)
-        shown, secret = _split(everything, secret_members(config))
+        shown, secret = _filled(form, everything)
         return shown, self._vault.seal(secret, old.id)
 
-    def _known(self, tx: Tx, tenant: TenantId, id_: str | None) -> AuthenticationId | None:
+    def _known(
+        self, tx: Tx, tenant: TenantId, id_: str | None, field: str = "authenticationID"
+    ) -> AuthenticationId | None:
         if id_ is None:
             return None
         if not is_id(id_) or resources.find(tx, Authentication, tenant, id_) is None:
-            raise Invalid(f"cannot find authentication {id_[:80]}", field="authenticationID")
+            raise Invalid(f"cannot find authentication {id_[:80]}", field=field)
         return AuthenticationId(id_)
+
+    # Transformations.
+
+    def add_transformation(
+        self, tenant: TenantId, *, type_: str, name: str, description: str | None,
+        given: Mapping[str, Any], authentications: Sequence[str],
+    ) -> Transformation:  # fmt: skip
+        """Keep a transformation, whose input the caller has checked."""
+        with self._database.begin() as tx:
+            thing = Transformation(
+                id=TransformationId(new_id()), tenant=tenant, type=type_, name=_named(name),
+                description=description, input=given,
+                authentications=self._secrets(tx, tenant, authentications), created_at=tx.now,
+                updated_at=tx.now,
+            )  # fmt: skip
+            resources.add(tx, thing)
+        return thing
+
+    def replace_transformation(
+        self, tenant: TenantId, id_: str, *, type_: str, name: str, description: str | None,
+        given: Mapping[str, Any], authentications: Sequence[str],
+    ) -> Transformation:  # fmt: skip
+        """Put a transformation in the place of another, under the same id."""
+        with self._database.begin() as tx:
+            old = self._get(tx, Transformation, tenant, id_)
+            new = replace(
+                old, type=type_, name=_named(name), description=description, input=given,
+                authentications=self._secrets(tx, tenant, authentications), updated_at=tx.now,
+            )  # fmt: skip
+            resources.change(tx, new)
+        return new
+
+    def _secrets(
+        self, tx: Tx, tenant: TenantId, ids: Sequence[str]
+    ) -> tuple[AuthenticationId, ...]:
+        found = []
+        for id_ in ids:
+            known = self._known(tx, tenant, id_, "authenticationIDs")
+            found += [known] if known else []
+        return tuple(found)
+
+    def _transformations(
+        self, tx: Tx, tenant: TenantId, ids: Sequence[str]
+    ) -> tuple[TransformationId, ...]:
+        for id_ in ids:
+            if not is_id(id_) or resources.find(tx, Transformation, tenant, id_) is None:
+                raise Invalid(f"cannot find transformation {id_[:80]}", field="transformationIDs")
+        return tuple(map(TransformationId, ids))
 
     # Tasks.
 
@@ -232,13 +261,18 @@ class Catalog:
         self, tenant: TenantId, *, source: str, destination: str, action: str, name: str = "",
         trigger: TriggerType = TriggerType.ON_DEMAND, enabled: bool = True,
         failure_threshold: int = 0, table: str | None = None, key: Sequence[str] = (),
-        extra: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None, cron: str | None = None,
     ) -> Task:  # fmt: skip
-        """Keep a task. Raises Invalid for unknown ends, Misconfigured for what they cannot do."""
+        """Keep a task; with `cron` its trigger is a schedule.
+
+        Raises Invalid for unknown ends, Misconfigured for what they cannot do.
+        """
         with self._database.begin() as tx:
             thing = Task(
                 id=TaskId(new_id()), tenant=tenant, name=name, source=SourceId(source),
-                destination=DestinationId(destination), action=_action(action), trigger=trigger,
+                destination=DestinationId(destination), action=_action(action),
+                trigger=TriggerType.SCHEDULE if cron else trigger, cron=cron,
+                next_run=next_moment(cron, tx.now) if cron else None,
                 enabled=enabled, failure_threshold=_percent(failure_threshold),
                 table=_table(table), key=tuple(key), extra=extra or {}, created_at=tx.now,
                 updated_at=tx.now,
@@ -259,6 +293,14 @@ class Catalog:
                 changes["table"] = _table(changes["table"])
             if "extra" in changes:
                 changes["extra"] = dict(old.extra) | changes["extra"]
+            if "cron" in changes:
+                cron = changes["cron"]
+                changes["next_run"] = next_moment(cron, tx.now) if cron else None
+                if cron or old.trigger is TriggerType.SCHEDULE:
+                    changes["trigger"] = TriggerType.SCHEDULE if cron else TriggerType.ON_DEMAND
+            if changes.get("enabled"):
+                changes["blocked"] = None
+                resources.forgive(tx, old.id)
             new = replace(old, updated_at=tx.now, **changes)
             self._judge(tx, new)
             resources.change(tx, new)
@@ -271,24 +313,71 @@ class Catalog:
         destination = resources.find(tx, Destination, task.tenant, task.destination)
         if destination is None:
             raise Invalid(f"cannot find destination {task.destination[:80]}", field="destinationID")
-        own = source.input.get("uniqueIDColumn")
-        judge_task(destination.type, task.action, task.key or ((own,) if own else ()))
+        own = "objectID" if source.type == "push" else source.input.get("uniqueIDColumn")
+        there = source.type in ("push", *registry.source_names())
+        if there and destination.type in registry.destination_names():
+            judge_task(destination.type, task.action, task.key or ((own,) if own else ()))
 
-    # For orders.
+    # For orders, and nothing else: what is sealed.
+
+    def secrets_of(self, thing: Transformation) -> dict[str, Any]:
+        """Return the secrets that a transformation's code may read, by name."""
+        with self._database.read() as tx:
+            return self.opened_secrets(tx, thing)
+
+    def opened_secrets(self, tx: Tx, thing: Transformation) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for id_ in thing.authentications:
+            owner = resources.find(tx, Authentication, thing.tenant, id_)
+            if owner is not None and owner.type == "secrets":
+                sealed = resources.sealed(tx, Authentication, owner.id) or b""
+                found |= self._vault.open(sealed, owner.id)
+        return found
+
+    def opened_input(
+        self, tenant: TenantId, given: Mapping[str, Any], authentication: str | None
+    ) -> dict[str, Any]:
+        """Return a source's input that is not kept, with what its authentication adds."""
+        with self._database.read() as tx:
+            known = self._known(tx, tenant, authentication)
+            return dict(given) | self._basic(tx, tenant, known)
+
+    def connector_of(self, tx: Tx, thing: Destination) -> str:
+        """Return the connector that a destination needs: an index may be another service's."""
+        if thing.type != "search" or thing.authentication is None:
+            return thing.type
+        owner = resources.find(tx, Authentication, thing.tenant, thing.authentication)
+        return "algolia" if owner is not None and owner.type == "algolia" else thing.type
 
     def opened(self, tx: Tx, thing: Source | Destination) -> dict[str, Any]:
         """Return a thing's whole input, secrets too: for an order, and nothing else."""
         given = {key: value for key, value in thing.input.items() if value is not None}
         given |= self._vault.open(resources.sealed(tx, type(thing), thing.id) or b"", thing.id)
-        if thing.authentication is None:
-            return given
-        owner = resources.find(tx, Authentication, thing.tenant, thing.authentication)
-        if owner is not None and owner.type == "basic":
-            secret = self._vault.open(
-                resources.sealed(tx, Authentication, owner.id) or b"", owner.id
-            )
-            given |= {"username": owner.input["username"], "password": secret["password"]}
-        return given
+        return given | self._basic(tx, thing.tenant, thing.authentication)
+
+    def _basic(self, tx: Tx, tenant: TenantId, id_: AuthenticationId | None) -> dict[str, Any]:
+        owner = resources.find(tx, Authentication, tenant, id_) if id_ else None
+        if owner is None or owner.type != "basic":
+            return {}
+        secret = self._vault.open(resources.sealed(tx, Authentication, owner.id) or b"", owner.id)
+        return {"username": owner.input["username"], "password": secret["password"]}
+
+
+def _form(kind: type, type_: str, *, planned: bool) -> type[Config] | None:
+    """Return a connector's form; None for one that is only planned."""
+    names = registry.source_names() if kind is Source else registry.destination_names()
+    if planned and type_ not in names:
+        return None
+    make = registry.source if kind is Source else registry.destination
+    return make(type_).spec.config
+
+
+def _filled(form: type[Config] | None, given: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check an input against a form; return its open and its secret members."""
+    if form is None:
+        return _members(given), {}
+    filled_in(form, given)
+    return _split(given, secret_members(form))
 
 
 def _members(given: object) -> dict[str, Any]:

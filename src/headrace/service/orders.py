@@ -21,6 +21,16 @@ from headrace.security.egress import Egress, parse_networks
 from headrace.security.roots import Roots
 
 
+class Push(msgspec.Struct, frozen=True, kw_only=True):
+    """Pushed records: a JSON array. Those of one `batch` go into one commit."""
+
+    id: str
+    batch: int
+    action: str
+    records: int
+    payload: bytes
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a worker needs for one run, as plain data. It holds secrets: never log it."""
 
@@ -45,6 +55,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     threads: int
     rejects_max: int
+    pushes: tuple[Push, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

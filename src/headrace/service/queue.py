@@ -6,20 +6,26 @@ Only this module and `runs` change a run's state, and only along the arrows of `
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
+from headrace.domain.books import Receipt
 from headrace.domain.clock import Millis
 from headrace.domain.errors import HeadraceError
 from headrace.domain.event import EventKind, EventStatus, NewEvent
 from headrace.domain.run import ACTIVE, Claim, Run, RunState
 from headrace.observe import faults
-from headrace.store import runs
+from headrace.service import policies, pushes
+from headrace.service.pushes import told_push
+from headrace.store import inbox, runs
 from headrace.store.database import Database, Tx
 
 DEATHS_MAX: Final = 3
 TRIES_MAX: Final = 6  # of a run whose outside is down
 BACKOFF_MS: Final = 1_000
 BACKOFF_MAX_MS: Final = 300_000
+PUSH_IDLE_MS: Final = 5_000  # a push run stays open for more
+IDLE: Final = "more records"
 DEFAULT_LIMITS: Final[Mapping[str, int]] = {"source": 8, "destination": 8, "tenant": 100}
 
 
@@ -40,10 +46,13 @@ class Queue:
         holder: str,
         lease_ms: int,
         chance: Callable[[], float] | None = None,
+        quarantine: Path | None = None,
     ) -> None:
+        """`quarantine`: the folder for records that were pushed and cannot be applied."""
         self._database = database
         self.holder = holder
         self._lease_ms = lease_ms
+        self._quarantine = quarantine
         self._chance = chance or random.random
 
     def claim(self, room: int) -> list[tuple[Claim, Run]]:
@@ -114,6 +123,7 @@ class Queue:
                 tx, run.id, tuple(ACTIVE), state=RunState.CANCELLED, finished_at=tx.now, **values
             )
             self._tell(tx, run, "cancelled", EventStatus.FAILED, {"reason": how})
+            pushes.refuse(tx, run.id, "The run was cancelled.", self._quarantine)
         elif run.deaths + 1 >= DEATHS_MAX:
             error = {
                 "code": "worker_died",
@@ -125,6 +135,8 @@ class Queue:
                 **values,
             )  # fmt: skip
             self._tell(tx, run, error["message"], EventStatus.CRITICAL, {"error": error})
+            pushes.refuse(tx, run.id, error["message"], self._quarantine)
+            policies.failed(tx, run.id, error["message"])
         else:
             wait_ms = self._backoff(run.deaths)
             runs.move(
@@ -167,16 +179,32 @@ class Queue:
 
     def advance(
         self, claim: Claim, token: str, receipt: Mapping[str, Any],
-        segments: Sequence[Mapping[str, Any]],
+        segments: Sequence[Mapping[str, Any]], done: Sequence[Mapping[str, Any]] = (),
     ) -> None:  # fmt: skip
-        """Put on record what is committed at the destination. Raises LostClaim. Safe to repeat."""
+        """Put on record what is committed at the destination. Raises LostClaim. Safe to repeat.
+
+        A run that drains the inbox commits many times: its receipt grows, and each of the
+        pushes in `done` is told by the event that was promised.
+        """
         faults.reach("server.before_advance")
         with self._database.begin() as tx:
             told_already = runs.token(tx, claim.run) == token
-            runs.write(tx, claim, token=token, receipt=dict(receipt))
+            if told_already and done:
+                runs.write(tx, claim)
+                return
+            if done and (so_far := runs.receipt_of(tx, claim.run)):
+                grown = Receipt.from_dict(so_far).with_more(Receipt.from_dict(receipt))
+                runs.write(tx, claim, token=token, receipt=grown.as_dict())
+            else:
+                runs.write(tx, claim, token=token, receipt=dict(receipt))
             if told_already:
                 return
             runs.add_segments(tx, claim.run, segments)
+            if done:
+                for push in done:
+                    runs.add_event(tx, claim.run, told_push(push), push["id"])
+                inbox.drop(tx, [push["id"] for push in done])
+                return
             books = receipt["books"]
             landed = books["inserted"] + books["updated"]
             runs.add_event(
@@ -198,7 +226,15 @@ class Queue:
         with self._database.begin() as tx:
             runs.write(tx, claim, state=RunState.SUCCEEDED, finished_at=tx.now, **_let_go())
             runs.add_event(tx, claim.run, _log("succeeded"))
+            policies.succeeded(tx, claim.run)
         faults.reach("server.after_finish")
+
+    def drained(self, claim: Claim) -> None:
+        """Leave a push run open for what comes, or for what has come. Raises LostClaim."""
+        with self._database.begin() as tx:
+            runs.write(tx, claim, state=RunState.QUEUED, attempt=0, deaths=0, **_let_go(IDLE))
+            empty = inbox.is_empty(tx, claim.run)
+            runs.move(tx, claim.run, (RunState.QUEUED,), not_before=tx.now + PUSH_IDLE_MS * empty)
 
     def fail(
         self, claim: Claim, error: Mapping[str, Any], receipt: Mapping[str, Any] | None,
@@ -211,6 +247,7 @@ class Queue:
                 receipt=None if receipt is None else dict(receipt), **_let_go(),
             )  # fmt: skip
             runs.add_segments(tx, claim.run, segments)
+            pushes.refuse(tx, claim.run, str(error.get("message", "")), self._quarantine)
             critical = error.get("code") != "too_many_errors"
             runs.add_event(
                 tx,
@@ -222,12 +259,15 @@ class Queue:
                     data={"error": dict(error)},
                 ),
             )
+            if critical:
+                policies.failed(tx, claim.run, str(error.get("message", "")))
 
     def cancelled(self, claim: Claim) -> None:
         """End a run whose work is gone after a cancel. Raises LostClaim."""
         with self._database.begin() as tx:
             runs.write(tx, claim, state=RunState.CANCELLED, finished_at=tx.now, **_let_go())
             runs.add_event(tx, claim.run, _log("cancelled"))
+            pushes.refuse(tx, claim.run, "The run was cancelled.", self._quarantine)
 
     def retry(self, claim: Claim, run: Run, error: Mapping[str, Any]) -> Millis | None:
         """Give back a run whose outside is down; None when that was the last try."""
@@ -291,8 +331,7 @@ def _log(message: str) -> NewEvent:
 def told(error: BaseException, report: str = "") -> dict[str, str]:
     """Return an error as it is kept and shown; nothing of an unexpected one but its report id."""
     if isinstance(error, HeadraceError):
-        shown = {"code": error.code, "message": error.message, "hint": error.hint}
-        return shown | ({"field": error.field} if error.field else {})
+        return error.as_dict()
     return {
         "code": "internal",
         "message": "Something unexpected happened in the server.",

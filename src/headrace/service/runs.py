@@ -7,24 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from headrace.connectors import registry
 from headrace.connectors.tools import WorkTools
 from headrace.domain.clock import Millis
-from headrace.domain.errors import Conflict, Invalid, NotFound
+from headrace.domain.errors import Conflict, HeadraceError, Invalid, NotFound
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
-from headrace.domain.ids import ExecutionId, RunId, TaskId, TenantId, is_id, new_id
+from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, is_id, new_id
 from headrace.domain.resources import Destination, Source
-from headrace.domain.run import ENDED, Run, RunState, Trigger
+from headrace.domain.run import ENDED, Run, RunKind, RunState, Trigger
 from headrace.domain.task import Task
 from headrace.observe import faults
+from headrace.service import pushes
 from headrace.service.catalog import Catalog
-from headrace.service.orders import Order, make_destination, tools_for
+from headrace.service.orders import Order, Push, make_destination, tools_for
+from headrace.service.schedule import next_moment
 from headrace.settings import Settings
-from headrace.store import resources, runs
+from headrace.store import inbox, resources, runs
 from headrace.store.database import Database, Tx
 from headrace.store.paging import Order as SortOrder
 from headrace.store.paging import Window
 
 KEY_MAX: Final = 255
+DUE_MAX: Final = 500  # schedules started in one transaction
+PUSHES_BYTES_MAX: Final = 16 << 20  # of what a worker is given at once, but for a larger push
 NEWEST_FIRST: Final = SortOrder("queued_at")
 BY_NUMBER: Final = SortOrder("number", descending=False)
 FIFTY: Final = Window(50)
@@ -38,6 +43,15 @@ class Rejects:
     rows: Sequence[Mapping[str, Any]]
     total: int
     next: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """A push that is kept: its run, and the id that its event will have."""
+
+    run: RunId
+    event: EventId
+    at: Millis
 
 
 class Runs:
@@ -69,8 +83,7 @@ class Runs:
                 raise NotFound(f"cannot find task {task_id[:80]}")
             if key is not None and (earlier := runs.started_with(tx, task.id, key)):
                 return earlier
-            if not task.enabled:
-                raise Invalid("The task is disabled.", hint="Enable it first.", field="enabled")
+            self._judge(tx, task)
             if other := runs.unfinished(tx, task.id):
                 raise Conflict(
                     f"The task has a run that is {other.state}: {other.id}.",
@@ -81,18 +94,144 @@ class Runs:
         self._wake()  # after the commit: a dispatcher that wakes must be able to see the run
         return run
 
-    def _queued(self, tx: Tx, task: Task, trigger: Trigger, key: str | None) -> Run:
+    def push(
+        self, tenant: TenantId, task_id: str, *, action: str, records: int, payload: bytes,
+        table: str | None = None,
+    ) -> Pushed:  # fmt: skip
+        """Keep pushed records (a JSON array) for a task, before this returns.
+
+        They are applied in the order of the calls, once. `table` goes instead of the destination's.
+        Raises NotFound, Invalid for a task that takes no pushes or is disabled.
+        """
+        with self._database.begin() as tx:
+            task = resources.locked_task(tx, tenant, task_id) if is_id(task_id) else None
+            if task is None:
+                raise NotFound(f"cannot find task {task_id[:80]}")
+            if not self._takes_pushes(tx, task):
+                raise Invalid(
+                    f"The task {task.id} takes no pushes: its source is not of type push.",
+                    hint="Start it by /run.",
+                )
+            if not task.enabled:
+                raise Invalid(_why_disabled(task), hint="Enable it first.", field="enabled")
+            run = runs.open_push(tx, task.id, table)
+            if run is None:
+                run = self._queued(tx, task, Trigger.API, None, kind=RunKind.PUSH, table=table)
+            id_, at = inbox.add(tx, run.id, action, records, payload)
+            runs.wake(tx, run.id)
+        faults.reach("server.push_kept")
+        self._wake()
+        return Pushed(run=run.id, event=id_, at=at)
+
+    def push_task(self, tenant: TenantId, index: str) -> TaskId:
+        """Return the one task that takes pushes for an index. Raises NotFound or Invalid."""
+        with self._database.read() as tx:
+            found = inbox.push_tasks(tx, tenant, index)
+        if not found:
+            raise NotFound(
+                f"cannot find task {index[:80]}",
+                hint="Make a task with a push source whose destination has this index.",
+            )
+        if len(found) > 1:
+            raise Invalid(
+                f"Several tasks take pushes for {index!r}: {', '.join(found[:10])}.",
+                hint="Push to one of them: /2/tasks/{taskID}/push.",
+            )
+        return found[0]
+
+    def _takes_pushes(self, tx: Tx, task: Task) -> bool:
+        source = resources.find(tx, Source, task.tenant, task.source)
+        return source is not None and source.type == "push"
+
+    def _judge(self, tx: Tx, task: Task) -> None:
+        """Raise Invalid for a task that cannot be started."""
+        if not task.enabled:
+            raise Invalid(_why_disabled(task), hint="Enable it first.", field="enabled")
+        if self._takes_pushes(tx, task):
+            raise Invalid(
+                "A task with a push source is not started: it runs when records are pushed to it.",
+                hint="Send them to /2/tasks/{taskID}/push.",
+            )
+
+    def start_all(
+        self, tenant: TenantId, source: str, *, kind: RunKind, indices: Callable[[str], bool]
+    ) -> list[Run]:
+        """Queue a run of every enabled task of a source whose index is wanted."""
+        with self._database.begin() as tx:
+            tasks, _ = resources.listed(
+                tx, Task, tenant, {"source": [source], "enabled": [True]},
+                SortOrder("created_at", descending=False), Window(1_000),
+            )  # fmt: skip
+            started = []
+            for task in tasks:
+                end = resources.find(tx, Destination, tenant, task.destination)
+                wanted = end is not None and indices(str(end.input.get("indexName", "")))
+                if wanted and not runs.unfinished(tx, task.id):
+                    started.append(self._queued(tx, task, Trigger.API, None, kind=kind))
+        self._wake()
+        return started
+
+    def told(self, tenant: TenantId, kind: RunKind, error: HeadraceError | None, rows: int) -> Run:
+        """Put on record what was done at once and of no task: a run that has ended already."""
+        with self._database.begin() as tx:
+            run = Run(
+                id=RunId(new_id()), tenant=tenant, task=TaskId(""),
+                execution=ExecutionId(new_id()), trigger=Trigger.API, kind=kind, action="",
+                state=RunState.FAILED if error else RunState.SUCCEEDED, fence=0, attempt=1,
+                deaths=0, waiting_for=None, progress={}, receipt=None,
+                error=error.as_dict() if error else None, failure_threshold=0,
+                queued_at=tx.now, started_at=tx.now, finished_at=tx.now, not_before=tx.now,
+                updated_at=tx.now,
+            )  # fmt: skip
+            runs.add_ended(tx, run)
+            status = EventStatus.FAILED if error else EventStatus.SUCCEEDED
+            message = error.message if error else f"{rows:,} records were read."
+            data = {"reason": f"{error.message} {error.hint}".strip()} if error else {}
+            runs.add_event(
+                tx, run.id,
+                NewEvent(
+                    kind=EventKind.FETCH, status=status, message=message, rows=rows, data=data
+                ),
+            )  # fmt: skip
+        return run
+
+    def tick(self) -> int:
+        """Start what is due by its schedule; return how many runs were queued.
+
+        What was missed while no server ran is started once. A task that still has a run is passed
+        over, and told so by that run's events.
+        """
+        started = 0
+        with self._database.begin() as tx:
+            for task in resources.due_tasks(tx, DUE_MAX):
+                assert task.cron is not None  # of a schedule
+                moment = next_moment(task.cron, tx.now)
+                if not resources.move_schedule(tx, task, moment):
+                    continue  # another server was quicker
+                if other := runs.unfinished(tx, task.id):
+                    self._said(tx, other, "the schedule was due; this run was still under way")
+                    continue
+                self._queued(tx, task, Trigger.SCHEDULE, None)
+                started += 1
+        if started:
+            self._wake()
+        return started
+
+    def _queued(
+        self, tx: Tx, task: Task, trigger: Trigger, key: str | None, *,
+        kind: RunKind = RunKind.REINDEX, table: str | None = None,
+    ) -> Run:  # fmt: skip
         run = Run(
             id=RunId(new_id()), tenant=task.tenant, task=task.id,
-            execution=ExecutionId(new_id()), state=RunState.QUEUED, trigger=trigger,
-            action=task.action, fence=0, attempt=0, deaths=0, waiting_for=None, progress={},
-            receipt=None, error=None, failure_threshold=task.failure_threshold,
+            execution=ExecutionId(new_id()), state=RunState.QUEUED, trigger=trigger, kind=kind,
+            table=table, action=task.action, fence=0, attempt=0, deaths=0, waiting_for=None,
+            progress={}, receipt=None, error=None, failure_threshold=task.failure_threshold,
             queued_at=tx.now, started_at=None, finished_at=None, not_before=tx.now,
             updated_at=tx.now,
         )  # fmt: skip
         runs.add(
             tx, run, source=task.source, destination=task.destination,
-            exclusive=self._exclusive(tx, task), idempotency_key=key,
+            exclusive=self._exclusive(tx, task, table), idempotency_key=key,
         )  # fmt: skip
         # Invariant 4: a change and the event that tells of it commit together.
         runs.add_event(
@@ -102,11 +241,13 @@ class Runs:
         )
         return run
 
-    def _exclusive(self, tx: Tx, task: Task) -> str | None:
+    def _exclusive(self, tx: Tx, task: Task, table: str | None) -> str | None:
         end = resources.find(tx, Destination, task.tenant, task.destination)
         assert end is not None  # a foreign key
-        order = self._order_of_destination(tx, end)
-        made = make_destination(end.type, order.destination_input, self._tools(order))
+        order = self._order_of_destination(tx, end, table)
+        if order.destination_type not in registry.destination_names():
+            return None  # its run will say so
+        made = make_destination(order.destination_type, order.destination_input, self._tools(order))
         try:
             return made.exclusive()
         finally:
@@ -118,8 +259,8 @@ class Runs:
     # Orders: what a worker is told.
 
     def order(self, run: Run) -> Order:
-        """Return the order of a claimed run, secrets opened."""
-        with self._database.read() as tx:
+        """Return the order of a claimed run, secrets opened; of a push run, what was pushed."""
+        with self._database.begin() as tx:
             task = resources.find(tx, Task, run.tenant, run.task)
             assert task is not None  # a task with runs under way cannot be removed
             source = resources.find(tx, Source, run.tenant, task.source)
@@ -129,11 +270,26 @@ class Runs:
             return self._order(
                 run=run.id, attempt=run.attempt, scope=task.id, fence=run.fence,
                 source_type=source.type, source_input=self._catalog.opened(tx, source),
-                destination_type=destination.type,
-                destination_input=self._catalog.opened(tx, destination), action=run.action,
-                table=task.table, key=task.key, failure_threshold=run.failure_threshold,
-                tenant=run.tenant,
+                destination_type=self._catalog.connector_of(tx, destination),
+                destination_input=self._destination_input(tx, destination, run.table),
+                action=run.action, table=task.table, key=task.key,
+                failure_threshold=run.failure_threshold, tenant=run.tenant,
+                pushes=tuple(
+                    Push(
+                        id=one.id, batch=one.batch, action=one.action, records=one.records,
+                        payload=one.payload,
+                    )
+                    for one in (
+                        inbox.taken(tx, run.id, PUSHES_BYTES_MAX)
+                        if run.kind is RunKind.PUSH
+                        else ()
+                    )
+                ),
             )  # fmt: skip
+
+    def _destination_input(self, tx: Tx, end: Destination, table: str | None) -> dict[str, Any]:
+        opened = self._catalog.opened(tx, end)
+        return opened if table is None else opened | {"indexName": table}
 
     def reading_order(self, tenant: TenantId, destination_id: str) -> tuple[Order, str | None]:
         """Return an order to read a destination with, and the exclusive name it has."""
@@ -146,16 +302,28 @@ class Runs:
             if end is None:
                 raise NotFound(f"cannot find destination {destination_id[:80]}")
             order = self._order_of_destination(tx, end)
-        made = make_destination(end.type, order.destination_input, self._tools(order))
+        made = make_destination(order.destination_type, order.destination_input, self._tools(order))
         try:
             return order, made.exclusive()
         finally:
             made.close()
 
-    def _order_of_destination(self, tx: Tx, end: Destination) -> Order:
+    def sampling_order(
+        self, tenant: TenantId, type_: str, given: Mapping[str, Any], authentication: str | None
+    ) -> Order:
+        """Return an order to read a source with that is not kept."""
+        return self._order(
+            run="", attempt=0, scope="", fence=0, source_type=type_,
+            source_input=self._catalog.opened_input(tenant, given, authentication),
+            destination_type="", destination_input={}, action="", table=None, key=(),
+            failure_threshold=0, tenant=tenant,
+        )  # fmt: skip
+
+    def _order_of_destination(self, tx: Tx, end: Destination, table: str | None = None) -> Order:
         return self._order(
             run="", attempt=0, scope="", fence=0, source_type="", source_input={},
-            destination_type=end.type, destination_input=self._catalog.opened(tx, end), action="",
+            destination_type=self._catalog.connector_of(tx, end),
+            destination_input=self._destination_input(tx, end, table), action="",
             table=None, key=(), failure_threshold=0, tenant=end.tenant,
         )  # fmt: skip
 
@@ -193,13 +361,14 @@ class Runs:
     def listed(
         self, tenant: TenantId, *, task: str | None = None,
         states: Sequence[RunState] | None = None, since: Millis | None = None,
-        until: Millis | None = None, order: SortOrder = NEWEST_FIRST, window: Window = FIFTY,
+        until: Millis | None = None, kinds: Sequence[str] | None = None,
+        order: SortOrder = NEWEST_FIRST, window: Window = FIFTY,
     ) -> tuple[list[Run], int]:  # fmt: skip
         """Return one page of runs and how many there are."""
         with self._database.read() as tx:
             return runs.listed(
-                tx, tenant, task=task, states=states, since=since, until=until, order=order,
-                window=window,
+                tx, tenant, task=task, states=states, since=since, until=until, kinds=kinds,
+                order=order, window=window,
             )  # fmt: skip
 
     def last_of(self, task: TaskId) -> Run | None:
@@ -229,6 +398,11 @@ class Runs:
         if found is None:
             raise NotFound(f"cannot find event {event_id[:80]}")
         return found
+
+    def event_or_none(self, tenant: TenantId, id_: str, event_id: str) -> Event | None:
+        """Return one event of a run, or None as long as it has not happened."""
+        with self._database.read() as tx:
+            return runs.find_event(tx, self._get(tx, tenant, id_).id, event_id)
 
     def rejects(self, tenant: TenantId, id_: str, limit: int, cursor: str | None) -> Rejects:
         """Return a page of the rows that a run rejected, in the order they were found."""
@@ -274,6 +448,7 @@ class Runs:
                     waiting_for=None,
                 )  # fmt: skip
                 self._said(tx, run, "cancelled before it started")
+                pushes.refuse(tx, run.id, "The run was cancelled.", self.quarantine)
             elif run.state is RunState.RUNNING:
                 runs.move(tx, run.id, (RunState.RUNNING,), state=RunState.CANCELLING)
                 self._said(tx, run, "a cancel was asked for")
@@ -310,6 +485,10 @@ class Runs:
                     path.unlink()
                     removed += 1
         return removed
+
+
+def _why_disabled(task: Task) -> str:
+    return f"The task is disabled. {task.blocked or ''}".strip()
 
 
 def _place(cursor: str | None, segments: int) -> tuple[int, int]:

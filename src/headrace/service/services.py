@@ -1,25 +1,35 @@
 """All services of one server, as the doors are handed them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from headrace.contract.destination import Page
 from headrace.domain.ids import TenantId
+from headrace.engine.javascript import Tried
 from headrace.service.access import Access
 from headrace.service.catalog import Catalog
 from headrace.service.runs import Runs
 from headrace.settings import Settings
 
 ReadTable = Callable[[TenantId, str, str, int, str | None], Page]
+Sample = Callable[[TenantId, str, Mapping[str, Any], str | None], list[dict[str, Any]]]
+TryTransformation = Callable[[str, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], Tried]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """`read_table(tenant, destination, table, limit, cursor)` reads back what landed."""
+    """`read_table(tenant, destination, table, limit, cursor)` reads back what landed.
+
+    `sample(tenant, type, input, authentication)` returns the first records of a source that is not
+    kept; `try_transformation(type, input, secrets, record)` what becomes of one record.
+    """
 
     settings: Settings
     access: Access
     catalog: Catalog
     runs: Runs
     read_table: ReadTable
+    sample: Sample
+    try_transformation: TryTransformation
     ready: Callable[[], str | None]  # why the server takes no work, or None

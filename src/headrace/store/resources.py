@@ -1,9 +1,9 @@
-"""Authentications, sources, destinations and tasks: added, found, listed, changed, removed.
+"""Authentications, sources, destinations, transformations and tasks: kept, found, removed.
 
 Every look-up is by tenant: another tenant's id is not there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -14,20 +14,22 @@ from headrace.domain.ids import (
     SourceId,
     TaskId,
     TenantId,
+    TransformationId,
 )
-from headrace.domain.resources import Authentication, Destination, Source
+from headrace.domain.resources import Authentication, Destination, Source, Transformation
 from headrace.domain.task import Action, Task, TriggerType
 from headrace.store import tables
 from headrace.store.database import Tx
 from headrace.store.paging import Order, Window, page
 
-T = TypeVar("T", Authentication, Source, Destination, Task)
+T = TypeVar("T", Authentication, Source, Destination, Transformation, Task)
 AnyRow = Any  # a row of SQLAlchemy's
 
 TABLES: Final[dict[type, sa.Table]] = {
     Authentication: tables.authentication,
     Source: tables.source,
     Destination: tables.destination,
+    Transformation: tables.transformation,
     Task: tables.task,
 }
 # What must not be removed while something points at it.
@@ -35,7 +37,28 @@ USERS: Final[dict[type, Sequence[sa.Column[Any]]]] = {
     Authentication: (tables.source.c.authentication, tables.destination.c.authentication),
     Source: (tables.task.c.source,),
     Destination: (tables.task.c.destination,),
+    Transformation: (),
     Task: (),
+}
+# The same, where ids are kept in a list.
+LISTS: Final[dict[type, sa.Column[Any]]] = {
+    Authentication: tables.transformation.c.authentications,
+    Transformation: tables.destination.c.transformations,
+}
+
+
+# Filters that are no column of the table.
+FILTERS: Final[dict[str, Callable[[Any], sa.ColumnElement[bool]]]] = {
+    "transformation": lambda id_: _holds(tables.destination.c.transformations, id_),
+    "source_type": lambda type_: tables.task.c.source.in_(
+        sa.select(tables.source.c.id).where(tables.source.c.type == type_)
+    ),
+    "mails": lambda wanted: (
+        sa.func.coalesce(
+            tables.task.c.extra[("notifications", "email", "enabled")].as_boolean(), sa.false()
+        )
+        == wanted
+    ),
 }
 
 
@@ -67,7 +90,16 @@ def user_of(tx: Tx, kind: type[T], id_: str) -> tuple[str, str] | None:
     for column in USERS[kind]:
         if found := tx.first(sa.select(column.table.c.id).where(column == id_).limit(1)):
             return str(column.table.name), found.id
+    if (listed_in := LISTS.get(kind)) is not None:
+        query = sa.select(listed_in.table.c.id).where(_holds(listed_in, id_)).limit(1)
+        if found := tx.first(query):
+            return str(listed_in.table.name), found.id
     return None
+
+
+def _holds(column: sa.Column[Any], id_: str) -> sa.ColumnElement[bool]:
+    """Return SQL that is true where a JSON list of ids holds one."""
+    return sa.cast(column, sa.Text).contains(f'"{id_}"', autoescape=True)
 
 
 def find(tx: Tx, kind: type[T], tenant: TenantId, id_: str) -> T | None:
@@ -85,6 +117,25 @@ def locked_task(tx: Tx, tenant: TenantId, id_: str) -> Task | None:
     return None if found is None else made(Task, found)
 
 
+def due_tasks(tx: Tx, limit: int) -> list[Task]:
+    """Return enabled tasks whose schedule is due."""
+    table = tables.task
+    query = sa.select(table).where(table.c.next_run <= tx.now, table.c.enabled.is_(True))
+    return [made(Task, row) for row in tx.all(query.order_by(table.c.next_run).limit(limit))]
+
+
+def move_schedule(tx: Tx, task: Task, moment: int) -> bool:
+    """Set a task's next moment; False if somebody else has."""
+    table = tables.task
+    statement = sa.update(table).where(table.c.id == task.id, table.c.next_run == task.next_run)
+    return bool(tx.run(statement.values(next_run=moment)))
+
+
+def forgive(tx: Tx, id_: str) -> None:
+    """Forget the critical failures in a row that a task has had."""
+    tx.run(sa.update(tables.task).where(tables.task.c.id == id_).values(criticals=0))
+
+
 def sealed(tx: Tx, kind: type, id_: str) -> bytes | None:
     """Return what is sealed of a thing."""
     table = TABLES[kind]
@@ -100,6 +151,9 @@ def listed(
     table = TABLES[kind]
     query = sa.select(table).where(table.c.tenant == tenant)
     for name, values in where.items():
+        if name in FILTERS:
+            query = query.where(sa.or_(*(FILTERS[name](value) for value in values)))
+            continue
         column = table.c[name]
         known = [value for value in values if value is not None]
         test = column.in_(known)
@@ -130,7 +184,19 @@ def _values(thing: T) -> dict[str, Any]:
                 "source": thing.source, "destination": thing.destination, "action": thing.action,
                 "trigger": thing.trigger, "enabled": thing.enabled,
                 "failure_threshold": thing.failure_threshold, "table_name": thing.table,
-                "key_columns": list(thing.key), "extra": dict(thing.extra),
+                "key_columns": list(thing.key), "extra": dict(thing.extra), "cron": thing.cron,
+                "next_run": thing.next_run, "blocked": thing.blocked,
+            }  # fmt: skip
+        case Transformation():
+            return common | {
+                "type": thing.type, "description": thing.description, "input": dict(thing.input),
+                "authentications": list(thing.authentications),
+            }  # fmt: skip
+        case Destination():
+            return common | {
+                "type": thing.type, "input": dict(thing.input),
+                "authentication": thing.authentication,
+                "transformations": list(thing.transformations),
             }  # fmt: skip
         case _:
             return common | {
@@ -146,14 +212,25 @@ def made(kind: type[T], row: AnyRow) -> T:
         "updated_at": row.updated_at,
     }  # fmt: skip
     thing: Any
-    maker: Any = kind
     if kind is Task:
         thing = Task(
             id=TaskId(row.id), source=SourceId(row.source),
             destination=DestinationId(row.destination), action=Action(row.action),
             trigger=TriggerType(row.trigger), enabled=row.enabled,
             failure_threshold=row.failure_threshold, table=row.table_name,
-            key=tuple(row.key_columns), extra=row.extra, **common,
+            key=tuple(row.key_columns), extra=row.extra, cron=row.cron, next_run=row.next_run,
+            blocked=row.blocked, **common,
+        )  # fmt: skip
+    elif kind is Transformation:
+        thing = Transformation(
+            id=TransformationId(row.id), type=row.type, description=row.description,
+            input=row.input, authentications=tuple(row.authentications), **common,
+        )  # fmt: skip
+    elif kind is Destination:
+        thing = Destination(
+            id=DestinationId(row.id), type=row.type, input=row.input,
+            authentication=row.authentication, transformations=tuple(row.transformations),
+            **common,
         )  # fmt: skip
     elif kind is Authentication:
         thing = Authentication(
@@ -161,6 +238,8 @@ def made(kind: type[T], row: AnyRow) -> T:
             **common,
         )  # fmt: skip
     else:
-        thing = maker(id=row.id, type=row.type, input=row.input, authentication=row.authentication,
-                     **common)  # fmt: skip
+        thing = Source(
+            id=SourceId(row.id), type=row.type, input=row.input,
+            authentication=row.authentication, **common,
+        )  # fmt: skip
     return thing  # type: ignore[no-any-return]  # of the kind asked for

@@ -10,7 +10,7 @@ from headrace.domain.clock import Millis
 from headrace.domain.errors import LostClaim
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
 from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, new_id
-from headrace.domain.run import ACTIVE, Claim, Run, RunState, Trigger
+from headrace.domain.run import ACTIVE, Claim, Run, RunKind, RunState, Trigger
 from headrace.store import tables
 from headrace.store.database import Tx
 from headrace.store.paging import Order, Window, page
@@ -40,10 +40,26 @@ def add(tx: Tx, new: Run, *, source: str, destination: str, exclusive: str | Non
     tx.run(
         sa.insert(run).values(
             id=new.id, tenant=new.tenant, task=new.task, source=source, destination=destination,
-            execution=new.execution, state=new.state, trigger=new.trigger, action=new.action,
+            execution=new.execution, state=new.state, trigger=new.trigger, kind=new.kind,
+            action=new.action,
             fence=0, attempt=0, deaths=0, progress={}, failure_threshold=new.failure_threshold,
-            exclusive=exclusive, idempotency_key=idempotency_key, queued_at=new.queued_at,
+            exclusive=exclusive, table_name=new.table, idempotency_key=idempotency_key,
+            queued_at=new.queued_at,
             not_before=new.not_before, updated_at=new.updated_at, events=0,
+        )
+    )  # fmt: skip
+
+
+def add_ended(tx: Tx, new: Run) -> None:
+    """Keep a run that was over before it was told of, of no task."""
+    tx.run(
+        sa.insert(run).values(
+            id=new.id, tenant=new.tenant, task=None, source="", destination="",
+            execution=new.execution, state=new.state, trigger=new.trigger, kind=new.kind,
+            action=new.action, fence=0, attempt=new.attempt, deaths=0, progress={},
+            error=new.error, failure_threshold=0, queued_at=new.queued_at,
+            started_at=new.started_at, finished_at=new.finished_at, not_before=new.not_before,
+            updated_at=new.updated_at, events=0,
         )
     )  # fmt: skip
 
@@ -51,6 +67,15 @@ def add(tx: Tx, new: Run, *, source: str, destination: str, exclusive: str | Non
 def find(tx: Tx, tenant: TenantId, id_: str) -> Run | None:
     found = tx.first(sa.select(run).where(run.c.id == id_, run.c.tenant == tenant))
     return None if found is None else made(found)
+
+
+def wake(tx: Tx, id_: str) -> None:
+    """Make a queued run due now."""
+    tx.run(
+        sa.update(run)
+        .where(run.c.id == id_, run.c.state == RunState.QUEUED)
+        .values(not_before=tx.now, waiting_for=None, updated_at=tx.now)
+    )
 
 
 def any_tenants(tx: Tx, id_: str) -> Run | None:
@@ -83,6 +108,24 @@ def unfinished(tx: Tx, task: TaskId) -> Run | None:
     return None if found is None else made(found)
 
 
+def open_push(tx: Tx, task: TaskId, table: str | None) -> Run | None:
+    """Return the task's run that still takes pushes for a table, locked."""
+    query = sa.select(run).where(
+        run.c.task == task,
+        run.c.kind == RunKind.PUSH,
+        run.c.state.in_((RunState.QUEUED, RunState.RUNNING)),
+        run.c.table_name.is_(None) if table is None else run.c.table_name == table,
+    )
+    found = tx.first(query.limit(1).with_for_update())
+    return None if found is None else made(found)
+
+
+def receipt_of(tx: Tx, id_: str) -> Mapping[str, Any] | None:
+    """Return what a run has on record so far."""
+    found = tx.first(sa.select(run.c.receipt).where(run.c.id == id_))
+    return None if found is None else found.receipt
+
+
 def last_of(tx: Tx, task: TaskId) -> Run | None:
     """Return the task's newest run."""
     found = tx.first(
@@ -93,6 +136,7 @@ def last_of(tx: Tx, task: TaskId) -> Run | None:
 
 def listed(
     tx: Tx, tenant: TenantId, *, task: str | None, states: Sequence[RunState] | None,
+    kinds: Sequence[str] | None = None,
     since: Millis | None, until: Millis | None, order: Order, window: Window,
 ) -> tuple[list[Run], int]:  # fmt: skip
     """Return one page of runs and how many there are."""
@@ -101,6 +145,8 @@ def listed(
         query = query.where(run.c.task == task)
     if states is not None:
         query = query.where(run.c.state.in_(states))
+    if kinds is not None:
+        query = query.where(run.c.kind.in_(kinds))
     if since is not None:
         query = query.where(run.c.queued_at >= since)
     if until is not None:
@@ -114,6 +160,7 @@ def forget_task(tx: Tx, task: TaskId) -> None:
     ids = sa.select(run.c.id).where(run.c.task == task)
     tx.run(sa.delete(event).where(event.c.run.in_(ids)))
     tx.run(sa.delete(tables.reject_segment).where(tables.reject_segment.c.run.in_(ids)))
+    tx.run(sa.delete(tables.inbox).where(tables.inbox.c.run.in_(ids)))
     tx.run(sa.delete(run).where(run.c.task == task))
 
 
@@ -196,9 +243,15 @@ def tell_waiting(tx: Tx, id_: str, reason: str) -> None:
 
 def next_fence(tx: Tx) -> int:
     """Return a number higher than every earlier fence."""
-    counter = tables.counter
-    tx.run(sa.update(counter).where(counter.c.name == "fence").values(value=counter.c.value + 1))
-    return int(tx.con.execute(sa.select(counter.c.value)).scalar_one())
+    return next_number(tx, "fence")
+
+
+def next_number(tx: Tx, name: str) -> int:
+    """Count a counter up, and return where it stands."""
+    counter = tables.counter.c
+    tx.run(sa.update(tables.counter).where(counter.name == name).values(value=counter.value + 1))
+    query = sa.select(counter.value).where(counter.name == name)
+    return int(tx.con.execute(query).scalar_one())
 
 
 def claim(tx: Tx, id_: str, holder: str, lease_ms: int) -> Claim | None:
@@ -296,13 +349,16 @@ def unfinished_ids(tx: Tx) -> set[str]:
 # Events.
 
 
-def add_event(tx: Tx, id_: RunId, new: NewEvent) -> None:
-    """Write an event of a run, in the transaction of what it tells of (invariant 4)."""
+def add_event(tx: Tx, id_: RunId, new: NewEvent, event_id: str | None = None) -> None:
+    """Write an event of a run, in the transaction of what it tells of (invariant 4).
+
+    `event_id` is given where the event's id was promised before it happened (a push).
+    """
     tx.run(sa.update(run).where(run.c.id == id_).values(events=run.c.events + 1))
     number = tx.con.execute(sa.select(run.c.events).where(run.c.id == id_)).scalar_one()
     tx.run(
         sa.insert(event).values(
-            id=new_id(), run=id_, number=number, kind=new.kind, status=new.status,
+            id=event_id or new_id(), run=id_, number=number, kind=new.kind, status=new.status,
             message=new.message, rows=new.rows, data=dict(new.data), at=tx.now,
         )
     )  # fmt: skip
@@ -343,10 +399,11 @@ def made_event(row: Any) -> Event:
 def made(row: Any) -> Run:
     """Make the domain's value of a row."""
     return Run(
-        id=RunId(row.id), tenant=TenantId(row.tenant), task=TaskId(row.task),
+        id=RunId(row.id), tenant=TenantId(row.tenant), task=TaskId(row.task or ""),
         execution=ExecutionId(row.execution), state=RunState(row.state),
-        trigger=Trigger(row.trigger), action=row.action, fence=row.fence, attempt=row.attempt,
-        deaths=row.deaths, waiting_for=row.waiting_for, progress=row.progress or {},
+        trigger=Trigger(row.trigger), kind=RunKind(row.kind), action=row.action,
+        fence=row.fence, attempt=row.attempt, deaths=row.deaths, table=row.table_name,
+        waiting_for=row.waiting_for, progress=row.progress or {},
         receipt=row.receipt, error=row.error, failure_threshold=row.failure_threshold,
         queued_at=row.queued_at, started_at=row.started_at, finished_at=row.finished_at,
         not_before=row.not_before, updated_at=row.updated_at,

@@ -77,7 +77,15 @@ destination: Final = Table(
     "destination", metadata, _id(), _tenant(), Column("type", String(40), nullable=False),
     Column("name", String(400), nullable=False), Column("input", JSON, nullable=False),
     Column("sealed", LargeBinary),
-    Column("authentication", ForeignKey("authentication.id"), index=True), *_times(),
+    Column("authentication", ForeignKey("authentication.id"), index=True),
+    Column("transformations", JSON, nullable=False), *_times(),
+)  # fmt: skip
+
+transformation: Final = Table(
+    "transformation", metadata, _id(), _tenant(), Column("type", String(40), nullable=False),
+    Column("name", String(400), nullable=False), Column("description", Text),
+    Column("input", JSON, nullable=False), Column("authentications", JSON, nullable=False),
+    *_times(),
 )  # fmt: skip
 
 task: Final = Table(
@@ -87,21 +95,25 @@ task: Final = Table(
     Column("action", String(20), nullable=False), Column("trigger", String(20), nullable=False),
     Column("enabled", Boolean, nullable=False),
     Column("failure_threshold", Integer, nullable=False), Column("table_name", String(400)),
-    Column("key_columns", JSON, nullable=False), Column("extra", JSON, nullable=False), *_times(),
+    Column("key_columns", JSON, nullable=False), Column("extra", JSON, nullable=False),
+    Column("cron", String(200)), Column("next_run", BigInteger, index=True),
+    Column("blocked", Text), Column("criticals", Integer, nullable=False, default=0), *_times(),
+    Index("ix_task_listed", "tenant", "created_at", "id"),
 )  # fmt: skip
 
 run: Final = Table(
     "run", metadata, _id(), _tenant(),
-    Column("task", ForeignKey("task.id"), nullable=False),
+    Column("task", ForeignKey("task.id")),  # none: it was no task's (a source was tried)
     Column("source", String(36), nullable=False), Column("destination", String(36), nullable=False),
     Column("execution", String(36), nullable=False, index=True),
     Column("state", String(20), nullable=False), Column("trigger", String(20), nullable=False),
-    Column("action", String(20), nullable=False),
+    Column("kind", String(20), nullable=False), Column("action", String(20), nullable=False),
     Column("fence", BigInteger, nullable=False, default=0),
     Column("attempt", Integer, nullable=False, default=0),
     Column("deaths", Integer, nullable=False, default=0),
     Column("holder", String(80)), Column("lease_until", BigInteger),
-    Column("exclusive", String(500)), Column("waiting_for", Text),
+    Column("exclusive", String(500)), Column("table_name", String(400)),
+    Column("waiting_for", Text),
     Column("progress", JSON, nullable=False), Column("receipt", JSON), Column("error", JSON),
     Column("token", Text), Column("failure_threshold", Integer, nullable=False),
     Column("idempotency_key", String(255)),
@@ -136,6 +148,15 @@ reject_segment: Final = Table(
     Column("run", ForeignKey("run.id"), primary_key=True),
     Column("name", String(200), primary_key=True), Column("rows", BigInteger, nullable=False),
     Column("bytes", BigInteger, nullable=False),
+)  # fmt: skip
+
+# What was pushed and is not yet in its destination. The id is the event's that will tell of it.
+inbox: Final = Table(
+    "inbox", metadata, _id(), Column("number", BigInteger, nullable=False, unique=True),
+    Column("run", ForeignKey("run.id"), nullable=False), Column("batch", BigInteger),
+    Column("action", String(40), nullable=False), Column("records", Integer, nullable=False),
+    Column("payload", LargeBinary, nullable=False), Column("at", BigInteger, nullable=False),
+    Index("ix_inbox_run", "run", "number"),
 )  # fmt: skip
 
 counter: Final = Table(

@@ -211,15 +211,18 @@ class DuckdbLoad:
         exists = _exists(con, target.table)
         if exists:
             self._refuse_view()
-        if target.action is Action.PARTIAL_NO_CREATE and not exists:
-            return Counts(filtered=self._stage_counts(with_file=with_file))
+        if not exists and target.action in (Action.PARTIAL_NO_CREATE, Action.DELETE):
+            missed = self._stage_counts(with_file=with_file)
+            deleting = target.action is Action.DELETE
+            return Counts(unchanged=missed) if deleting else Counts(filtered=missed)
         if not exists or (target.action is Action.REPLACE and not self._has_dependants()):
             return self._swap(exists=exists, with_file=with_file)
         replaced_out = 0
         after: list[str] = []
         if target.action is Action.REPLACE:
             replaced_out, after = self._make_anew()
-        nulls = self._evolve(columns)
+        deleting = target.action is Action.DELETE
+        nulls = frozenset() if deleting else self._evolve(columns)
         apply = sql.Apply(
             query=self._query, table=self._table, stage=self.stage, columns=columns,
             key=target.key, with_file=with_file,

@@ -328,13 +328,15 @@ class PostgresqlLoad:
         target, exists = self._target, self._exists()
         if exists:
             self._refuse_view()
-        if target.action is Action.PARTIAL_NO_CREATE and not exists:
-            counts = Counts(filtered=self._stage_counts())
+        if not exists and target.action in (Action.PARTIAL_NO_CREATE, Action.DELETE):
+            missed = self._stage_counts()
+            deleting = target.action is Action.DELETE
+            counts = Counts(unchanged=missed) if deleting else Counts(filtered=missed)
             self._con.execute(f"drop table {self._stage}")
             return counts
         if not exists or (target.action is Action.REPLACE and not self._has_dependants()):
             return self._swap(exists=exists)
-        nulls = self._evolve()
+        nulls = frozenset() if target.action is Action.DELETE else self._evolve()
         if target.key:
             self._con.execute(f"analyze {self._stage}")
             self._con.execute(f"lock table {self._table} in share row exclusive mode")

@@ -14,11 +14,12 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import duckdb
 import msgspec
 
+from headrace.connectors.families.attributes import Exclude, excluded
 from headrace.contract.columns import DOCUMENT, FILE, KEY
 from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
-from headrace.domain.errors import LostClaim, NotFound, Refused, Unavailable
+from headrace.domain.errors import Invalid, LostClaim, NotFound, Refused, Unavailable
 from headrace.domain.task import Action
 from headrace.observe import faults
 
@@ -32,6 +33,14 @@ class SearchConfig(Config, frozen=True, kw_only=True):
 
     index_name: Annotated[str, msgspec.Meta(min_length=1, max_length=256, title="Index")]
     index_prefix: str | None = None
+    attributes_to_exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            excluded(self.attributes_to_exclude)
+        except Invalid as error:
+            raise ValueError(str(error)) from None
+
     record_type: Literal["product", "variant", "collection"] | None = None
 
 
@@ -61,7 +70,9 @@ class Search:
     def load(self, target: Target) -> Load:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with _told():
-            return SearchLoad(_open(self._path), target)
+            return SearchLoad(
+                _open(self._path), target, excluded(self._config.attributes_to_exclude)
+            )
 
     def read(self, table: str, limit: int, cursor: str | None) -> Page:
         if table != self._config.index_name or not self._path.exists():
@@ -125,9 +136,10 @@ class SearchLoad:
     stage = ""
     con: duckdb.DuckDBPyConnection | None = None
 
-    def __init__(self, con: sqlite3.Connection, target: Target) -> None:
+    def __init__(self, con: sqlite3.Connection, target: Target, exclude: Exclude | None) -> None:
         self._db = con
         self._target = target
+        self._exclude = exclude
         con.create_function("merged", 2, _merged, deterministic=True)
         self._stage = f"stage_{target.fence}"
         self._files: list[str] = []
@@ -176,6 +188,8 @@ class SearchLoad:
 
     def _write_chunk(self, chunk: list[tuple[Any, ...]], *, with_file: bool) -> None:
         db = self._db
+        if self._exclude:
+            chunk = [(row[0], self._exclude(row[1]), *row[2:]) for row in chunk]
         if with_file:
             for path in dict.fromkeys(row[2] for row in chunk):
                 if path not in self._files:
@@ -216,6 +230,8 @@ class SearchLoad:
         match self._target.action:
             case Action.REPLACE:
                 return self._replace()
+            case Action.DELETE:
+                return self._delete()
             case Action.PARTIAL | Action.PARTIAL_NO_CREATE:
                 return self._partial(create=self._target.action is Action.PARTIAL)
             case _:
@@ -265,6 +281,13 @@ class SearchLoad:
         return Counts(
             inserted=new if create else {}, updated=updated, filtered={} if create else new
         )
+
+    def _delete(self) -> Counts:
+        deleted = self._by_file(self._known)
+        missed = self._by_file(f"not {self._known}")
+        self._forget_matched()
+        self._db.execute(f"drop table {self._stage}")
+        return Counts(deleted=deleted, unchanged=missed)
 
     def _forget_matched(self) -> None:
         matched = f"select r.id from records as r join {self._stage} as s using (object_id)"

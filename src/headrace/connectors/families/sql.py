@@ -51,6 +51,13 @@ class Apply:
                 landed = self._insert("true")
                 inserted = {file: rows - updated.get(file, 0) for file, rows in landed.items()}
                 return Counts(inserted=inserted, updated=updated)
+            case Action.DELETE:
+                deleted, total = self._matched(), self._by_file("true")
+                self.query(
+                    f"delete from {self.table} as t using {self.stage} as s where {self._on}"
+                )
+                missed = {file: rows - deleted.get(file, 0) for file, rows in total.items()}
+                return Counts(deleted=deleted, unchanged=missed)
             case Action.PARTIAL | Action.PARTIAL_NO_CREATE:
                 return self._partial(create=action is Action.PARTIAL)
 

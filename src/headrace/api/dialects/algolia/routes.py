@@ -1,113 +1,42 @@
 """Routes of the Algolia dialect: one service call between two translations."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import time
 from typing import Any, Final
 
+import msgspec
 from litestar import Router, delete, get, patch, post, put
+from litestar.concurrency import sync_to_thread
 from litestar.di import Provide
 
 from headrace.api import errors
 from headrace.api.auth import AnyRequest, algolia, services
-from headrace.api.bodies import converted, payload
+from headrace.api.bodies import converted, decoded, payload, plain_body
 from headrace.api.dialects.algolia import translate, wire
-from headrace.domain.clock import Millis, now_ms, parse_rfc3339
-from headrace.domain.errors import Invalid
+from headrace.api.dialects.algolia.query import Query
+from headrace.domain.clock import now_ms
+from headrace.domain.errors import HeadraceError, Invalid, TooLarge
+from headrace.domain.event import EventStatus
 from headrace.domain.ids import TaskId
 from headrace.domain.principal import Principal
-from headrace.domain.resources import Authentication, Destination, Source
-from headrace.domain.run import Trigger
+from headrace.domain.resources import Authentication, Destination, Source, Transformation
+from headrace.domain.run import RunKind, Trigger
 from headrace.domain.task import Task
+from headrace.service.runs import Pushed
 from headrace.service.services import Services
-from headrace.store.paging import Order, Window
 
 Json = dict[str, Any]
-ITEMS_MAX: Final = 100
-ITEMS: Final = 10
 WEEK_MS: Final = 7 * 86_400_000
 THREE_HOURS_MS: Final = 3 * 3_600_000
-SOURCES: Final = ("csv", "json")  # of the vendor's ten types, those whose connectors are there
-OWN_DESTINATIONS: Final = ("search",)
+SOURCES: Final = ("push", *wire.SOURCE_FORMS)
+DESTINATIONS: Final = ("search", "insights")
+SHOPS: Final = ("bigcommerce", "commercetools", "shopify")
+PUSH_BYTES_MAX: Final = 5 << 20
+WATCH_S: Final = 180.0
+LOOK_S: Final = 0.02  # between two looks for a push's event
 
 
-class Query:
-    """The query of a list: paging, sorting, filters. Unknown keys are ignored."""
-
-    def __init__(self, request: AnyRequest) -> None:
-        self._params = request.query_params
-        self.items = self._number("itemsPerPage", ITEMS, ITEMS_MAX)
-        self.page = self._number("page", 1, 1_000_000)
-
-    def _number(self, name: str, default: int, high: int) -> int:
-        text = self._params.get(name)
-        if text is None:
-            return default
-        if not text.isdigit() or not 1 <= int(text) <= high:
-            raise Invalid(f"{name} must be a number from 1 to {high}.", field=name)
-        return int(text)
-
-    @property
-    def window(self) -> Window:
-        return Window(self.items, (self.page - 1) * self.items)
-
-    def order(self, columns: Mapping[str, str], default: str) -> Order:
-        """Return the order that `sort` and `order` ask for."""
-        sort = self._params.get("sort", default)
-        if sort not in columns:
-            raise Invalid(f"sort must be one of {', '.join(columns)}.", field="sort")
-        order = self._params.get("order", "desc")
-        if order not in ("asc", "desc"):
-            raise Invalid("order must be asc or desc.", field="order")
-        return Order(columns[sort], descending=order == "desc")
-
-    def many(self, name: str) -> list[str] | None:
-        """Return a list filter: comma-joined, repeated, or both."""
-        given = self._params.getall(name, None)
-        if not given:
-            return None
-        return [part for value in given for part in value.split(",") if part]
-
-    def one_of(self, name: str, known: Sequence[str]) -> list[str] | None:
-        """Return a list filter of an enum. Raises Invalid for a value that is not in it."""
-        found = self.many(name)
-        for value in found or ():
-            if value not in known:
-                raise Invalid(f"{name} must be one of {', '.join(known)}.", field=name)
-        return found
-
-    def flag(self, name: str) -> bool | None:
-        text = self._params.get(name)
-        if text is None:
-            return None
-        if text not in ("true", "false"):
-            raise Invalid(f"{name} must be true or false.", field=name)
-        return bool(text == "true")
-
-    def text(self, name: str) -> str | None:
-        return self._params.get(name)
-
-    def span(self, back_ms: int) -> tuple[Millis, Millis]:
-        """Return the window of moments, by default `back_ms` until now."""
-        end = self._moment("endDate") or now_ms()
-        start = self._moment("startDate") or Millis(end - back_ms)
-        if start > end:
-            raise Invalid("startDate must not be after endDate.", field="startDate")
-        return start, end
-
-    def _moment(self, name: str) -> Millis | None:
-        text = self._params.get(name)
-        try:
-            return None if text is None else parse_rfc3339(text.replace(" ", "+"))
-        except ValueError:
-            raise Invalid(f"{name} must be an RFC 3339 date.", field=name) from None
-
-    def pagination(self, total: int) -> wire.Pagination:
-        return wire.Pagination(
-            nb_pages=max(-(-total // self.items), 1), page=self.page, nb_items=total,
-            items_per_page=self.items,
-        )  # fmt: skip
-
-
-def asked(request: AnyRequest) -> Query:
+async def asked(request: AnyRequest) -> Query:
     """Hand a list's query to a route."""
     return Query(request)
 
@@ -185,7 +114,7 @@ def update_authentication(
     """Change an authentication: members that are left out stay."""
     given: wire.AuthenticationUpdate = converted(payload, wire.AuthenticationUpdate)
     changed = services.catalog.change_authentication(
-        principal.tenant.id, id, name=given.name, given=given.input
+        principal.tenant.id, id, name=given.name, given=given.input, platform=given.platform
     )
     return {
         "authenticationID": changed.id, "name": changed.name,
@@ -203,32 +132,28 @@ def delete_authentication(id: str, services: Services, principal: Principal) -> 
 # Sources.
 
 
+def _known(payload: Json, types: tuple[str, ...]) -> None:
+    if payload.get("type") not in types:
+        raise Invalid(f"type must be one of {', '.join(types)}.", field="type")
+
+
 @post("/1/sources", status_code=200, sync_to_thread=True)
 def create_source(payload: Json, services: Services, principal: Principal) -> Json:
     """Create a source."""
     _known(payload, SOURCES)
     given: wire.SourceCreate = converted(payload, wire.SourceCreate)
-    made = services.catalog.add_source(
-        principal.tenant.id, type_=given.type, name=given.name,
+    made = services.catalog.add_end(
+        Source, principal.tenant.id, type_=given.type, name=given.name,
         given=translate.source_input(given.type, given.input),
-        authentication=given.authentication_id,
+        authentication=given.authentication_id, planned=True,
     )  # fmt: skip
     return {"sourceID": made.id, "name": made.name, "createdAt": translate.at(made.created_at)}
-
-
-def _known(payload: Json, types: Sequence[str]) -> None:
-    if payload.get("type") not in types:
-        raise Invalid(
-            f"type must be one of {', '.join(types)} (others are not there yet).", field="type"
-        )
 
 
 @get("/1/sources", sync_to_thread=True)
 def list_sources(services: Services, principal: Principal, asked: Query) -> Json:
     """List sources that this dialect can say."""
-    where: dict[str, list[Any]] = {"type": list(SOURCES)}
-    if (types := asked.many("type")) is not None:
-        where["type"] = [one for one in types if one in SOURCES]
+    where: dict[str, list[Any]] = {"type": list(asked.one_of("type", SOURCES) or SOURCES)}
     if (ids := asked.many("authenticationID")) is not None:
         where["authentication"] = [None if one == "none" else one for one in ids]
     found, total = services.catalog.listed(
@@ -257,12 +182,12 @@ def get_source(id: str, services: Services, principal: Principal) -> wire.Source
 def update_source(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> Json:  # fmt: skip
-    """Change a source: its input is replaced whole."""
+    """Change a source."""
     given: wire.SourceUpdate = converted(payload, wire.SourceUpdate)
     old = services.catalog.get_typed(Source, principal.tenant.id, id, SOURCES)
-    changed = services.catalog.change_source(
-        principal.tenant.id, id, name=given.name,
-        given=translate.source_input(old.type, given.input) if given.input else None,
+    changed = services.catalog.change_end(
+        Source, principal.tenant.id, id, name=given.name,
+        given=None if given.input is None else translate.source_input(old.type, given.input, old),
         authentication=given.authentication_id, whole=True,
     )  # fmt: skip
     return {
@@ -279,18 +204,111 @@ def delete_source(id: str, services: Services, principal: Principal) -> Json:  #
     return {"deletedAt": _now()}
 
 
+@post("/1/sources/validate", status_code=200, sync_to_thread=True)
+def validate_source(payload: Json, services: Services, principal: Principal) -> wire.Watch:
+    """Try a source that is not kept, and return some of its records."""
+    _known(payload, SOURCES)
+    given: wire.SourceCreate = converted(payload, wire.SourceCreate)
+    input_ = translate.source_input(given.type, given.input)
+    return _tried(services, principal, given.type, input_, given.authentication_id)
+
+
+@post("/1/sources/{id:str}/validate", status_code=200, sync_to_thread=True)
+def validate_source_before_update(
+    id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
+) -> wire.Watch:  # fmt: skip
+    """Try a source as it would be after a change, and return some of its records."""
+    given: wire.SourceUpdate = converted(payload, wire.SourceUpdate)
+    old = services.catalog.get_typed(Source, principal.tenant.id, id, SOURCES)
+    input_ = dict(old.input)
+    if given.input is not None:
+        input_ = translate.source_input(old.type, given.input, old)
+    owner = given.authentication_id or old.authentication
+    return _tried(services, principal, old.type, input_, owner)
+
+
+def _tried(
+    services: Services, principal: Principal, type_: str, input_: Json, owner: str | None
+) -> wire.Watch:
+    error: HeadraceError | None = None
+    rows: list[Json] = []
+    try:
+        rows = services.sample(principal.tenant.id, type_, input_, owner)
+    except HeadraceError as caught:
+        error = caught
+    run = services.runs.told(principal.tenant.id, RunKind.VALIDATE, error, len(rows))
+    answer = wire.Watch(run_id=run.id, created_at=translate.at(run.queued_at))
+    if error is None:
+        answer.data = rows
+        answer.message = f"The source can be read: {len(rows)} records are shown."
+    else:
+        events, _ = services.runs.events(principal.tenant.id, run.id)
+        answer.events = [translate.event_shown(one) for one in events]
+        answer.message = f"{error.message} {error.hint}".strip()
+    return answer
+
+
+@post("/1/sources/{id:str}/discover", status_code=200, sync_to_thread=True)
+def discover_source(
+    id: str, services: Services, principal: Principal  # noqa: A002
+) -> wire.Watch:  # fmt: skip
+    """Ask a docker source for its streams."""
+    error = _undiscovered(services, principal, id)
+    run = services.runs.told(principal.tenant.id, RunKind.DISCOVER, error, 0)
+    events, _ = services.runs.events(principal.tenant.id, run.id)
+    return wire.Watch(
+        run_id=run.id, created_at=translate.at(run.queued_at), message=error.message,
+        events=[translate.event_shown(one) for one in events],
+    )  # fmt: skip
+
+
+@get("/1/sources/{id:str}/discover", sync_to_thread=True)
+def list_streams(id: str, services: Services, principal: Principal) -> Json:  # noqa: A002
+    """Show the streams of a docker source (older edition)."""
+    _undiscovered(services, principal, id)
+    return {"streams": []}
+
+
+def _undiscovered(services: Services, principal: Principal, id_: str) -> Invalid:
+    source = services.catalog.get_typed(Source, principal.tenant.id, id_, SOURCES)
+    if source.type != "docker":
+        raise Invalid(f"A source of type {source.type} has no streams to discover.")
+    return Invalid("There is no connector for sources of type docker yet.")
+
+
+@post("/1/sources/{id:str}/run", status_code=200, sync_to_thread=True)
+def run_source(
+    id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
+) -> Json:  # fmt: skip
+    """Start every task of a shop's source."""
+    given: wire.RunSourceGiven = converted(payload, wire.RunSourceGiven)
+    source = services.catalog.get_typed(Source, principal.tenant.id, id, SOURCES)
+    if source.type not in SHOPS:
+        raise Invalid(
+            f"A source of type {source.type} is not run by itself; {', '.join(SHOPS)} are.",
+            hint="Start its tasks.",
+        )
+    partly = given.entity_ids is not msgspec.UNSET
+    started = services.runs.start_all(
+        principal.tenant.id, source.id, kind=RunKind.UPDATE if partly else RunKind.REINDEX,
+        indices=translate.chosen(given),
+    )  # fmt: skip
+    return {"taskWithRunID": {run.task: run.id for run in started}, "createdAt": _now()}
+
+
 # Destinations.
 
 
 @post("/1/destinations", status_code=200, sync_to_thread=True)
 def create_destination(payload: Json, services: Services, principal: Principal) -> Json:
     """Create a destination."""
-    _known(payload, OWN_DESTINATIONS)
+    _known(payload, DESTINATIONS)
     given: wire.DestinationCreate = converted(payload, wire.DestinationCreate)
-    made = services.catalog.add_destination(
-        principal.tenant.id, type_=given.type, name=given.name,
+    made = services.catalog.add_end(
+        Destination, principal.tenant.id, type_=given.type, name=given.name,
         given=translate.destination_input(given.input, whole=True),
-        authentication=given.authentication_id,
+        authentication=given.authentication_id, planned=True,
+        transformations=given.transformation_ids,
     )  # fmt: skip
     return {"destinationID": made.id, "name": made.name, "createdAt": translate.at(made.created_at)}
 
@@ -298,11 +316,12 @@ def create_destination(payload: Json, services: Services, principal: Principal) 
 @get("/1/destinations", sync_to_thread=True)
 def list_destinations(services: Services, principal: Principal, asked: Query) -> Json:
     """List destinations that this dialect can say."""
-    where: dict[str, list[Any]] = {"type": list(OWN_DESTINATIONS)}
-    if (types := asked.many("type")) is not None:
-        where["type"] = [one for one in types if one in OWN_DESTINATIONS]
+    types = asked.one_of("type", DESTINATIONS) or DESTINATIONS
+    where: dict[str, list[Any]] = {"type": list(types)}
     if (ids := asked.many("authenticationID")) is not None:
         where["authentication"] = [None if one == "none" else one for one in ids]
+    if (transformation := asked.text("transformationID")) is not None:
+        where["transformation"] = [transformation]
     found, total = services.catalog.listed(
         Destination, principal.tenant.id, where, asked.order(ENDS, "createdAt"), asked.window
     )
@@ -319,7 +338,7 @@ def search_destinations(
     """Return the destinations named."""
     ids = _ids(payload, "destinationIDs")
     found = services.catalog.some(Destination, principal.tenant.id, ids)
-    return [translate.destination(one) for one in found if one.type in OWN_DESTINATIONS]
+    return [translate.destination(one) for one in found if one.type in DESTINATIONS]
 
 
 @get("/1/destinations/{id:str}", sync_to_thread=True)
@@ -328,7 +347,7 @@ def get_destination(
 ) -> wire.Destination:  # fmt: skip
     """Show a destination."""
     return translate.destination(
-        services.catalog.get_typed(Destination, principal.tenant.id, id, OWN_DESTINATIONS)
+        services.catalog.get_typed(Destination, principal.tenant.id, id, DESTINATIONS)
     )
 
 
@@ -338,11 +357,11 @@ def update_destination(
 ) -> Json:  # fmt: skip
     """Change a destination."""
     given: wire.DestinationUpdate = converted(payload, wire.DestinationUpdate)
-    services.catalog.get_typed(Destination, principal.tenant.id, id, OWN_DESTINATIONS)
-    changed = services.catalog.change_destination(
-        principal.tenant.id, id, name=given.name,
+    services.catalog.get_typed(Destination, principal.tenant.id, id, DESTINATIONS)
+    changed = services.catalog.change_end(
+        Destination, principal.tenant.id, id, name=given.name,
         given=translate.destination_input(given.input, whole=False) if given.input else None,
-        authentication=given.authentication_id,
+        authentication=given.authentication_id, transformations=given.transformation_ids,
     )  # fmt: skip
     return {
         "destinationID": changed.id, "name": changed.name,
@@ -353,9 +372,107 @@ def update_destination(
 @delete("/1/destinations/{id:str}", status_code=200, sync_to_thread=True)
 def delete_destination(id: str, services: Services, principal: Principal) -> Json:  # noqa: A002
     """Delete a destination that no task uses."""
-    services.catalog.get_typed(Destination, principal.tenant.id, id, OWN_DESTINATIONS)
+    services.catalog.get_typed(Destination, principal.tenant.id, id, DESTINATIONS)
     services.catalog.remove(Destination, principal.tenant.id, id)
     return {"deletedAt": _now()}
+
+
+# Transformations.
+
+
+@post("/1/transformations", status_code=200, sync_to_thread=True)
+def create_transformation(payload: Json, services: Services, principal: Principal) -> Json:
+    """Create a transformation."""
+    given: wire.TransformationCreate = converted(payload, wire.TransformationCreate)
+    type_, input_ = translate.transformation_input(given)
+    made = services.catalog.add_transformation(
+        principal.tenant.id, type_=type_, name=given.name, description=given.description,
+        given=input_, authentications=given.authentication_ids or (),
+    )  # fmt: skip
+    return {"transformationID": made.id, "createdAt": translate.at(made.created_at)}
+
+
+@get("/1/transformations", sync_to_thread=True)
+def list_transformations(services: Services, principal: Principal, asked: Query) -> Json:
+    """List transformations."""
+    where: dict[str, list[Any]] = {}
+    if (types := asked.one_of("type", ("code", "noCode"))) is not None:
+        where["type"] = list(types)
+    order = asked.order({"name": "name"} | TIMES, "createdAt")
+    found, total = services.catalog.listed(
+        Transformation, principal.tenant.id, where, order, asked.window
+    )
+    return {
+        "transformations": [translate.transformation(one) for one in found],
+        "pagination": asked.pagination(total),
+    }
+
+
+@post("/1/transformations/search", status_code=200, sync_to_thread=True)
+def search_transformations(
+    payload: Json, services: Services, principal: Principal
+) -> list[wire.Transformation]:
+    """Return the transformations named."""
+    ids = _ids(payload, "transformationIDs")
+    found = services.catalog.some(Transformation, principal.tenant.id, ids)
+    return [translate.transformation(one) for one in found]
+
+
+@get("/1/transformations/{id:str}", sync_to_thread=True)
+def get_transformation(
+    id: str, services: Services, principal: Principal  # noqa: A002
+) -> wire.Transformation:  # fmt: skip
+    """Show a transformation."""
+    return translate.transformation(services.catalog.get(Transformation, principal.tenant.id, id))
+
+
+@put("/1/transformations/{id:str}", sync_to_thread=True)
+def update_transformation(
+    id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
+) -> Json:  # fmt: skip
+    """Replace a transformation."""
+    given: wire.TransformationCreate = converted(payload, wire.TransformationCreate)
+    type_, input_ = translate.transformation_input(given)
+    changed = services.catalog.replace_transformation(
+        principal.tenant.id, id, type_=type_, name=given.name, description=given.description,
+        given=input_, authentications=given.authentication_ids or (),
+    )  # fmt: skip
+    return {"transformationID": changed.id, "updatedAt": translate.at(changed.updated_at)}
+
+
+@delete("/1/transformations/{id:str}", status_code=200, sync_to_thread=True)
+def delete_transformation(id: str, services: Services, principal: Principal) -> Json:  # noqa: A002
+    """Delete a transformation that no destination uses."""
+    services.catalog.remove(Transformation, principal.tenant.id, id)
+    return {"deletedAt": _now()}
+
+
+@post("/1/transformations/try", status_code=200, sync_to_thread=True)
+def try_transformation(payload: Json, services: Services, principal: Principal) -> Json:
+    """Run a transformation over one record. Nothing is kept."""
+    given: wire.TransformationTry = converted(payload, wire.TransformationTry)
+    return _transformed(services, given, {})
+
+
+@post("/1/transformations/{id:str}/try", status_code=200, sync_to_thread=True)
+def try_transformation_before_update(
+    id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
+) -> Json:  # fmt: skip
+    """Run a transformation as it would be after a change. Nothing is kept."""
+    given: wire.TransformationTry = converted(payload, wire.TransformationTry)
+    old = services.catalog.get(Transformation, principal.tenant.id, id)
+    return _transformed(services, given, services.catalog.secrets_of(old))
+
+
+def _transformed(services: Services, given: wire.TransformationTry, secrets: Json) -> Json:
+    type_, input_ = translate.transformation_input(given)
+    for one in given.authentications:
+        secrets |= one.input if one.type == "secrets" else {}
+    found = services.try_transformation(type_, input_, secrets, given.sample_record)
+    answer: Json = {"payloads": found.payloads}
+    if found.error is not None:
+        answer["error"] = {"code": 400, "message": found.error}
+    return answer
 
 
 # Tasks, in two versions over one store.
@@ -366,6 +483,7 @@ def _tasks(services: Services, principal: Principal, asked: Query) -> tuple[list
     actions = ("replace", "save", "partial", "partialNoCreate", "append")
     for name, column, known in (
         ("action", "action", actions), ("sourceID", "source", None),
+        ("sourceType", "source_type", SOURCES),
         ("destinationID", "destination", None),
         ("triggerType", "trigger", ("onDemand", "schedule", "subscription", "streaming")),
     ):  # fmt: skip
@@ -374,6 +492,8 @@ def _tasks(services: Services, principal: Principal, asked: Query) -> tuple[list
             where[column] = list(found)
     if (enabled := asked.flag("enabled")) is not None:
         where["enabled"] = [enabled]
+    if (mails := asked.flag("withEmailNotifications")) is not None:
+        where["mails"] = [mails]
     columns = {"enabled": "enabled", "triggerType": "trigger", "action": "action"} | TIMES
     return services.catalog.listed(
         Task, principal.tenant.id, where, asked.order(columns, "createdAt"), asked.window
@@ -392,12 +512,11 @@ def _updated(task: Task) -> Json:
 def create_task(payload: Json, services: Services, principal: Principal) -> Json:
     """Create a task."""
     given: wire.TaskCreate = converted(payload, wire.TaskCreate)
-    translate.refuse_schedule(given.cron)
     return _created(
         services.catalog.add_task(
             principal.tenant.id, source=given.source_id, destination=given.destination_id,
             action=given.action, enabled=given.enabled, failure_threshold=given.failure_threshold,
-            extra=translate.kept(given),
+            extra=translate.kept(given), cron=translate.cron_of(given.cron),
         )
     )  # fmt: skip
 
@@ -406,12 +525,12 @@ def create_task(payload: Json, services: Services, principal: Principal) -> Json
 def create_task_v1(payload: Json, services: Services, principal: Principal) -> Json:
     """Create a task (version 1)."""
     given: wire.TaskCreateV1 = converted(payload, wire.TaskCreateV1)
-    translate.refuse_trigger(given.trigger.type)
+    trigger, cron = translate.trigger_of(given.trigger)
     return _created(
         services.catalog.add_task(
             principal.tenant.id, source=given.source_id, destination=given.destination_id,
             action=given.action, enabled=given.enabled, failure_threshold=given.failure_threshold,
-            extra=translate.kept(given),
+            extra=translate.kept(given), trigger=trigger, cron=cron,
         )
     )  # fmt: skip
 
@@ -464,12 +583,30 @@ def get_task_v1(id: str, services: Services, principal: Principal) -> wire.TaskV
     return translate.task_v1(found, services.runs.last_of(found.id))
 
 
-@patch(["/1/tasks/{id:str}", "/2/tasks/{id:str}"], sync_to_thread=True)
+@patch("/2/tasks/{id:str}", sync_to_thread=True)
 def update_task(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> Json:  # fmt: skip
     """Change a task."""
     changes = translate.task_changes(converted(payload, wire.TaskUpdate))
+    return _updated(services.catalog.change_task(principal.tenant.id, id, **changes))
+
+
+@patch("/1/tasks/{id:str}", sync_to_thread=True)
+def update_task_v1(
+    id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
+) -> Json:  # fmt: skip
+    """Change a task (version 1)."""
+    changes = translate.task_changes(converted(payload, wire.TaskUpdateV1))
+    return _updated(services.catalog.change_task(principal.tenant.id, id, **changes))
+
+
+@put("/2/tasks/{id:str}", sync_to_thread=True)
+def replace_task(
+    id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
+) -> Json:  # fmt: skip
+    """Replace a task; its source stays."""
+    changes = translate.task_replaced(converted(payload, wire.TaskReplace))
     return _updated(services.catalog.change_task(principal.tenant.id, id, **changes))
 
 
@@ -502,6 +639,63 @@ def run_task(
     return {"runID": run.id, "createdAt": translate.at(run.queued_at)}
 
 
+# Pushes.
+
+
+@post("/2/tasks/{id:str}/push", status_code=200)
+async def push_task(
+    id: str, request: AnyRequest, pushed: bytes, services: Services,  # noqa: A002
+    principal: Principal,
+) -> wire.Watch:  # fmt: skip
+    """Push records to a task."""
+    return await _pushed(request, pushed, services, principal, TaskId(id), None)
+
+
+@post("/1/push/{index:str}", status_code=200)
+async def push(
+    index: str, request: AnyRequest, pushed: bytes, services: Services, principal: Principal
+) -> wire.Watch:
+    """Push records to the one task that has an index.
+
+    With `referenceIndexName` they go to `index` by the other index's task.
+    """
+    known = request.query_params.get("referenceIndexName") or index
+    id_ = await sync_to_thread(services.runs.push_task, principal.tenant.id, known)
+    table = None if known == index else index
+    return await _pushed(request, pushed, services, principal, id_, table)
+
+
+async def _pushed(
+    request: AnyRequest, body: bytes, services: Services, principal: Principal, task: TaskId,
+    table: str | None,
+) -> wire.Watch:  # fmt: skip
+    if len(body) > PUSH_BYTES_MAX:
+        raise TooLarge(f"A push has at most {PUSH_BYTES_MAX:,} bytes.", hint="Send less at a time.")
+    watch = Query(request).flag("watch")
+    given: wire.PushGiven = decoded(body, wire.PushGiven)
+    count = len(translate.identified(given))
+    kept: Pushed = await sync_to_thread(
+        services.runs.push, principal.tenant.id, task, action=given.action, records=count,
+        payload=bytes(given.records), table=table,
+    )  # fmt: skip
+    answer = wire.Watch(run_id=kept.run, event_id=kept.event, created_at=translate.at(kept.at))
+    if not watch:
+        return answer
+    until = time.monotonic() + WATCH_S
+    while time.monotonic() < until:
+        found = await sync_to_thread(
+            services.runs.event_or_none, principal.tenant.id, kept.run, kept.event
+        )
+        if found is not None:
+            answer.message = found.message
+            if found.status is not EventStatus.SUCCEEDED:
+                answer.events = [translate.event_shown(found)]
+            return answer
+        await asyncio.sleep(LOOK_S)
+    answer.message = "The records are kept; they are not in the index yet."
+    return answer
+
+
 # Runs and events.
 
 
@@ -512,12 +706,10 @@ def list_runs(services: Services, principal: Principal, asked: Query) -> Json:
     statuses = asked.one_of("status", tuple(translate.STATES))
     columns = {"status": "state", "updatedAt": "updated_at", "createdAt": "queued_at"}
     states = None if statuses is None else [s for one in statuses for s in translate.STATES[one]]
-    types = asked.one_of("type", ("reindex", "update", "discover", "validate", "push"))
-    if types is not None and "reindex" not in types:
-        states = []
+    types = asked.one_of("type", tuple(RunKind))
     found, total = services.runs.listed(
         principal.tenant.id, task=asked.text("taskID"), states=states, since=since, until=until,
-        order=asked.order(columns, "createdAt"), window=asked.window,
+        kinds=types, order=asked.order(columns, "createdAt"), window=asked.window,
     )  # fmt: skip
     return {
         "runs": [translate.run_shown(one, principal.tenant) for one in found],
@@ -567,17 +759,23 @@ ALGOLIA: Final = Router(
         create_authentication, list_authentications, search_authentications, get_authentication,
         update_authentication, delete_authentication,
         create_source, list_sources, search_sources, get_source, update_source, delete_source,
+        validate_source, validate_source_before_update, discover_source, list_streams, run_source,
         create_destination, list_destinations, search_destinations, get_destination,
         update_destination, delete_destination,
+        create_transformation, list_transformations, search_transformations, get_transformation,
+        update_transformation, delete_transformation, try_transformation,
+        try_transformation_before_update,
         create_task, create_task_v1, list_tasks, list_tasks_v1, search_tasks, search_tasks_v1,
-        get_task, get_task_v1, update_task, delete_task, enable_task, disable_task, run_task,
+        get_task, get_task_v1, update_task, update_task_v1, replace_task, delete_task,
+        enable_task, disable_task, run_task, push_task, push,
         list_runs, get_run, list_events, get_event,
     ],
     dependencies={
         "services": Provide(services, sync_to_thread=False),
         "principal": Provide(algolia, sync_to_thread=False),
         "payload": Provide(payload),
-        "asked": Provide(asked, sync_to_thread=False),
+        "pushed": Provide(plain_body),
+        "asked": Provide(asked),
     },
     exception_handlers={Exception: errors.algolia},
     include_in_schema=False,

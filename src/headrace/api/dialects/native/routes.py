@@ -52,8 +52,8 @@ def _page(items: list[Any], total: int, offset: int) -> wire.Page:
 def add_source(payload: Json, services: Services, principal: Principal) -> wire.End:
     """Make a source."""
     given: wire.NewEnd = converted(payload, wire.NewEnd)
-    made = services.catalog.add_source(
-        principal.tenant.id, type_=given.type, name=given.name, given=given.input,
+    made = services.catalog.add_end(
+        Source, principal.tenant.id, type_=given.type, name=given.name, given=given.input,
         authentication=given.authentication_id,
     )  # fmt: skip
     return translate.end(made)
@@ -83,8 +83,8 @@ def change_source(
 ) -> wire.End:  # fmt: skip
     """Change a source."""
     given: wire.ChangedEnd = converted(payload, wire.ChangedEnd)
-    changed = services.catalog.change_source(
-        principal.tenant.id, id, name=given.name, given=given.input,
+    changed = services.catalog.change_end(
+        Source, principal.tenant.id, id, name=given.name, given=given.input,
         authentication=given.authentication_id, whole=False,
     )  # fmt: skip
     return translate.end(changed)
@@ -100,8 +100,8 @@ def remove_source(id: str, services: Services, principal: Principal) -> None:  #
 def add_destination(payload: Json, services: Services, principal: Principal) -> wire.End:
     """Make a destination."""
     given: wire.NewEnd = converted(payload, wire.NewEnd)
-    made = services.catalog.add_destination(
-        principal.tenant.id, type_=given.type, name=given.name, given=given.input,
+    made = services.catalog.add_end(
+        Destination, principal.tenant.id, type_=given.type, name=given.name, given=given.input,
         authentication=given.authentication_id,
     )  # fmt: skip
     return translate.end(made)
@@ -131,8 +131,8 @@ def change_destination(
 ) -> wire.End:  # fmt: skip
     """Change a destination."""
     given: wire.ChangedEnd = converted(payload, wire.ChangedEnd)
-    changed = services.catalog.change_destination(
-        principal.tenant.id, id, name=given.name, given=given.input,
+    changed = services.catalog.change_end(
+        Destination, principal.tenant.id, id, name=given.name, given=given.input,
         authentication=given.authentication_id,
     )  # fmt: skip
     return translate.end(changed)

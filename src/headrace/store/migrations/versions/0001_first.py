@@ -11,4 +11,5 @@ down_revision = None
 def upgrade() -> None:
     # Until the first release the first revision is the tables as they are declared.
     metadata.create_all(op.get_bind())
-    op.execute("insert into counter (name, value) values ('fence', 0)")
+    for name in ("fence", "push"):
+        op.execute(f"insert into counter (name, value) values ('{name}', 0)")
