@@ -62,6 +62,11 @@ def _planned(order: Order, tools: WorkTools, spool: Path, part: str = "") -> tup
         refuses_nul=spec.refuses_nul, failure_threshold=order.failure_threshold,
         rejects_max=order.rejects_max, memory_bytes=order.memory_bytes, threads=order.threads,
         spool=spool,
+        transformations=tuple(
+            (one.code, one.secrets)
+            for one in order.transformations
+            if Action(order.action) is not Action.DELETE
+        ),
     )  # fmt: skip
     return plan, built
 

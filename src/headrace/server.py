@@ -24,6 +24,7 @@ from headrace.runtime.pool import Pool
 from headrace.security.vault import Vault, master_key, write_private
 from headrace.service.access import Access
 from headrace.service.catalog import Catalog
+from headrace.service.indexes import Indexes
 from headrace.service.queue import Queue
 from headrace.service.runs import Runs
 from headrace.service.services import Services
@@ -63,6 +64,7 @@ class Server:
         self.dispatcher = Dispatcher(self.queue, self.runs, self.pool, settings)
         self.services = Services(
             settings=settings, access=self.access, catalog=catalog, runs=self.runs,
+            indexes=Indexes(settings.data_dir),
             read_table=self._read_table, sample=self._sample, try_transformation=tried,
             ready=self._not_ready,
         )  # fmt: skip

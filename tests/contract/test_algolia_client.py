@@ -5,6 +5,8 @@ from algoliasearch.http.exceptions import RequestException
 from algoliasearch.http.hosts import Host, HostsCollection
 from algoliasearch.ingestion.client import IngestionClientSync
 from algoliasearch.ingestion.config import IngestionConfig
+from algoliasearch.search.client import SearchClientSync
+from algoliasearch.search.config import SearchConfig
 
 from tests.serving import KEY, serving
 
@@ -163,6 +165,10 @@ def index(client):
     return source, end, task
 
 
+def receipt(server, run_id):
+    return server.client.call("GET", f"/v1/runs/{run_id}/receipt")
+
+
 def rows(server, end, name="Pushed"):
     return {
         row["objectID"]: row
@@ -176,6 +182,7 @@ def test_every_push_action_does_what_it_says(server, client, index):
     def push(action, *records):
         return client.push_task(task, {"action": action, "records": list(records)}, watch=True)
 
+    push("clear")
     first = push("addObject", {"objectID": "1", "a": 1, "b": 1}, {"objectID": "2", "a": 2})
     assert first.message
     assert first.events is None
@@ -199,6 +206,7 @@ def test_every_push_action_does_what_it_says(server, client, index):
 
 def test_a_push_by_index_finds_its_task_and_keeps_order(server, client, index):
     _, end, _ = index
+    client.push("Pushed", {"action": "clear", "records": []}, watch=True)
     answers = [
         client.push("Pushed", {"action": "updateObject", "records": [{"objectID": "x", "n": n}]})
         for n in range(30)
@@ -223,6 +231,7 @@ def test_a_push_by_index_finds_its_task_and_keeps_order(server, client, index):
 
 def test_a_push_to_a_temporary_index_uses_the_reference(server, client, index):
     _, end, _ = index
+    client.push("Pushed", {"action": "clear", "records": []}, watch=True)
     client.push(
         "Pushed_tmp", {"action": "addObject", "records": [{"objectID": "t"}]},
         watch=True, reference_index_name="Pushed",
@@ -475,3 +484,172 @@ def test_the_main_job(server, client):
     }
     assert client.list_runs(task_id=task).runs[0].run_id == run.run_id
     assert client.list_runs(type=["push"], task_id=task).runs == []
+
+
+def test_what_is_pushed_passes_through_the_transformation(server, client):
+    secret = client.create_authentication(
+        {"type": "secrets", "name": "s", "input": {"TOKEN": "sesame-3"}}
+    ).authentication_id
+    code = client.create_transformation(
+        {"name": "t", "input": {"code": CODE}, "authenticationIDs": [secret]}
+    ).transformation_id
+    source = client.create_source({"type": "push", "name": "p"}).source_id
+    end = client.create_destination(
+        {"type": "search", "name": "d", "input": {"indexName": "Fan"}, "transformationIDs": [code]}
+    ).destination_id
+    task = client.create_task({"sourceID": source, "destinationID": end, "action": "save"}).task_id
+    told = client.push_task(
+        task,
+        {"action": "addObject",
+         "records": [{"objectID": "1", "n": 5}, {"objectID": "bad"}, {"objectID": "drop"}]},
+        watch=True,
+    )  # fmt: skip
+    assert rows(server, end, "Fan") == {
+        "1": {"objectID": "1", "n": 5}, "1-copy": {"objectID": "1-copy", "n": 5},
+    }  # fmt: skip
+    (event,) = told.events
+    (bad,) = event.data["rejected"]
+    assert (bad["record"], bad["reason"]) == (2, "no ***")
+    books = receipt(server, told.run_id)["books"]
+    assert (books["read"], books["expanded"], books["inserted"], books["filtered"],
+            books["rejected"]) == (3, 1, 2, 1, 1)  # fmt: skip
+    rejects = server.client.call("GET", f"/v1/runs/{told.run_id}/rejects")["items"]
+    assert [row["rule"] for row in rejects] == ["transformation"]
+    client.push_task(
+        task, {"action": "deleteObject", "records": [{"objectID": "1-copy"}]}, watch=True
+    )
+    assert set(rows(server, end, "Fan")) == {"1"}
+
+
+def test_a_file_passes_through_the_transformation(server, client):
+    path = server.data_dir / "files" / "fan.csv"
+    path.write_text("sku,n\n" + "".join(f"{n},{n % 7}\n" for n in range(3_000)) + "drop,1\n")
+    code = client.create_transformation(
+        {"name": "t", "input": {"code": """
+            async function transform(record) {
+              console.log("seen " + record.objectID);
+              if (record.n === "6") throw new Error("six");
+              if (record.objectID === "drop") return;
+              record.double = 2 * record.n;
+              return record;
+            }"""}}
+    ).transformation_id  # fmt: skip
+    source = client.create_source(
+        {"type": "csv", "name": "f", "input": {"url": f"file://{path}", "uniqueIDColumn": "sku"}}
+    ).source_id
+    end = client.create_destination(
+        {"type": "search", "name": "d", "input": {"indexName": "Doubled"},
+         "transformationIDs": [code]}
+    ).destination_id  # fmt: skip
+    task = client.create_task(
+        {"sourceID": source, "destinationID": end, "action": "replace", "failureThreshold": 20}
+    ).task_id
+    run = ended(client, client.run_task(task).run_id)
+    assert run.outcome == "success"
+    books = receipt(server, run.run_id)["books"]
+    assert (books["read"], books["inserted"], books["filtered"], books["rejected"]) == (
+        3_001, 2_572, 1, 428,
+    )  # fmt: skip
+    assert rows(server, end, "Doubled")["1"]["double"] == 2
+    event = client.list_events(run.run_id, type=["transform"]).events[0]
+    assert event.batch_size == 3_001
+    assert event.data["console"][0] == "seen 0"
+    assert len(event.data["console"]) == 100
+    strict = client.create_task(
+        {"sourceID": source, "destinationID": end, "action": "replace"}
+    ).task_id
+    run = ended(client, client.run_task(strict).run_id)
+    assert run.reason_code == "too_many_errors"
+
+
+@pytest.fixture(scope="module")
+def searcher(server):
+    config = SearchConfig("default", KEY)
+    port = int(server.client.url.rpartition(":")[2])
+    config.hosts = HostsCollection([Host(url="127.0.0.1", scheme="http", port=port)])
+    config.proxies = None
+    found = SearchClientSync.create_with_config(config)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def shop(client):
+    source = client.create_source({"type": "push", "name": "p"}).source_id
+    end = client.create_destination(
+        {"type": "search", "name": "d", "input": {"indexName": "Shop"}}
+    ).destination_id
+    task = client.create_task({"sourceID": source, "destinationID": end, "action": "save"}).task_id
+    records = [
+        {"objectID": str(n), "name": f"Anvil number {n}", "price": n, "brand": "Acme" if n % 2 else
+         "Zenith", "tags": ["heavy", f"t{n % 3}"], "on": n % 4 == 0, "size": {"unit": "kg"}}
+        for n in range(100)
+    ]  # fmt: skip
+    records.append({"objectID": "rope", "name": "Rope of hemp", "price": 5.5, "about": "anvil"})
+    client.push_task(task, {"action": "addObject", "records": records}, watch=True)
+    return "Shop"
+
+
+def test_the_search_client_lists_browses_and_gets(searcher, shop):
+    item = next(one for one in searcher.list_indices().items if one.name == shop)
+    assert item.entries == 101
+    first = searcher.browse(shop, {"hitsPerPage": 60})
+    rest = searcher.browse(shop, {"hitsPerPage": 60, "cursor": first.cursor})
+    assert rest.cursor is None
+    ids = [hit.object_id for hit in (*first.hits, *rest.hits)]
+    assert ids == [*(str(n) for n in range(100)), "rope"]
+    seen = []
+    searcher.browse_objects(shop, lambda page: seen.extend(page.hits), {"filters": "price > 97"})
+    assert [hit.object_id for hit in seen] == ["98", "99"]
+    assert searcher.get_object(shop, "rope")["price"] == 5.5
+    assert searcher.get_object(shop, "rope", ["price"]) == {"objectID": "rope", "price": 5.5}
+    found = searcher.get_objects({"requests": [
+        {"indexName": shop, "objectID": "3"}, {"indexName": shop, "objectID": "none"}]})  # fmt: skip
+    assert found.results[0]["name"] == "Anvil number 3"
+    assert found.results[1] is None
+    for missing in (("Nowhere", "1"), (shop, "none")):
+        with pytest.raises(RequestException) as caught:
+            searcher.get_object(*missing)
+        assert caught.value.status_code == 404
+
+
+@pytest.mark.parametrize(("query", "ids"), [
+    ({"query": "hemp"}, ["rope"]),
+    ({"query": "anvil numb 7", "hitsPerPage": 3}, None),
+    ({"query": "number 42"}, ["42"]),
+    ({"query": "rop"}, ["rope"]),
+    ({"query": "", "filters": "price < 2"}, ["0", "1"]),
+    ({"query": "", "filters": "brand:Acme AND price >= 97"}, ["97", "99"]),
+    ({"query": "", "filters": "(price = 4 OR price = 6) AND NOT on:true"}, ["6"]),
+    ({"query": "", "filters": "tags:t1 AND price:10 TO 16"}, ["10", "13", "16"]),
+    ({"query": "", "filters": 'size.unit:"kg" AND price > 98'}, ["99"]),
+    ({"query": "", "facetFilters": [["brand:Acme", "brand:Zenith"], "on:true", "tags:-t0"],
+      "hitsPerPage": 2}, ["4", "8"]),
+    ({"query": "nothing such"}, []),
+    ({"query": '"; drop table records; --'}, []),
+])  # fmt: skip
+def test_the_search_client_finds(searcher, shop, query, ids):
+    found = searcher.search_single_index(shop, query)
+    if ids is not None:
+        assert [hit.object_id for hit in found.hits] == ids
+    assert found.nb_pages == -(-found.nb_hits // found.hits_per_page)
+    both = searcher.search({"requests": [{"indexName": shop, **query}]})
+    assert both.results[0].actual_instance.nb_hits == found.nb_hits
+
+
+def test_pages_of_a_search(searcher, shop):
+    first = searcher.search_single_index(shop, {"query": "anvil", "hitsPerPage": 50})
+    second = searcher.search_single_index(shop, {"query": "anvil", "hitsPerPage": 50, "page": 1})
+    assert first.nb_hits == 101
+    assert not {h.object_id for h in first.hits} & {h.object_id for h in second.hits}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["price >", "(price < 1", "a b", "price < x", ":", "NOT", "()", "(" * 100 + "a:b" + ")" * 100],
+)
+def test_a_filter_that_cannot_be_read_is_a_400(searcher, shop, wrong):
+    with pytest.raises(RequestException) as caught:
+        searcher.search_single_index(shop, {"query": "", "filters": wrong})
+    assert caught.value.status_code == 400
+    assert "filters" in str(caught.value)

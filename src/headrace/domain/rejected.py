@@ -21,6 +21,7 @@ class Rule(StrEnum):
     NOT_AN_OBJECT = "not_an_object"
     MISSING_KEY = "missing_key"
     DUPLICATE_KEY = "duplicate_key"
+    TRANSFORMATION = "transformation"  # its code threw an error for this row
     NOT_APPLIED = "not_applied"  # it was pushed, and its run ended before it was its turn
 
 

@@ -30,6 +30,7 @@ from headrace.domain.task import Action
 from headrace.engine.plan import Journal, Plan, Segment, Stopped
 from headrace.engine.quarantine import write_segment
 from headrace.engine.stage import STAGE, Staged, Stager, lay_out, told_rules
+from headrace.engine.transform import transform
 from headrace.observe import faults
 
 WATCH_S: Final = 0.25
@@ -66,6 +67,7 @@ def execute(
             files = [file for scan in scans for file in scan.files]
             journal.event(_fetched(plan, files))
             staged = stager.stage(fitted)
+            _transform(plan, staged, con, journal, with_file=stager.with_file)
             faults.reach("child.staged")
             if segment := write_segment(rejects.folder, rejects.name, staged.rejects):
                 segments = (segment,)
@@ -166,6 +168,19 @@ def told(error: duckdb.Error) -> HeadraceError:
     if isinstance(error, duckdb.InvalidInputException | duckdb.IOException):
         return Refused(text.splitlines()[0][:500])
     raise error
+
+
+def _transform(
+    plan: Plan, staged: Staged, con: duckdb.DuckDBPyConnection, journal: Journal, *, with_file: bool
+) -> None:
+    for code, secrets in plan.transformations:
+        journal.told("transforming")
+        journal.event(transform(con, plan, staged, code, secrets, with_file=with_file))
+        if len(staged.rejects) > plan.rejects_max:
+            raise TooManyRejected(
+                f"More than {plan.rejects_max:,} rows are rejected.{told_rules(staged)}",
+                hint="Mend the transformation, or the source. Nothing was published.",
+            )
 
 
 def _scratch(plan: Plan) -> duckdb.DuckDBPyConnection:
@@ -272,9 +287,10 @@ def _receipt(plan: Plan, staged: Staged, counts: Counts, *, with_file: bool) -> 
                 counted="derived" if count.file.records is None else "counted",
                 books=Books(
                     read=count.read,
+                    expanded=count.expanded,
                     inserted=counts.inserted.get(path, 0),
                     updated=counts.updated.get(path, 0),
-                    filtered=counts.filtered.get(path, 0),
+                    filtered=counts.filtered.get(path, 0) + count.filtered,
                     deleted=counts.deleted.get(path, 0),
                     unchanged=counts.unchanged.get(path, 0),
                     rejected=count.rejected,

@@ -1,5 +1,6 @@
 """The plan of one run: everything the engine needs to know, as plain values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -30,6 +31,7 @@ class Plan:
     memory_bytes: int
     threads: int
     spool: Path
+    transformations: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # code, secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

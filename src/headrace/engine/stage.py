@@ -153,13 +153,15 @@ def _named(cell: Cell, number: int) -> Cell:
 
 @dataclass(slots=True, kw_only=True)
 class FileCount:
-    """One file's numbers: read = landed + rejected."""
+    """One file's numbers: read + expanded = landed + rejected + filtered."""
 
     file: File
     read: int
     landed: int
     rejected: int = 0
     duplicates: int = 0
+    expanded: int = 0  # by a transformation
+    filtered: int = 0  # by a transformation
 
 
 @dataclass(slots=True, kw_only=True)
@@ -317,7 +319,7 @@ class Stager:
         self._con = con
         self._journal = journal
         # A key needs an ordered stage that can be looked at; other loads are streamed to.
-        self.local = load.stages or bool(plan.key)
+        self.local = load.stages or bool(plan.key) or bool(plan.transformations)
         self.table = load.stage if load.stages else STAGE
         self.with_file = False
         self.with_attributes = False

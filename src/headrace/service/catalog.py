@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from headrace.connectors import registry
 from headrace.contract.spec import Config, filled_in
-from headrace.domain.errors import Conflict, Invalid, NotFound
+from headrace.domain.errors import Conflict, Invalid, Misconfigured, NotFound
 from headrace.domain.ids import (
     AuthenticationId,
     DestinationId,
@@ -24,7 +24,7 @@ from headrace.domain.ids import (
 from headrace.domain.resources import Authentication, Destination, Source, Transformation
 from headrace.domain.task import Action, Task, TriggerType
 from headrace.security.vault import Vault
-from headrace.service.orders import judge_task, secret_members
+from headrace.service.orders import Code, judge_task, secret_members
 from headrace.service.schedule import next_moment
 from headrace.store import resources, runs
 from headrace.store.database import Database, Tx
@@ -324,6 +324,22 @@ class Catalog:
         """Return the secrets that a transformation's code may read, by name."""
         with self._database.read() as tx:
             return self.opened_secrets(tx, thing)
+
+    def codes_of(self, tx: Tx, end: Destination) -> tuple[Code, ...]:
+        """Return what a destination's records pass through. Raises Misconfigured."""
+        found = []
+        for id_ in end.transformations:
+            thing = resources.find(tx, Transformation, end.tenant, id_)
+            assert thing is not None  # one that is used cannot be removed
+            if thing.type != "code":
+                raise Misconfigured(
+                    f"The transformation {thing.name!r} is made of no-code steps, which cannot be"
+                    " run yet.",
+                    hint="Write it as code.",
+                )
+            secrets = self.opened_secrets(tx, thing)
+            found.append(Code(code=str(thing.input["code"]), secrets=secrets))
+        return tuple(found)
 
     def opened_secrets(self, tx: Tx, thing: Transformation) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -31,6 +31,13 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes
 
 
+class Code(msgspec.Struct, frozen=True, kw_only=True):
+    """A transformation in JavaScript, and the secrets that it may read."""
+
+    code: str
+    secrets: dict[str, Any]
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a worker needs for one run, as plain data. It holds secrets: never log it."""
 
@@ -56,6 +63,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     rejects_max: int
     pushes: tuple[Push, ...] = ()
+    transformations: tuple[Code, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

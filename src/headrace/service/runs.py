@@ -274,6 +274,7 @@ class Runs:
                 destination_input=self._destination_input(tx, destination, run.table),
                 action=run.action, table=task.table, key=task.key,
                 failure_threshold=run.failure_threshold, tenant=run.tenant,
+                transformations=self._catalog.codes_of(tx, destination),
                 pushes=tuple(
                     Push(
                         id=one.id, batch=one.batch, action=one.action, records=one.records,

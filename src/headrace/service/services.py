@@ -9,6 +9,7 @@ from headrace.domain.ids import TenantId
 from headrace.engine.javascript import Tried
 from headrace.service.access import Access
 from headrace.service.catalog import Catalog
+from headrace.service.indexes import Indexes
 from headrace.service.runs import Runs
 from headrace.settings import Settings
 
@@ -29,6 +30,7 @@ class Services:
     access: Access
     catalog: Catalog
     runs: Runs
+    indexes: Indexes
     read_table: ReadTable
     sample: Sample
     try_transformation: TryTransformation

@@ -54,9 +54,8 @@ class Search:
 
     def __init__(self, config: SearchConfig, tools: Tools) -> None:
         self._config = config
-        name = f"{tools.tenant}\n{config.index_name}".encode()
-        folder = tools.data_dir / "indexes"
-        self._path = folder / f"{hashlib.sha256(name).hexdigest()[:40]}.db"
+        self._path = path_of(tools.data_dir, tools.tenant, config.index_name)
+        self._named = (tools.tenant, config.index_name)
 
     def check(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,9 +69,9 @@ class Search:
     def load(self, target: Target) -> Load:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with _told():
-            return SearchLoad(
-                _open(self._path), target, excluded(self._config.attributes_to_exclude)
-            )
+            con = _open(self._path)
+            con.execute("insert or replace into named values (1, ?, ?)", self._named)
+            return SearchLoad(con, target, excluded(self._config.attributes_to_exclude))
 
     def read(self, table: str, limit: int, cursor: str | None) -> Page:
         if table != self._config.index_name or not self._path.exists():
@@ -91,6 +90,12 @@ class Search:
         pass
 
 
+def path_of(data_dir: Path, tenant: str, name: str) -> Path:
+    """Return the file of an index."""
+    digest = hashlib.sha256(f"{tenant}\n{name}".encode()).hexdigest()
+    return data_dir / "indexes" / f"{digest[:40]}.db"
+
+
 def _open(path: Path) -> sqlite3.Connection:
     con = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     con.execute("pragma journal_mode = WAL")
@@ -99,6 +104,7 @@ def _open(path: Path) -> sqlite3.Connection:
         "create table if not exists records (id integer primary key, object_id text not null"
         " unique, body text not null, file integer);"
         "create virtual table if not exists records_text using fts5(text);"
+        "create table if not exists named (id integer primary key, tenant text, name text);"
         "create table if not exists fences (scope text primary key, fence integer not null);"
         "create table if not exists commits (token text primary key, fence integer not null,"
         " note text not null, committed_at text default current_timestamp);"

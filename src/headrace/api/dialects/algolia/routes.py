@@ -14,6 +14,7 @@ from headrace.api.auth import AnyRequest, algolia, services
 from headrace.api.bodies import converted, decoded, payload, plain_body
 from headrace.api.dialects.algolia import translate, wire
 from headrace.api.dialects.algolia.query import Query
+from headrace.api.dialects.algolia.search import ROUTES
 from headrace.domain.clock import now_ms
 from headrace.domain.errors import HeadraceError, Invalid, TooLarge
 from headrace.domain.event import EventStatus
@@ -768,7 +769,7 @@ ALGOLIA: Final = Router(
         create_task, create_task_v1, list_tasks, list_tasks_v1, search_tasks, search_tasks_v1,
         get_task, get_task_v1, update_task, update_task_v1, replace_task, delete_task,
         enable_task, disable_task, run_task, push_task, push,
-        list_runs, get_run, list_events, get_event,
+        list_runs, get_run, list_events, get_event, *ROUTES,
     ],
     dependencies={
         "services": Provide(services, sync_to_thread=False),
