@@ -21,6 +21,24 @@ def size_bytes(text: str, name: str) -> int:
     return int(found[1]) << _UNITS[found[2].lower()]
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many requests of one address in so many seconds; 0 requests: no limit."""
+
+    requests: int = 0
+    seconds: int = 60
+
+
+def rate(env: Mapping[str, str], name: str) -> Rate:
+    """Read a rate such as 200/30 (requests in seconds). Raises Invalid, naming the variable."""
+    if not (text := env.get(name, "")):
+        return Rate()
+    requests, _, seconds = text.partition("/")
+    if not (requests.isdigit() and seconds.isdigit() and int(seconds)):
+        raise Invalid(f"{name}: {text!r} is not a rate.", hint="Write 200/30.", field=name)
+    return Rate(int(requests), int(seconds))
+
+
 def number(env: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
     """Read a number within bounds. Raises Invalid, naming the variable."""
     text = env.get(name, "")
@@ -53,6 +71,8 @@ class Settings:
     stall_s: float = 600.0  # HEADRACE_STALL: seconds after which a silent worker is killed
     rejects_max: int = 100_000  # HEADRACE_REJECTS_MAX: rejected rows of a run; more fail it
     body_bytes_max: int = 8 << 20  # HEADRACE_BODY_MAX: bytes of a request, e.g. 8MB
+    algolia_rate: Rate = Rate()  # HEADRACE_ALGOLIA_RATE: requests/seconds of an address, 200/60
+    algolia_looks_rate: Rate = Rate()  # HEADRACE_ALGOLIA_LOOKS_RATE: of runs and events, 200/30
     log_level: str = "info"  # HEADRACE_LOG: debug, info, warning or error
 
     @property
@@ -87,6 +107,8 @@ def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:
         "lease_s": number(env, "HEADRACE_LEASE", 30, 0.5, 3600),
         "stall_s": number(env, "HEADRACE_STALL", 600, 1, 86_400),
         "rejects_max": int(number(env, "HEADRACE_REJECTS_MAX", 100_000, 0, 10_000_000)),
+        "algolia_rate": rate(env, "HEADRACE_ALGOLIA_RATE"),
+        "algolia_looks_rate": rate(env, "HEADRACE_ALGOLIA_LOOKS_RATE"),
         "log_level": env.get("HEADRACE_LOG", "info"),
     }
     values |= {name: value for name, value in given.items() if value is not None}

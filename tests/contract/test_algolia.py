@@ -307,3 +307,23 @@ def test_what_the_dialect_cannot_say_is_not_there(api):
 def test_an_unknown_route_answers_in_the_dialects_shape(api):
     api("GET", "/1/nope", status=404)
     api("PUT", "/1/sources", {}, status=405)
+
+
+def test_the_vendors_rate_limits_can_be_switched_on(tmp_path):
+    with serving(
+        tmp_path / "data", HEADRACE_ALGOLIA_RATE="5/30", HEADRACE_ALGOLIA_LOOKS_RATE="2/60"
+    ) as server:
+        api = Api(server)
+        for _ in range(5):
+            api("GET", "/1/sources")
+        answer = api.raw("GET", "/1/sources")
+        assert answer.status == 429
+        assert 20 < int(answer.headers["retry-after"]) <= 30
+        assert "5 requests in 30 s" in answer.json()["message"]
+        api("GET", "/1/runs")
+        api("GET", "/1/runs")
+        told = api.raw("GET", "/1/runs")
+        assert told.status == 429
+        assert 50 < int(told.headers["retry-after"]) <= 60
+        server.client.call("GET", "/v1/runs")  # the native API has no part in it
+        api.pool.clear()

@@ -8,6 +8,7 @@ import itertools
 import os
 import time
 
+import psycopg
 import pytest
 
 from headrace.domain.errors import HeadraceError
@@ -133,5 +134,9 @@ def test_a_kill_at_any_step_neither_loses_nor_doubles_a_row(
         assert len(committed) == 1
         runs = server.client.call("GET", f"/v1/runs?task={tasks['coming']}")
         assert runs["total"] == 1
+        with psycopg.connect(fresh_database) as con:  # no stage is left behind
+            assert not con.execute(
+                "select relname from pg_class where relname like '%headrace\\_stage%'"
+            ).fetchall()
     finally:
         server.stop()

@@ -14,6 +14,7 @@ from headrace.api import errors
 from headrace.api.auth import AnyRequest, services_of
 from headrace.api.dialects.algolia.routes import ALGOLIA
 from headrace.api.dialects.native.routes import NATIVE
+from headrace.api.rates import Rates
 from headrace.domain.errors import Denied
 from headrace.service.services import Services
 
@@ -80,7 +81,15 @@ def make_app(services: Services) -> Litestar:
     return Litestar(
         route_handlers=[health, ready, openapi, docs, NATIVE, ALGOLIA],
         before_request=check_host,
-        state=State({"services": services}),
+        state=State(
+            {
+                "services": services,
+                "algolia_rates": (
+                    Rates(services.settings.algolia_rate),
+                    Rates(services.settings.algolia_looks_rate),
+                ),
+            }
+        ),
         exception_handlers={Exception: errors.by_path},
         openapi_config=OpenAPIConfig(
             title="headrace", version=__version__, path="/schema",

@@ -4,6 +4,7 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 
+from headrace.api.rates import Rates
 from headrace.domain.errors import Denied, Unauthenticated
 from headrace.domain.principal import Principal, Role
 from headrace.service.access import need
@@ -35,7 +36,13 @@ def bearer(request: AnyRequest) -> Principal:
 
 
 def algolia(request: AnyRequest) -> Principal:
-    """Return who calls with Algolia's two credentials, in headers or query. Raises Denied."""
+    """Return who calls with Algolia's two credentials, in headers or query.
+
+    Raises Denied, or TooMany where the vendor's limits are switched on.
+    """
+    rates: tuple[Rates, Rates] = request.app.state.algolia_rates
+    looks = request.method == "GET" and request.url.path.startswith("/1/runs")
+    rates[looks].take(request.client.host if request.client else "")
 
     def given(name: str) -> str:
         return request.headers.get(name) or str(request.query_params.get(name) or "")

@@ -73,7 +73,8 @@ def _answer(
 ) -> Response[dict[str, Any]]:
     headers = {}
     if status in (429, 503):
-        headers["Retry-After"] = "5"
+        facts = error.facts if isinstance(error, HeadraceError) else {}
+        headers["Retry-After"] = str(facts.get("retry_after", 5))
     if status == 405 and isinstance(error, HTTPException):
         headers |= {k: v for k, v in (error.headers or {}).items() if k.lower() == "allow"}
     return Response(body, status_code=status, media_type=media_type, headers=headers)

@@ -19,6 +19,8 @@ POINTS: Final = (
     "child.advanced",
 )  # fmt: skip
 
+PUSH_POINTS: Final = ("server.push_kept",)  # on the way of a push only
+
 _NAME, _, _DEED = os.environ.get("HEADRACE_FAULT", "").partition(":")
 
 

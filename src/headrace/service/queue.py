@@ -189,36 +189,30 @@ class Queue:
         faults.reach("server.before_advance")
         with self._database.begin() as tx:
             told_already = runs.token(tx, claim.run) == token
-            if told_already and done:
+            if done and told_already:
                 runs.write(tx, claim)
-                return
-            if done and (so_far := runs.receipt_of(tx, claim.run)):
-                grown = Receipt.from_dict(so_far).with_more(Receipt.from_dict(receipt))
-                runs.write(tx, claim, token=token, receipt=grown.as_dict())
+            elif done:
+                self._advance_pushes(tx, claim, token, receipt, segments, done)
             else:
                 runs.write(tx, claim, token=token, receipt=dict(receipt))
-            if told_already:
-                return
-            runs.add_segments(tx, claim.run, segments)
-            if done:
-                for push in done:
-                    runs.add_event(tx, claim.run, told_push(push), push["id"])
-                inbox.drop(tx, [push["id"] for push in done])
-                return
-            books = receipt["books"]
-            landed = books["inserted"] + books["updated"]
-            runs.add_event(
-                tx,
-                claim.run,
-                NewEvent(
-                    kind=EventKind.RECORD,
-                    status=EventStatus.SUCCEEDED,
-                    message=f"{landed:,} rows are in the destination.",
-                    rows=landed,
-                    data={"books": dict(books)},
-                ),
-            )
+                if not told_already:
+                    runs.add_segments(tx, claim.run, segments)
+                    runs.add_event(tx, claim.run, _landed(receipt["books"]))
         faults.reach("server.after_advance")
+
+    @staticmethod
+    def _advance_pushes(
+        tx: Tx, claim: Claim, token: str, receipt: Mapping[str, Any],
+        segments: Sequence[Mapping[str, Any]], done: Sequence[Mapping[str, Any]],
+    ) -> None:  # fmt: skip
+        grown = receipt
+        if so_far := runs.receipt_of(tx, claim.run):
+            grown = Receipt.from_dict(so_far).with_more(Receipt.from_dict(receipt)).as_dict()
+        runs.write(tx, claim, token=token, receipt=dict(grown))
+        runs.add_segments(tx, claim.run, segments)
+        for push in done:
+            runs.add_event(tx, claim.run, told_push(push), push["id"])
+        inbox.drop(tx, [push["id"] for push in done])
 
     def finish(self, claim: Claim) -> None:
         """End a run whose receipt is on record: it succeeded. Raises LostClaim."""
@@ -322,6 +316,14 @@ class Queue:
 
 def _let_go(waiting_for: str | None = None) -> dict[str, str | None]:
     return {"holder": None, "lease_until": None, "waiting_for": waiting_for}
+
+
+def _landed(books: Mapping[str, int]) -> NewEvent:
+    landed = books["inserted"] + books["updated"]
+    return NewEvent(
+        kind=EventKind.RECORD, status=EventStatus.SUCCEEDED, rows=landed,
+        message=f"{landed:,} rows are in the destination.", data={"books": dict(books)},
+    )  # fmt: skip
 
 
 def _log(message: str) -> NewEvent:

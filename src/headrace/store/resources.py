@@ -113,7 +113,8 @@ def locked_task(tx: Tx, tenant: TenantId, id_: str) -> Task | None:
     """Return a task that nobody else changes or starts until this transaction ends."""
     table = tables.task
     query = sa.select(table).where(table.c.id == id_, table.c.tenant == tenant)
-    found = tx.first(query.with_for_update())
+    # Not FOR UPDATE: a change of a run looks at its task by the foreign key, and would wait.
+    found = tx.first(query.with_for_update(key_share=True))
     return None if found is None else made(Task, found)
 
 

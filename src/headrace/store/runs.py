@@ -116,7 +116,7 @@ def open_push(tx: Tx, task: TaskId, table: str | None) -> Run | None:
         run.c.state.in_((RunState.QUEUED, RunState.RUNNING)),
         run.c.table_name.is_(None) if table is None else run.c.table_name == table,
     )
-    found = tx.first(query.limit(1).with_for_update())
+    found = tx.first(query.limit(1).with_for_update(key_share=True))
     return None if found is None else made(found)
 
 
