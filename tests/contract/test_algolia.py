@@ -19,7 +19,7 @@ HEADERS = {"x-algolia-application-id": "default", "x-algolia-api-key": KEY}
 class Api:
     def __init__(self, server):
         self.server = server
-        self.pool = urllib3.PoolManager()
+        self.pool = urllib3.PoolManager(retries=False)  # it would wait as Retry-After says
 
     def raw(self, method, path, body=None, headers=HEADERS):
         return self.pool.request(method, self.server.client.url + path, body=body, headers=headers)
