@@ -28,6 +28,7 @@ from headrace.store.paging import Order as SortOrder
 from headrace.store.paging import Window
 
 KEY_MAX: Final = 255
+ID_CHARACTERS: Final = 36
 DUE_MAX: Final = 500  # schedules started in one transaction
 PUSHES_BYTES_MAX: Final = 16 << 20  # of what a worker is given at once, but for a larger push
 NEWEST_FIRST: Final = SortOrder("queued_at")
@@ -480,7 +481,7 @@ class Runs:
             busy = runs.unfinished_ids(tx)
         removed = 0
         for path in self.quarantine.glob("*.jsonl"):
-            run = path.stem.rpartition("-")[0]
+            run = path.name[:ID_CHARACTERS]  # what follows tells attempts and batches apart
             if path.name not in named and run not in busy:
                 with contextlib.suppress(FileNotFoundError):
                     path.unlink()

@@ -211,18 +211,15 @@ class DuckdbLoad:
         exists = _exists(con, target.table)
         if exists:
             self._refuse_view()
-        if not exists and target.action in (Action.PARTIAL_NO_CREATE, Action.DELETE):
-            missed = self._stage_counts(with_file=with_file)
-            deleting = target.action is Action.DELETE
-            return Counts(unchanged=missed) if deleting else Counts(filtered=missed)
+        if not exists and target.action in sql.NEED_A_TABLE:
+            return sql.without_table(target.action, self._stage_counts(with_file=with_file))
         if not exists or (target.action is Action.REPLACE and not self._has_dependants()):
             return self._swap(exists=exists, with_file=with_file)
         replaced_out = 0
         after: list[str] = []
         if target.action is Action.REPLACE:
             replaced_out, after = self._make_anew()
-        deleting = target.action is Action.DELETE
-        nulls = frozenset() if deleting else self._evolve(columns)
+        nulls = frozenset() if target.action is Action.DELETE else self._evolve(columns)
         apply = sql.Apply(
             query=self._query, table=self._table, stage=self.stage, columns=columns,
             key=target.key, with_file=with_file,

@@ -275,8 +275,12 @@ class PostgresqlLoad:
             with contextlib.closing(con):
                 return feed.copy(con, into, number)
 
-        with ThreadPoolExecutor(copies, "headrace-copy") as pool:
-            tasks = [pool.submit(copy, number) for number in range(copies)]
+        try:
+            with ThreadPoolExecutor(copies, "headrace-copy") as pool:
+                tasks = [pool.submit(copy, number) for number in range(copies)]
+        except BaseException as error:  # Ctrl-C: the COPYs end at their next batch
+            feed.error = feed.error or error
+            raise
         if feed.error is not None:
             raise feed.error
         return sum(task.result() for task in tasks)
@@ -301,8 +305,7 @@ class PostgresqlLoad:
             con, target = self._con, self._target
             self._check_fence()
             counts = self._apply()
-            if counts.rows_after is None:
-                counts.rows_after = self._count(self._table) if self._exists() else 0
+            counts.rows_after = self._count(self._table) if self._exists() else 0
             note = sign(counts)
             con.execute(
                 f"insert into {self._commits} (token, fence, note) values (%s, %s, %s)",
@@ -328,10 +331,8 @@ class PostgresqlLoad:
         target, exists = self._target, self._exists()
         if exists:
             self._refuse_view()
-        if not exists and target.action in (Action.PARTIAL_NO_CREATE, Action.DELETE):
-            missed = self._stage_counts()
-            deleting = target.action is Action.DELETE
-            counts = Counts(unchanged=missed) if deleting else Counts(filtered=missed)
+        if not exists and target.action in sql.NEED_A_TABLE:
+            counts = sql.without_table(target.action, self._stage_counts())
             self._con.execute(f"drop table {self._stage}")
             return counts
         if not exists or (target.action is Action.REPLACE and not self._has_dependants()):
@@ -357,7 +358,6 @@ class PostgresqlLoad:
 
     def _swap(self, *, exists: bool) -> Counts:
         counts = Counts(inserted=self._stage_counts())
-        counts.rows_after = sum(counts.inserted.values())  # it is the table now
         for name in self._internal:
             self._con.execute(f"alter table {self._stage} drop column {name}")
         for attempt in range(LOCK_TRIES):

@@ -34,14 +34,13 @@ class SearchConfig(Config, frozen=True, kw_only=True):
     index_name: Annotated[str, msgspec.Meta(min_length=1, max_length=256, title="Index")]
     index_prefix: str | None = None
     attributes_to_exclude: tuple[str, ...] = ()
+    record_type: Literal["product", "variant", "collection"] | None = None
 
     def __post_init__(self) -> None:
         try:
             excluded(self.attributes_to_exclude)
         except Invalid as error:
             raise ValueError(str(error)) from None
-
-    record_type: Literal["product", "variant", "collection"] | None = None
 
 
 class Search:

@@ -16,7 +16,14 @@ FENCES: Final = "_headrace_fences"
 COMMITS: Final = "_headrace_commits"
 INTERNAL: Final = frozenset({FILE, ATTRIBUTES})
 
+NEED_A_TABLE: Final = frozenset({Action.PARTIAL_NO_CREATE, Action.DELETE})
+
 Query = Callable[[str], list[tuple[Any, ...]]]  # Any: what the database returns
+
+
+def without_table(action: Action, staged: dict[str, int]) -> Counts:
+    """Count what an action of NEED_A_TABLE does where there is none: nothing."""
+    return Counts(unchanged=staged) if action is Action.DELETE else Counts(filtered=staged)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
