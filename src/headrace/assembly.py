@@ -23,6 +23,7 @@ from headrace.domain.errors import Invalid
 from headrace.domain.event import NewEvent
 from headrace.domain.task import Action
 from headrace.engine.plan import REJECTS_MAX, Journal, Plan, Segment
+from headrace.engine.pushed import fold
 from headrace.service.orders import (
     Built,
     Order,
@@ -92,14 +93,8 @@ PUSH_ACTIONS: Final = {
 }  # fmt: skip
 
 
-class PushJournal(Protocol):
+class PushJournal(Journal, Protocol):
     """A journal that also takes what became of each push."""
-
-    def told(
-        self, phase: str, *, rows: int = 0, done: int = 0, total: int = 0, message: str = ""
-    ) -> None: ...
-
-    def event(self, event: NewEvent) -> None: ...
 
     def advance(
         self, token: str, receipt: Receipt, rejects: tuple[Segment, ...],
@@ -117,15 +112,11 @@ def _work_batch(order: Order, number: int, batch: list[Push], journal: PushJourn
     from headrace.engine.execute import RejectsTo, execute
 
     with spooled(Path(order.data_dir) / "spool" / "work") as spool:
-        path = spool / "pushed.jsonl"
-        with path.open("wb") as out:
-            for push in batch:
-                for record in msgspec.json.decode(push.payload, type=list[msgspec.Raw]):
-                    # One line each, whatever white space the sender has put in.
-                    out.write(msgspec.json.format(bytes(record), indent=-1) + b"\n")
-        if not path.stat().st_size:
-            path.write_bytes(b"[]")
         action = PUSH_ACTIONS[batch[0].action]
+        partial = action in {Action.PARTIAL, Action.PARTIAL_NO_CREATE}
+        folded = fold([push.payload for push in batch], partial=partial)
+        path = spool / "pushed.jsonl"
+        path.write_bytes(b"\n".join(folded.lines) or b"[]")
         order = msgspec.structs.replace(
             order, source_type="json", action=action, key=("objectID",),
             source_input={"url": str(path), "uniqueIDColumn": "objectID"},
@@ -134,10 +125,9 @@ def _work_batch(order: Order, number: int, batch: list[Push], journal: PushJourn
         plan, built = _planned(order, tools_for(order, spool, journal), spool, f"{number}")
         plan = replace(plan, failure_threshold=100)
         rejects = RejectsTo(Path(order.rejects_dir), f"{order.run}-{order.attempt}-{number}.jsonl")
+        told = _OneBatch(batch, folded.superseded_by, rejects, journal)
         try:
-            execute(
-                plan, built.source, built.destination, _OneBatch(batch, rejects, journal), rejects
-            )
+            execute(plan, built.source, built.destination, told, rejects)
         finally:
             built.source.close()
             built.destination.close()
@@ -146,8 +136,12 @@ def _work_batch(order: Order, number: int, batch: list[Push], journal: PushJourn
 class _OneBatch:
     """The journal of one batch: it tells with the commit what became of each push."""
 
-    def __init__(self, batch: list[Push], rejects: "RejectsTo", journal: PushJournal) -> None:
+    def __init__(
+        self, batch: list[Push], superseded_by: Mapping[int, int], rejects: "RejectsTo",
+        journal: PushJournal,
+    ) -> None:  # fmt: skip
         self._batch = batch
+        self._superseded_by = superseded_by
         self._rejects = rejects
         self.told = journal.told
         self._journal = journal
@@ -156,16 +150,23 @@ class _OneBatch:
         """Say nothing: a push has one event."""
 
     def advance(self, token: str, receipt: Receipt, rejects: tuple[Segment, ...]) -> None:
-        rejected: list[list[dict[str, Any]]] = [[] for _ in self._batch]
-        ends = list(itertools.accumulate(push.records for push in self._batch))
+        rows: dict[int, dict[str, Any]] = {}
         for segment in rejects:
             for line in (self._rejects.folder / segment.name).read_bytes().splitlines():
                 row = msgspec.json.decode(line)
-                number = bisect.bisect_left(ends, row["record"])
-                place = row["record"] - (ends[number - 1] if number else 0)
-                rejected[number].append(
-                    {"record": place, "reason": row["message"], "row": row["raw"][:1000]}
-                )
+                rows[row["record"]] = row
+        rejected: list[list[dict[str, Any]]] = [[] for _ in self._batch]
+        ends = list(itertools.accumulate(push.records for push in self._batch))
+        for record, row in sorted(rows.items()):
+            # What a later record stands for has come as far as that one.
+            why = rows.get(self._superseded_by.get(record, record))
+            if why is None:
+                continue
+            number = bisect.bisect_left(ends, record)
+            place = record - (ends[number - 1] if number else 0)
+            rejected[number].append(
+                {"record": place, "reason": why["message"], "row": row["raw"][:1000]}
+            )
         pushes = [
             {
                 "id": push.id, "records": push.records, "landed": push.records - len(bad),

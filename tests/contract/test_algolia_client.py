@@ -224,9 +224,25 @@ def test_a_push_by_index_finds_its_task_and_keeps_order(server, client, index):
 
     client_wait(lambda: told(answers[-1]), bool)
     assert rows(server, end)["x"]["n"] == 29
+    assert {told(one).status for one in answers} == {"succeeded"}  # the earlier ones are superseded
     run = ended(client, answers[0].run_id)
     assert (run.type, run.outcome) == ("push", "success")
     assert run.progress.received_nb_of_events == run.progress.expected_nb_of_events
+
+
+def test_partial_pushes_of_one_object_lose_no_attribute(server, client, index):
+    _, end, _ = index
+    client.push("Pushed", {"action": "clear", "records": []}, watch=True)
+    wide = [{"objectID": "y", f"b{n}": n, "last": n} for n in range(5)]
+    for n in range(40):  # those that wait go into one commit
+        one = {"objectID": "y", f"a{n}": n}
+        client.push("Pushed", {"action": "partialUpdateObject", "records": [one]})
+    told = client.push("Pushed", {"action": "partialUpdateObject", "records": wide}, watch=True)
+    assert told.events is None
+    assert rows(server, end)["y"] == (
+        {"objectID": "y", "last": 4} | {f"a{n}": n for n in range(40)}
+        | {f"b{n}": n for n in range(5)}
+    )  # fmt: skip
 
 
 def test_a_push_to_a_temporary_index_uses_the_reference(server, client, index):
@@ -560,6 +576,38 @@ def test_a_file_passes_through_the_transformation(server, client):
     ).task_id
     run = ended(client, client.run_task(strict).run_id)
     assert run.reason_code == "too_many_errors"
+
+
+def test_records_that_a_transformation_makes_the_same_are_kept_as_rejects(server, client):
+    def code(text):
+        given = {"name": "t", "input": {"code": f"async function transform(r) {{{text}}}"}}
+        return client.create_transformation(given).transformation_id
+
+    path = server.data_dir / "files" / "twins.csv"
+    path.write_text("sku,n\n1,a\n2,b\n3,c\n4,d\n5,e\n")
+    source = client.create_source(
+        {"type": "csv", "name": "f", "input": {"url": f"file://{path}", "uniqueIDColumn": "sku"}}
+    ).source_id
+    steps = [
+        code("if (r.n === 'a') return; r.was = r.objectID; return r;"),
+        code("if (r.n < 'd') r.objectID = 'same'; return r;"),
+    ]
+    end = client.create_destination(
+        {"type": "search", "name": "d", "input": {"indexName": "Twins"},
+         "transformationIDs": steps}
+    ).destination_id  # fmt: skip
+    task = client.create_task({"sourceID": source, "destinationID": end, "action": "replace"})
+    run = ended(client, client.run_task(task.task_id).run_id)
+    assert run.outcome == "success"
+    assert {key: row["n"] for key, row in rows(server, end, "Twins").items()} == {
+        "same": "c", "4": "d", "5": "e",
+    }  # fmt: skip
+    (reject,) = server.client.call("GET", f"/v1/runs/{run.run_id}/rejects")["items"]
+    assert (reject["rule"], reject["record"]) == ("duplicate_key", 2)
+    assert '"n":"b"' in reject["raw"]
+    books = receipt(server, run.run_id)["books"]
+    assert (books["read"], books["inserted"], books["filtered"], books["rejected"],
+            books["duplicates"]) == (5, 3, 1, 1, 1)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

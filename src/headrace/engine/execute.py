@@ -67,7 +67,7 @@ def execute(
             files = [file for scan in scans for file in scan.files]
             journal.event(_fetched(plan, files))
             staged = stager.stage(fitted)
-            _transform(plan, staged, con, journal, with_file=stager.with_file)
+            transform(con, plan, staged, journal, with_file=stager.with_file)
             faults.reach("child.staged")
             if segment := write_segment(rejects.folder, rejects.name, staged.rejects):
                 segments = (segment,)
@@ -168,19 +168,6 @@ def told(error: duckdb.Error) -> HeadraceError:
     if isinstance(error, duckdb.InvalidInputException | duckdb.IOException):
         return Refused(text.splitlines()[0][:500])
     raise error
-
-
-def _transform(
-    plan: Plan, staged: Staged, con: duckdb.DuckDBPyConnection, journal: Journal, *, with_file: bool
-) -> None:
-    for code, secrets in plan.transformations:
-        journal.told("transforming")
-        journal.event(transform(con, plan, staged, code, secrets, with_file=with_file))
-        if len(staged.rejects) > plan.rejects_max:
-            raise TooManyRejected(
-                f"More than {plan.rejects_max:,} rows are rejected.{told_rules(staged)}",
-                hint="Mend the transformation, or the source. Nothing was published.",
-            )
 
 
 def _scratch(plan: Plan) -> duckdb.DuckDBPyConnection:
