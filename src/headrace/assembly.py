@@ -66,7 +66,7 @@ def _planned(order: Order, tools: WorkTools, spool: Path, part: str = "") -> tup
         transformations=tuple(
             (one.code, one.secrets)
             for one in order.transformations
-            if Action(order.action) is not Action.DELETE
+            if Action(order.action) not in (Action.DELETE, Action.DROP)
         ),
     )  # fmt: skip
     return plan, built
@@ -89,7 +89,7 @@ def work(order: Order, journal: Journal) -> Receipt:
 PUSH_ACTIONS: Final = {
     "addObject": Action.SAVE, "updateObject": Action.SAVE, "partialUpdateObject": Action.PARTIAL,
     "partialUpdateObjectNoCreate": Action.PARTIAL_NO_CREATE, "deleteObject": Action.DELETE,
-    "clear": Action.REPLACE, "delete": Action.REPLACE,
+    "clear": Action.REPLACE, "delete": Action.DROP,
 }  # fmt: skip
 
 
@@ -113,6 +113,8 @@ def _work_batch(order: Order, number: int, batch: list[Push], journal: PushJourn
 
     with spooled(Path(order.data_dir) / "spool" / "work") as spool:
         action = PUSH_ACTIONS[batch[0].action]
+        if action not in registry.destination(order.destination_type).spec.actions:
+            action = Action.REPLACE if action is Action.DROP else action  # a table stays, empty
         partial = action in {Action.PARTIAL, Action.PARTIAL_NO_CREATE}
         folded = fold([push.payload for push in batch], partial=partial)
         path = spool / "pushed.jsonl"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from headrace.domain.errors import Invalid
 
@@ -37,6 +38,15 @@ def rate(env: Mapping[str, str], name: str) -> Rate:
     if not (requests.isdigit() and seconds.isdigit() and int(seconds)):
         raise Invalid(f"{name}: {text!r} is not a rate.", hint="Write 200/30.", field=name)
     return Rate(int(requests), int(seconds))
+
+
+def url(env: Mapping[str, str], name: str) -> str:
+    """Read the address of a service. Raises Invalid, naming the variable."""
+    text = env.get(name, "").rstrip("/")
+    parts = urlsplit(text)
+    if text and not (parts.scheme in ("http", "https") and parts.hostname):
+        raise Invalid(f"{name}: {text!r} is no URL.", hint="Write https://host:port.", field=name)
+    return text
 
 
 def number(env: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
@@ -73,6 +83,9 @@ class Settings:
     body_bytes_max: int = 8 << 20  # HEADRACE_BODY_MAX: bytes of a request, e.g. 8MB
     algolia_rate: Rate = Rate()  # HEADRACE_ALGOLIA_RATE: requests/seconds of an address, 200/60
     algolia_looks_rate: Rate = Rate()  # HEADRACE_ALGOLIA_LOOKS_RATE: of runs and events, 200/30
+    algolia_host: str = ""  # HEADRACE_ALGOLIA_HOST: URL instead of https://APPID.algolia.net
+    algolia_insights_host: str = ""  # HEADRACE_ALGOLIA_INSIGHTS_HOST: URL of the events' service
+    algolia_record_bytes_max: int = 100_000  # HEADRACE_ALGOLIA_RECORD_MAX: 10000 on small plans
     log_level: str = "info"  # HEADRACE_LOG: debug, info, warning or error
 
     @property
@@ -109,6 +122,11 @@ def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:
         "rejects_max": int(number(env, "HEADRACE_REJECTS_MAX", 100_000, 0, 10_000_000)),
         "algolia_rate": rate(env, "HEADRACE_ALGOLIA_RATE"),
         "algolia_looks_rate": rate(env, "HEADRACE_ALGOLIA_LOOKS_RATE"),
+        "algolia_host": url(env, "HEADRACE_ALGOLIA_HOST"),
+        "algolia_insights_host": url(env, "HEADRACE_ALGOLIA_INSIGHTS_HOST"),
+        "algolia_record_bytes_max": int(
+            number(env, "HEADRACE_ALGOLIA_RECORD_MAX", 100_000, 1_000, 10_000_000)
+        ),
         "log_level": env.get("HEADRACE_LOG", "info"),
     }
     values |= {name: value for name, value in given.items() if value is not None}

@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -26,7 +26,7 @@ _REDIRECTS_ONLY: Final = Retry(
 )
 
 AddressOf = Callable[[str, int], str]
-Told = Callable[[str, int, int], None]
+Told = Callable[[str, str, int, int], None]
 
 
 class Paths(Protocol):
@@ -37,7 +37,7 @@ class Paths(Protocol):
     def target(self, path: str) -> Path: ...
 
 
-def _quiet(message: str, done: int, total: int) -> None:
+def _quiet(phase: str, message: str, done: int, total: int) -> None:
     return
 
 
@@ -59,11 +59,15 @@ class WorkTools:
         memory_bytes: int = 512 << 20,
         told: Told = _quiet,
         waiting: Callable[[str | None], None] = _patient,
+        hosts: Mapping[str, str] | None = None,
+        record_bytes_max: int = 0,
     ) -> None:
         self.spool = spool
         self.data_dir = data_dir
         self.tenant = tenant
         self.memory_bytes = memory_bytes
+        self.hosts = hosts or {}
+        self.record_bytes_max = record_bytes_max
         self._paths = paths
         self._address_of = address_of
         self._told = told
@@ -78,8 +82,8 @@ class WorkTools:
     def guard_host(self, host: str, port: int) -> str:
         return self._address_of(host, port)
 
-    def told(self, message: str, *, done: int = 0, total: int = 0) -> None:
-        self._told(message, done, total)
+    def told(self, message: str, *, done: int = 0, total: int = 0, phase: str = "fetching") -> None:
+        self._told(phase, message, done, total)
 
     def waiting(self, reason: str | None) -> None:
         self._waiting(reason)

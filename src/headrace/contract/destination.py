@@ -9,6 +9,7 @@ import duckdb
 from headrace.contract.columns import Column
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
+from headrace.domain.rejected import Rule
 from headrace.domain.task import Action
 
 
@@ -57,6 +58,23 @@ class Rows:
     streams: Sequence[Any] = ()
 
 
+def _takes_all(document: str) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentRules:
+    """What a destination makes of documents before they are written, and which it does not take.
+
+    `shaped` returns a document as it will be written. `suspect` is SQL over DOCUMENT that is true
+    for those which `why` is asked about: it returns the rule that one breaks, and a sentence.
+    """
+
+    shaped: Callable[[str], str] | None = None
+    suspect: str = "false"
+    why: Callable[[str], tuple[Rule, str] | None] = _takes_all
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """Rows read back: plain values, and where the next page begins."""
@@ -100,6 +118,7 @@ class Destination(Protocol):
     """One destination with its settings filled in."""
 
     spec: ClassVar[Spec]
+    document_rules: DocumentRules | None
 
     def check(self) -> None:
         """Raise unless rows can be written."""

@@ -1,5 +1,6 @@
 """What a connector is handed: guarded access to the outside, and room to work in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,8 @@ class Tools(Protocol):
     memory_bytes: int
     tenant: str
     data_dir: Path
+    hosts: Mapping[str, str]  # URLs of services that the operator has elsewhere, by name
+    record_bytes_max: int  # of a record of Algolia; 0: as the destination says
 
     def allowed_paths(self, pattern: str) -> list[Path]:
         """Return the files that a path or glob names, sorted. Raises Denied outside the roots."""
@@ -35,8 +38,8 @@ class Tools(Protocol):
     def guard_host(self, host: str, port: int) -> str:
         """Resolve a host, check where it leads, return the address to dial."""
 
-    def told(self, message: str, *, done: int = 0, total: int = 0) -> None:
-        """Tell how far slow work is (bytes), and notice a cancel: raises Cancelled."""
+    def told(self, message: str, *, done: int = 0, total: int = 0, phase: str = "fetching") -> None:
+        """Tell how far slow work is, and notice a cancel: raises Cancelled."""
 
     def waiting(self, reason: str | None) -> None:
         """Tell that the run waits for `reason`, or that it waits no more."""

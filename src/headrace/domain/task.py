@@ -18,8 +18,10 @@ class Action(StrEnum):
     PARTIAL_NO_CREATE = "partialNoCreate"  # as partial, missing rows are filtered
     APPEND = "append"  # rows are added
     DELETE = "delete"  # the rows with the keys that came are removed
+    DROP = "drop"  # the table is removed; of pushes only
 
 
+OF_TASKS: frozenset[Action] = frozenset(Action) - {Action.DROP}
 KEYED: frozenset[Action] = frozenset(
     {Action.SAVE, Action.PARTIAL, Action.PARTIAL_NO_CREATE, Action.DELETE}
 )

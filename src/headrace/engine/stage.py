@@ -24,7 +24,7 @@ from headrace.contract.columns import (
     literal,
     quoted,
 )
-from headrace.contract.destination import Load, Rows
+from headrace.contract.destination import DocumentRules, Load, Rows
 from headrace.contract.source import Cell, File, Place, QuickScan, RowCheck, Scan, Survey
 from headrace.domain.errors import Misconfigured, TooManyRejected, Unbalanced
 from headrace.domain.rejected import Rejected, Rule
@@ -312,14 +312,16 @@ class Stager:
     """Fills one stage. `attempt` may be repeated after `clean`; the stage is emptied first."""
 
     def __init__(
-        self, plan: Plan, load: Load, con: duckdb.DuckDBPyConnection, journal: Journal
-    ) -> None:
+        self, plan: Plan, load: Load, con: duckdb.DuckDBPyConnection, journal: Journal,
+        rules: DocumentRules | None,
+    ) -> None:  # fmt: skip
         self._plan = plan
         self._load = load
         self._con = con
         self._journal = journal
         # A key needs an ordered stage that can be looked at; other loads are streamed to.
-        self.local = load.stages or bool(plan.key) or bool(plan.transformations)
+        self.documents = bool(plan.transformations) or rules is not None
+        self.local = load.stages or bool(plan.key) or self.documents
         self.table = load.stage if load.stages else STAGE
         self.with_file = False
         self.with_attributes = False
@@ -420,7 +422,7 @@ class Stager:
         self, fitted: Sequence[Fitted], *, strict: bool
     ) -> tuple[dict[str, int], dict[str, list[int]]]:
         """Scan everything; return rows landed and where records were left out, by path."""
-        ordered = str(bool(self._plan.key)).lower()
+        ordered = str(bool(self._plan.key) or self.documents).lower()
         self._con.execute(f"set preserve_insertion_order = {ordered}")
         landed: dict[str, int] = {}
         left_out: dict[str, list[int]] = {}

@@ -22,7 +22,7 @@ from headrace.domain.ids import (
     new_id,
 )
 from headrace.domain.resources import Authentication, Destination, Source, Transformation
-from headrace.domain.task import Action, Task, TriggerType
+from headrace.domain.task import OF_TASKS, Action, Task, TriggerType
 from headrace.security.vault import Vault
 from headrace.service.orders import Code, judge_task, secret_members
 from headrace.service.schedule import next_moment
@@ -356,7 +356,7 @@ class Catalog:
         """Return a source's input that is not kept, with what its authentication adds."""
         with self._database.read() as tx:
             known = self._known(tx, tenant, authentication)
-            return dict(given) | self._basic(tx, tenant, known)
+            return dict(given) | self._credentials(tx, tenant, known, ("username", "password"))
 
     def connector_of(self, tx: Tx, thing: Destination) -> str:
         """Return the connector that a destination needs: an index may be another service's."""
@@ -369,14 +369,19 @@ class Catalog:
         """Return a thing's whole input, secrets too: for an order, and nothing else."""
         given = {key: value for key, value in thing.input.items() if value is not None}
         given |= self._vault.open(resources.sealed(tx, type(thing), thing.id) or b"", thing.id)
-        return given | self._basic(tx, thing.tenant, thing.authentication)
+        wanted = ("username", "password") if isinstance(thing, Source) else ("appID", "apiKey")
+        return given | self._credentials(tx, thing.tenant, thing.authentication, wanted)
 
-    def _basic(self, tx: Tx, tenant: TenantId, id_: AuthenticationId | None) -> dict[str, Any]:
+    def _credentials(
+        self, tx: Tx, tenant: TenantId, id_: AuthenticationId | None, wanted: Sequence[str]
+    ) -> dict[str, Any]:
+        """Return the members of an authentication, if it is of the kind that has those wanted."""
         owner = resources.find(tx, Authentication, tenant, id_) if id_ else None
-        if owner is None or owner.type != "basic":
+        if owner is None:
             return {}
-        secret = self._vault.open(resources.sealed(tx, Authentication, owner.id) or b"", owner.id)
-        return {"username": owner.input["username"], "password": secret["password"]}
+        sealed = resources.sealed(tx, Authentication, owner.id) or b""
+        members = dict(owner.input) | self._vault.open(sealed, owner.id)
+        return {name: members[name] for name in wanted} if set(members) == set(wanted) else {}
 
 
 def _form(kind: type, type_: str, *, planned: bool) -> type[Config] | None:
@@ -447,10 +452,10 @@ def _named(name: str) -> str:
 
 
 def _action(action: str) -> Action:
-    try:
-        return Action(action)
-    except ValueError:
-        raise Invalid(f"action must be one of {', '.join(Action)}.", field="action") from None
+    if action not in OF_TASKS:
+        able = ", ".join(one for one in Action if one in OF_TASKS)
+        raise Invalid(f"action must be one of {able}.", field="action")
+    return Action(action)
 
 
 def _percent(value: int) -> int:

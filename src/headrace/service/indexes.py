@@ -131,6 +131,8 @@ class Indexes:
         if not path.exists():
             raise NotFound(f"Index {name[:200]} does not exist")
         with _reading(path) as con:
+            if con.execute("select 1 from named").fetchone() is None:  # it was deleted
+                raise NotFound(f"Index {name[:200]} does not exist")
             yield con
 
 

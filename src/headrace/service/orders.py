@@ -64,6 +64,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     rejects_max: int
     pushes: tuple[Push, ...] = ()
     transformations: tuple[Code, ...] = ()
+    hosts: dict[str, str] = {}
+    record_bytes_max: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +132,9 @@ def tools_for(order: Order, spool: Path, journal: Journal | None = None) -> Work
     roots = None if order.files_roots is None else [Path(root) for root in order.files_roots]
     egress = Egress(open_inside=order.open_inside, allow=parse_networks(order.egress_allow))
 
-    def told(message: str, done: int, total: int) -> None:
+    def told(phase: str, message: str, done: int, total: int) -> None:
         if journal:
-            journal.told("fetching", done=done, total=total, message=message)
+            journal.told(phase, done=done, total=total, message=message)
 
     def waiting(reason: str | None) -> None:
         if journal:
@@ -147,6 +149,8 @@ def tools_for(order: Order, spool: Path, journal: Journal | None = None) -> Work
         memory_bytes=order.memory_bytes,
         told=told,
         waiting=waiting,
+        hosts=order.hosts,
+        record_bytes_max=order.record_bytes_max,
     )
 
 

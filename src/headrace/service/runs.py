@@ -345,6 +345,8 @@ class Runs:
             memory_bytes=settings.run_memory_bytes,
             threads=2,
             rejects_max=settings.rejects_max,
+            hosts={"algolia": settings.algolia_host, "insights": settings.algolia_insights_host},
+            record_bytes_max=settings.algolia_record_bytes_max,
         )
 
     # Looking.

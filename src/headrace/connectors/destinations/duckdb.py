@@ -21,7 +21,7 @@ from headrace.contract.destination import Counts, DestinationMaker, Load, Page, 
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import LostClaim, Misconfigured, NotFound, Refused, Unavailable
-from headrace.domain.task import Action
+from headrace.domain.task import OF_TASKS, Action
 from headrace.observe import faults
 
 LOCK_WAIT_S: Final = 600.0
@@ -43,8 +43,9 @@ class Duckdb:
     """One DuckDB file."""
 
     spec: ClassVar[Spec] = Spec(
-        name="duckdb", title="DuckDB file", config=DuckdbConfig, actions=frozenset(Action)
+        name="duckdb", title="DuckDB file", config=DuckdbConfig, actions=OF_TASKS
     )
+    document_rules = None
 
     def __init__(self, config: DuckdbConfig, tools: Tools) -> None:
         self._config = config

@@ -44,6 +44,7 @@ class Parquet:
         name="parquet", title="Parquet folder", config=ParquetConfig,
         actions=frozenset({Action.REPLACE, Action.APPEND}),
     )  # fmt: skip
+    document_rules = None
 
     def __init__(self, config: ParquetConfig, tools: Tools) -> None:
         self._config = config

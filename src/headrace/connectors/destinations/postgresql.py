@@ -34,7 +34,7 @@ from headrace.domain.errors import (
     Unavailable,
 )
 from headrace.domain.secret import Secret
-from headrace.domain.task import Action
+from headrace.domain.task import OF_TASKS, Action
 from headrace.observe import faults
 
 BATCH_ROWS: Final = 16_384
@@ -62,8 +62,9 @@ class Postgresql:
 
     spec: ClassVar[Spec] = Spec(
         name="postgresql", title="PostgreSQL", config=PostgresqlConfig,
-        actions=frozenset(Action), refuses_nul=True,
+        actions=OF_TASKS, refuses_nul=True,
     )  # fmt: skip
+    document_rules = None
 
     def __init__(self, config: PostgresqlConfig, tools: Tools) -> None:
         self._config = config

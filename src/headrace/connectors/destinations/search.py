@@ -14,9 +14,17 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import duckdb
 import msgspec
 
-from headrace.connectors.families.attributes import Exclude, excluded
+from headrace.connectors.families.attributes import excluded
 from headrace.contract.columns import DOCUMENT, FILE, KEY
-from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
+from headrace.contract.destination import (
+    Counts,
+    DestinationMaker,
+    DocumentRules,
+    Load,
+    Page,
+    Rows,
+    Target,
+)
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Invalid, LostClaim, NotFound, Refused, Unavailable
@@ -25,6 +33,7 @@ from headrace.observe import faults
 
 CHUNK_ROWS: Final = 10_000
 BUSY_S: Final = 30.0
+WHOLE: Final = (Action.REPLACE, Action.DROP)
 _TEXT: Final = "(select group_concat(atom, ' ') from json_tree(body) where type = 'text')"
 
 
@@ -55,6 +64,8 @@ class Search:
         self._config = config
         self._path = path_of(tools.data_dir, tools.tenant, config.index_name)
         self._named = (tools.tenant, config.index_name)
+        exclude = excluded(config.attributes_to_exclude)
+        self.document_rules = DocumentRules(shaped=exclude) if exclude else None
 
     def check(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +81,7 @@ class Search:
         with _told():
             con = _open(self._path)
             con.execute("insert or replace into named values (1, ?, ?)", self._named)
-            return SearchLoad(con, target, excluded(self._config.attributes_to_exclude))
+            return SearchLoad(con, target)
 
     def read(self, table: str, limit: int, cursor: str | None) -> Page:
         if table != self._config.index_name or not self._path.exists():
@@ -141,10 +152,9 @@ class SearchLoad:
     stage = ""
     con: duckdb.DuckDBPyConnection | None = None
 
-    def __init__(self, con: sqlite3.Connection, target: Target, exclude: Exclude | None) -> None:
+    def __init__(self, con: sqlite3.Connection, target: Target) -> None:
         self._db = con
         self._target = target
-        self._exclude = exclude
         con.create_function("merged", 2, _merged, deterministic=True)
         self._stage = f"stage_{target.fence}"
         self._files: list[str] = []
@@ -168,7 +178,7 @@ class SearchLoad:
                 f"create table {self._stage} (id integer primary key, object_id text not null"
                 " unique, body text not null, file integer)"
             )
-            if target.action is Action.REPLACE:
+            if target.action in WHOLE:
                 db.execute(f"create virtual table {self._stage}_text using fts5(text)")
             db.execute("commit")
         return None
@@ -193,8 +203,6 @@ class SearchLoad:
 
     def _write_chunk(self, chunk: list[tuple[Any, ...]], *, with_file: bool) -> None:
         db = self._db
-        if self._exclude:
-            chunk = [(row[0], self._exclude(row[1]), *row[2:]) for row in chunk]
         if with_file:
             for path in dict.fromkeys(row[2] for row in chunk):
                 if path not in self._files:
@@ -205,7 +213,7 @@ class SearchLoad:
         marks = "?, ?, ?" if with_file else "?, ?, null"
         db.execute("begin immediate")
         db.executemany(f"insert into {self._stage} (object_id, body, file) values ({marks})", chunk)
-        if self._target.action is Action.REPLACE:
+        if self._target.action in WHOLE:
             db.execute(
                 f"insert into {self._stage}_text (rowid, text) select id, {_TEXT}"
                 f" from {self._stage} where id > ?",
@@ -234,6 +242,9 @@ class SearchLoad:
     def _apply(self) -> Counts:
         match self._target.action:
             case Action.REPLACE:
+                return self._replace()
+            case Action.DROP:
+                self._db.execute("delete from named")
                 return self._replace()
             case Action.DELETE:
                 return self._delete()

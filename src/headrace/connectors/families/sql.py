@@ -67,6 +67,8 @@ class Apply:
                 return Counts(deleted=deleted, unchanged=missed)
             case Action.PARTIAL | Action.PARTIAL_NO_CREATE:
                 return self._partial(create=action is Action.PARTIAL)
+            case Action.DROP:
+                raise AssertionError(action)  # not among a table's actions
 
     def _replace(self) -> Counts:
         dropped = self.query(f"select count(*) from {self.table}")[0][0]
