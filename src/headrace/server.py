@@ -20,6 +20,7 @@ from headrace.domain.ids import TenantId, new_id
 from headrace.engine.javascript import tried
 from headrace.observe import log
 from headrace.runtime.dispatcher import Dispatcher
+from headrace.runtime.mailer import Mailer
 from headrace.runtime.pool import Pool
 from headrace.security.vault import Vault, master_key, write_private
 from headrace.service.access import Access
@@ -54,6 +55,7 @@ class Server:
         self.queue = Queue(
             self.database, f"{socket.gethostname()}/{os.getpid()}/{new_id()[-8:]}"[:80],
             round(settings.lease_s * 1000), quarantine=settings.data_dir / "quarantine",
+            by_mail=bool(settings.smtp),
         )  # fmt: skip
         if self.database.is_sqlite:
             # The folder's lock proves that nobody else lives: no need to wait for leases.
@@ -62,6 +64,7 @@ class Server:
         self.pool = Pool(settings.workers)
         self.runs = Runs(self.database, catalog, settings, self._wake)
         self.dispatcher = Dispatcher(self.queue, self.runs, self.pool, settings)
+        self.mailer = Mailer(self.database, settings)
         self.services = Services(
             settings=settings, access=self.access, catalog=catalog, runs=self.runs,
             indexes=Indexes(settings.data_dir),
@@ -77,10 +80,12 @@ class Server:
         """Take work."""
         self.runs.sweep()
         self.dispatcher.start()
+        self.mailer.start()
 
     def stop(self) -> None:
         """Give back what is under way, and let go of everything."""
         self.dispatcher.stop()
+        self.mailer.stop()
         self.database.close()
         self._lock.close()
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -40,12 +40,26 @@ def rate(env: Mapping[str, str], name: str) -> Rate:
     return Rate(int(requests), int(seconds))
 
 
-def url(env: Mapping[str, str], name: str) -> str:
+def url(env: Mapping[str, str], name: str, schemes: Sequence[str] = ("https", "http")) -> str:
     """Read the address of a service. Raises Invalid, naming the variable."""
     text = env.get(name, "").rstrip("/")
-    parts = urlsplit(text)
-    if text and not (parts.scheme in ("http", "https") and parts.hostname):
-        raise Invalid(f"{name}: {text!r} is no URL.", hint="Write https://host:port.", field=name)
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in schemes and parts.hostname and parts.port != 0
+    except ValueError:  # of a port that is no number
+        known = False
+    if text and not known:
+        raise Invalid(f"{name} is no URL.", hint=f"Write {schemes[0]}://host:port.", field=name)
+    return text
+
+
+def address(env: Mapping[str, str], name: str) -> str:
+    """Read mail addresses, by commas. Raises Invalid, naming the variable."""
+    text = env.get(name, "").strip()
+    for part in text.split(",") if text else ():
+        name_, at, host = part.strip().rpartition("@")
+        if not (name_ and at and host) or not part.isprintable():
+            raise Invalid(f"{name}: {part!r} is no mail address.", field=name)
     return text
 
 
@@ -86,6 +100,9 @@ class Settings:
     algolia_host: str = ""  # HEADRACE_ALGOLIA_HOST: URL instead of https://APPID.algolia.net
     algolia_insights_host: str = ""  # HEADRACE_ALGOLIA_INSIGHTS_HOST: URL of the events' service
     algolia_record_bytes_max: int = 100_000  # HEADRACE_ALGOLIA_RECORD_MAX: 10000 on small plans
+    smtp: str = field(default="", repr=False)  # HEADRACE_SMTP: smtp://user:password@host:587
+    mail_from: str = ""  # HEADRACE_MAIL_FROM: the sender of notifications
+    mail_to: tuple[str, ...] = ()  # HEADRACE_MAIL_TO: who gets them, by commas
     log_level: str = "info"  # HEADRACE_LOG: debug, info, warning or error
 
     @property
@@ -127,6 +144,11 @@ def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:
         "algolia_record_bytes_max": int(
             number(env, "HEADRACE_ALGOLIA_RECORD_MAX", 100_000, 1_000, 10_000_000)
         ),
+        "smtp": url(env, "HEADRACE_SMTP", ("smtp", "smtps")),
+        "mail_from": address(env, "HEADRACE_MAIL_FROM"),
+        "mail_to": tuple(
+            part.strip() for part in address(env, "HEADRACE_MAIL_TO").split(",") if part.strip()
+        ),
         "log_level": env.get("HEADRACE_LOG", "info"),
     }
     values |= {name: value for name, value in given.items() if value is not None}
@@ -135,6 +157,11 @@ def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:
         raise Invalid(
             f"HEADRACE_ADMIN_KEY must have at least {KEY_CHARACTERS_MIN} characters.",
             field="HEADRACE_ADMIN_KEY",
+        )
+    if settings.smtp and not (settings.mail_from and settings.mail_to):
+        raise Invalid(
+            "HEADRACE_SMTP needs HEADRACE_MAIL_FROM and HEADRACE_MAIL_TO: who writes to whom?",
+            field="HEADRACE_SMTP",
         )
     if settings.memory_bytes < (128 << 20):
         raise Invalid("HEADRACE_MEMORY must be at least 128MB.", field="HEADRACE_MEMORY")

@@ -6,9 +6,10 @@ import sqlalchemy as sa
 
 from headrace.domain.event import EventKind, EventStatus, NewEvent
 from headrace.domain.ids import RunId
-from headrace.store import runs, tables
+from headrace.store import mails, runs, tables
 from headrace.store.database import Tx
 
+SUBJECT_MAX: Final = 200
 CRITICALS_MAX: Final = 5  # in a row, where the task's policies name no number
 
 
@@ -21,21 +22,40 @@ def succeeded(tx: Tx, id_: RunId) -> None:
     )
 
 
-def failed(tx: Tx, id_: RunId, reason: str) -> None:
-    """A run failed critically: count it, and block the task when it was one too many."""
+def failed(tx: Tx, id_: RunId, reason: str, *, critical: bool, by_mail: bool) -> None:
+    """A run failed. Count a critical failure, and block the task when it was one too many.
+
+    Mails tell of a block unless the task forbids them, and of every failed run if it asks for it.
+    """
     task = tables.task
-    tx.run(sa.update(task).where(task.c.id == _task_of(id_)).values(criticals=task.c.criticals + 1))
-    found = tx.first(
-        sa.select(task.c.id, task.c.criticals, task.c.extra).where(task.c.id == _task_of(id_))
-    )
+    if critical:
+        more = task.c.criticals + 1
+        tx.run(sa.update(task).where(task.c.id == _task_of(id_)).values(criticals=more))
+    found = tx.first(sa.select(task).where(task.c.id == _task_of(id_)))
     if found is None:
         return
+    email = (found.extra.get("notifications") or {}).get("email") or {}
     limit = (found.extra.get("policies") or {}).get("criticalThreshold", CRITICALS_MAX)
-    if found.criticals < limit:
-        return
-    told = f"Blocked after {found.criticals} critical failures in a row. The last: {reason}"
-    tx.run(sa.update(task).where(task.c.id == found.id).values(enabled=False, blocked=told))
-    runs.add_event(tx, id_, NewEvent(kind=EventKind.LOG, status=EventStatus.CRITICAL, message=told))
+    blocks = critical and found.enabled and found.criticals >= limit
+    if blocks:
+        told = f"Blocked after {found.criticals} critical failures in a row. The last: {reason}"
+        tx.run(sa.update(task).where(task.c.id == found.id).values(enabled=False, blocked=told))
+        event = NewEvent(kind=EventKind.LOG, status=EventStatus.CRITICAL, message=told)
+        runs.add_event(tx, id_, event)
+    if by_mail and email.get("enabled", blocks):
+        what = "is blocked" if blocks else "failed"
+        name = " ".join(f"{found.name} {found.id}".split())
+        after = (
+            f"After {found.criticals} critical failures in a row it is disabled. Mend what is"
+            " wrong, then enable it again.\n"
+            if blocks
+            else ""
+        )
+        mails.add(
+            tx, f"headrace: task {name} {what}"[:SUBJECT_MAX],
+            f"The task {name} of tenant {found.tenant} {what}.\n\nReason: {reason}\n\n{after}"
+            f"Run: {id_}\nTask: {found.id}\n",
+        )  # fmt: skip
 
 
 def _task_of(id_: RunId) -> sa.ScalarSelect[str]:

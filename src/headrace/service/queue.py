@@ -13,6 +13,7 @@ from headrace.domain.books import Receipt
 from headrace.domain.clock import Millis
 from headrace.domain.errors import HeadraceError
 from headrace.domain.event import EventKind, EventStatus, NewEvent
+from headrace.domain.ids import RunId
 from headrace.domain.run import ACTIVE, Claim, Run, RunState
 from headrace.observe import faults
 from headrace.service import policies, pushes
@@ -47,12 +48,18 @@ class Queue:
         lease_ms: int,
         chance: Callable[[], float] | None = None,
         quarantine: Path | None = None,
+        *,
+        by_mail: bool = False,
     ) -> None:
-        """`quarantine`: the folder for records that were pushed and cannot be applied."""
+        """`quarantine`: the folder for records that were pushed and cannot be applied.
+
+        `by_mail`: failures are told by mail too, as each task wishes.
+        """
         self._database = database
         self.holder = holder
         self._lease_ms = lease_ms
         self._quarantine = quarantine
+        self._by_mail = by_mail
         self._chance = chance or random.random
 
     def claim(self, room: int) -> list[tuple[Claim, Run]]:
@@ -136,7 +143,7 @@ class Queue:
             )  # fmt: skip
             self._tell(tx, run, error["message"], EventStatus.CRITICAL, {"error": error})
             pushes.refuse(tx, run.id, error["message"], self._quarantine)
-            policies.failed(tx, run.id, error["message"])
+            self._failed(tx, run.id, error, critical=True)
         else:
             wait_ms = self._backoff(run.deaths)
             runs.move(
@@ -253,8 +260,12 @@ class Queue:
                     data={"error": dict(error)},
                 ),
             )
-            if critical:
-                policies.failed(tx, claim.run, str(error.get("message", "")))
+            self._failed(tx, claim.run, error, critical=critical)
+
+    def _failed(self, tx: Tx, id_: RunId, error: Mapping[str, Any], *, critical: bool) -> None:
+        """Do what the task's policies say of a failed run."""
+        reason = f"{error.get('message', '')} {error.get('hint', '')}".strip()
+        policies.failed(tx, id_, reason, critical=critical, by_mail=self._by_mail)
 
     def cancelled(self, claim: Claim) -> None:
         """End a run whose work is gone after a cancel. Raises LostClaim."""

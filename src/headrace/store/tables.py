@@ -159,6 +159,13 @@ inbox: Final = Table(
     Index("ix_inbox_run", "run", "number"),
 )  # fmt: skip
 
+mail: Final = Table(
+    "mail", metadata, _id(), Column("subject", Text, nullable=False),
+    Column("body", Text, nullable=False), Column("at", BigInteger, nullable=False),
+    Column("not_before", BigInteger, nullable=False, index=True),
+    Column("tries", Integer, nullable=False),
+)  # fmt: skip
+
 counter: Final = Table(
     "counter", metadata, Column("name", String(40), primary_key=True),
     Column("value", BigInteger, nullable=False),
