@@ -610,6 +610,41 @@ def test_records_that_a_transformation_makes_the_same_are_kept_as_rejects(server
             books["duplicates"]) == (5, 3, 1, 1, 1)  # fmt: skip
 
 
+def test_no_code_steps_make_what_a_run_lands(server, client):
+    path = server.data_dir / "files" / "steps.csv"
+    path.write_text("sku,n,name\n1,5, A \n2,x,b\n3,7,c\n")
+    steps = client.create_transformation({"name": "s", "type": "noCode", "input": {"steps": [
+        {"type": "convert", "attribute": "n", "to": "number"},
+        {"type": "case", "attributes": ["name"], "to": "trim"},
+        {"type": "filter", "attribute": "n", "operator": "<", "value": 7},
+    ]}}).transformation_id  # fmt: skip
+    wrong = client.create_transformation(
+        {"name": "w", "type": "noCode", "input": {"steps": [{"type": "magic"}]}}
+    ).transformation_id
+    source = client.create_source(
+        {"type": "csv", "name": "f", "input": {"url": f"file://{path}", "uniqueIDColumn": "sku"}}
+    ).source_id
+
+    def run(transformation):
+        end = client.create_destination(
+            {"type": "search", "name": "d", "input": {"indexName": "Steps"},
+             "transformationIDs": [transformation]}
+        ).destination_id  # fmt: skip
+        task = client.create_task(
+            {"sourceID": source, "destinationID": end, "action": "replace", "failureThreshold": 50}
+        ).task_id
+        return end, ended(client, client.run_task(task).run_id)
+
+    end, told = run(steps)
+    assert told.outcome == "success"
+    assert rows(server, end, "Steps") == {"1": {"objectID": "1", "sku": "1", "n": 5, "name": "A"}}
+    books = receipt(server, told.run_id)["books"]
+    assert (books["inserted"], books["filtered"], books["rejected"]) == (1, 1, 1)
+    _, told = run(wrong)
+    assert told.outcome == "failure"
+    assert "input.steps[0] is no step" in told.reason
+
+
 @pytest.fixture(scope="module")
 def searcher(server):
     config = SearchConfig("default", KEY)

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from headrace.connectors import registry
 from headrace.contract.spec import Config, filled_in
-from headrace.domain.errors import Conflict, Invalid, Misconfigured, NotFound
+from headrace.domain.errors import Conflict, Invalid, NotFound
 from headrace.domain.ids import (
     AuthenticationId,
     DestinationId,
@@ -23,6 +23,7 @@ from headrace.domain.ids import (
 )
 from headrace.domain.resources import Authentication, Destination, Source, Transformation
 from headrace.domain.task import OF_TASKS, Action, Task, TriggerType
+from headrace.engine.steps import code_of
 from headrace.security.vault import Vault
 from headrace.service.orders import Code, judge_task, secret_members
 from headrace.service.schedule import next_moment
@@ -331,14 +332,10 @@ class Catalog:
         for id_ in end.transformations:
             thing = resources.find(tx, Transformation, end.tenant, id_)
             assert thing is not None  # one that is used cannot be removed
-            if thing.type != "code":
-                raise Misconfigured(
-                    f"The transformation {thing.name!r} is made of no-code steps, which cannot be"
-                    " run yet.",
-                    hint="Write it as code.",
-                )
+            steps = thing.type == "noCode"
+            code = code_of(thing.input["steps"]) if steps else str(thing.input["code"])
             secrets = self.opened_secrets(tx, thing)
-            found.append(Code(code=str(thing.input["code"]), secrets=secrets))
+            found.append(Code(code=code, secrets=secrets))
         return tuple(found)
 
     def opened_secrets(self, tx: Tx, thing: Transformation) -> dict[str, Any]:
