@@ -1,6 +1,9 @@
 """The official Python client, unchanged but for its host, through a full life of everything."""
 
+from urllib.parse import urlsplit
+
 import pytest
+import requests
 from algoliasearch.http.exceptions import RequestException
 from algoliasearch.http.hosts import Host, HostsCollection
 from algoliasearch.ingestion.client import IngestionClientSync
@@ -8,12 +11,34 @@ from algoliasearch.ingestion.config import IngestionConfig
 from algoliasearch.search.client import SearchClientSync
 from algoliasearch.search.config import SearchConfig
 
+from tests.contract.documents import NEWEST, Answers, document
 from tests.serving import KEY, serving
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     with serving(tmp_path_factory.mktemp("client") / "data") as found:
+        yield found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def answers(server):
+    """Hold every answer of these tests against the vendor's newest document, if it is at hand."""
+    if document(NEWEST) is None:
+        yield None
+        return
+    found = Answers(NEWEST)
+    send = requests.Session.send
+
+    def checked(self, request, **how):
+        response = send(self, request, **how)
+        path = urlsplit(request.url).path
+        faults = found.faults(request.method, path, response.status_code, response.content)
+        assert not faults, (request.method, path, faults)
+        return response
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(requests.Session, "send", checked)
         yield found
 
 

@@ -100,7 +100,7 @@ class Catalog:
                     hint=f"Remove that {user[0]} first.",
                 )
             if isinstance(thing, Task):
-                if runs.unfinished(tx, thing.id):
+                if runs.has_work(tx, thing.id):
                     raise Conflict("The task has a run.", hint="Cancel it, or wait for its end.")
                 runs.forget_task(tx, thing.id)
             resources.remove(tx, kind, thing.id)

@@ -108,6 +108,15 @@ def unfinished(tx: Tx, task: TaskId) -> Run | None:
     return None if found is None else made(found)
 
 
+def has_work(tx: Tx, task: TaskId) -> bool:
+    """Tell whether a run of the task is under way, or waits with something to do."""
+    waiting = sa.exists().where(tables.inbox.c.run == run.c.id)
+    idle = sa.and_(run.c.state == RunState.QUEUED, run.c.kind == RunKind.PUSH, ~waiting)
+    states = (RunState.QUEUED, *_ACTIVE)
+    query = sa.select(run.c.id).where(run.c.task == task, run.c.state.in_(states), ~idle)
+    return tx.first(query.limit(1)) is not None
+
+
 def open_push(tx: Tx, task: TaskId, table: str | None) -> Run | None:
     """Return the task's run that still takes pushes for a table, locked."""
     query = sa.select(run).where(

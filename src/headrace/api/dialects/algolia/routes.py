@@ -23,6 +23,7 @@ from headrace.domain.principal import Principal
 from headrace.domain.resources import Authentication, Destination, Source, Transformation
 from headrace.domain.run import RunKind, Trigger
 from headrace.domain.task import Task
+from headrace.service.catalog import AUTHENTICATION_FORMS
 from headrace.service.runs import Pushed
 from headrace.service.services import Services
 
@@ -31,6 +32,7 @@ WEEK_MS: Final = 7 * 86_400_000
 THREE_HOURS_MS: Final = 3 * 3_600_000
 SOURCES: Final = ("push", *wire.SOURCE_FORMS)
 DESTINATIONS: Final = ("search", "insights")
+AUTHENTICATION_TYPES: Final = (*AUTHENTICATION_FORMS, "secrets")
 SHOPS: Final = ("bigcommerce", "commercetools", "shopify")
 PUSH_BYTES_MAX: Final = 5 << 20
 WATCH_S: Final = 180.0
@@ -76,9 +78,9 @@ def create_authentication(payload: Json, services: Services, principal: Principa
 def list_authentications(services: Services, principal: Principal, asked: Query) -> Json:
     """List authentications."""
     where: dict[str, list[Any]] = {}
-    if (types := asked.many("type")) is not None:
+    if (types := asked.one_of("type", AUTHENTICATION_TYPES)) is not None:
         where["type"] = list(types)
-    if (platforms := asked.many("platform")) is not None:
+    if (platforms := asked.one_of("platform", (*SHOPS, "none"))) is not None:
         where["platform"] = [None if one == "none" else one for one in platforms]
     columns = ENDS | {"auth_type": "type", "platform": "platform"}
     found, total = services.catalog.listed(

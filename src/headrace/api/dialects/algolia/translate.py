@@ -33,7 +33,8 @@ def at(moment: Millis) -> str:
 def authentication(thing: resources.Authentication) -> wire.Authentication:
     return wire.Authentication(
         authentication_id=thing.id, type=thing.type, name=thing.name, platform=thing.platform,
-        input=dict(thing.input), created_at=at(thing.created_at), updated_at=at(thing.updated_at),
+        input={name: value for name, value in thing.input.items() if name != "code"},
+        created_at=at(thing.created_at), updated_at=at(thing.updated_at),
     )  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def source(thing: resources.Source) -> wire.Source:
     return wire.Source(
         source_id=thing.id, type=thing.type, name=thing.name,
         input=msgspec.UNSET if thing.type == "push" else shown,
-        authentication_id=thing.authentication, created_at=at(thing.created_at),
+        authentication_id=thing.authentication or msgspec.UNSET, created_at=at(thing.created_at),
         updated_at=at(thing.updated_at),
     )  # fmt: skip
 
@@ -79,7 +80,7 @@ def destination_input(given: wire.DestinationInput, *, whole: bool) -> Json:
 def destination(thing: resources.Destination) -> wire.Destination:
     return wire.Destination(
         destination_id=thing.id, type=thing.type, name=thing.name, input=dict(thing.input),
-        authentication_id=thing.authentication, created_at=at(thing.created_at),
+        authentication_id=thing.authentication or msgspec.UNSET, created_at=at(thing.created_at),
         updated_at=at(thing.updated_at),
         transformation_ids=list(thing.transformations) or msgspec.UNSET,
     )  # fmt: skip
@@ -101,7 +102,7 @@ def transformation_input(given: Any) -> tuple[str, Json]:  # Any: create, replac
 def transformation(thing: resources.Transformation) -> wire.Transformation:
     return wire.Transformation(
         transformation_id=thing.id, code=str(thing.input.get("code", "")), type=thing.type,
-        input=dict(thing.input), name=thing.name, description=thing.description,
+        input=dict(thing.input), name=thing.name, description=msgspec.UNSET if thing.description is None else thing.description,
         authentication_ids=list(thing.authentications), created_at=at(thing.created_at),
         updated_at=at(thing.updated_at),
     )  # fmt: skip

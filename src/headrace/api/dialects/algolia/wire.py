@@ -175,10 +175,10 @@ class Source(Shown):
     source_id: str = field(name="sourceID")
     type: str
     name: str
-    authentication_id: str | None = field(name="authenticationID")
     created_at: str
     updated_at: str
     owner: None = None
+    authentication_id: str | UnsetType = field(default=UNSET, name="authenticationID")
     input: Json | UnsetType = UNSET
 
 
@@ -213,10 +213,10 @@ class Destination(Shown):
     type: str
     name: str
     input: Json
-    authentication_id: str | None = field(name="authenticationID")
     created_at: str
     updated_at: str
     owner: None = None
+    authentication_id: str | UnsetType = field(default=UNSET, name="authenticationID")
     transformation_ids: list[str] | UnsetType = field(default=UNSET, name="transformationIDs")
 
 
@@ -246,10 +246,10 @@ class Transformation(Shown):
     type: str
     input: Json
     name: str
-    description: str | None
     created_at: str
     updated_at: str
     owner: None = None
+    description: str | UnsetType = UNSET
     authentication_ids: list[str] = field(default_factory=list, name="authenticationIDs")
 
 
