@@ -1,4 +1,4 @@
-"""The HTTP app: dialects side by side, health, and the description of the native API."""
+"""The HTTP app: dialects side by side, health, and the description of it all."""
 
 import html
 from typing import Any, Final
@@ -12,10 +12,11 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from headrace import __version__
 from headrace.api import errors
 from headrace.api.auth import AnyRequest, services_of
+from headrace.api.description import describe
 from headrace.api.dialects.algolia.routes import ALGOLIA
 from headrace.api.dialects.native.routes import NATIVE
 from headrace.api.rates import Rates
-from headrace.domain.errors import Denied
+from headrace.domain.errors import Denied, Invalid
 from headrace.service.services import Services
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
@@ -37,15 +38,15 @@ def ready(request: AnyRequest) -> Response[dict[str, str]]:
 
 @get("/openapi.json", sync_to_thread=False, include_in_schema=False)
 def openapi(request: AnyRequest) -> dict[str, Any]:
-    """Describe the native API (OpenAPI 3.1)."""
-    return request.app.openapi_schema.to_schema()
+    """Describe everything that is answered here (OpenAPI 3.1)."""
+    return describe(request.app)
 
 
 @get("/docs", media_type=MediaType.HTML, sync_to_thread=False, include_in_schema=False)
 def docs(request: AnyRequest) -> str:
-    """Show the native API on a page that asks no other host for anything."""
+    """Show the API on a page that asks no other host for anything."""
     rows = []
-    for path, operations in sorted(request.app.openapi_schema.to_schema()["paths"].items()):
+    for path, operations in sorted(describe(request.app)["paths"].items()):
         for method, operation in operations.items():
             told = html.escape(operation.get("description", operation.get("summary", "")))
             rows.append(
@@ -60,12 +61,21 @@ _PAGE: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>he
 max-width:64rem;padding:0 1rem}}td{{padding:.25rem .75rem .25rem 0;vertical-align:top}}
 code{{font-size:.9em}}</style>
 <h1>headrace {version}</h1>
-<p>Every call needs <code>Authorization: Bearer KEY</code>. The whole description is at
+<p>Calls of <code>/v1</code> need <code>Authorization: Bearer KEY</code>; those of
+<code>/1</code> and <code>/2</code> (the Algolia Ingestion API)
+<code>x-algolia-application-id</code> and <code>x-algolia-api-key</code>. The whole description is at
 <a href="/openapi.json">/openapi.json</a>.</p>
 <table>{rows}</table></html>"""
 
 
-def check_host(request: AnyRequest) -> None:
+def check_request(request: AnyRequest) -> None:
+    """Refuse what no route should have to think of."""
+    if "\0" in request.url.path or "%00" in request.url.query or "\0" in request.url.query:
+        raise Invalid("The path and the query must not hold the character U+0000.")
+    _check_host(request)
+
+
+def _check_host(request: AnyRequest) -> None:
     """Refuse foreign Host headers on loopback: a web page must not reach us by its own name."""
     settings = services_of(request).settings
     host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
@@ -80,7 +90,7 @@ def make_app(services: Services) -> Litestar:
     """Build the app over a server's services."""
     return Litestar(
         route_handlers=[health, ready, openapi, docs, NATIVE, ALGOLIA],
-        before_request=check_host,
+        before_request=check_request,
         state=State(
             {
                 "services": services,

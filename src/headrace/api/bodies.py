@@ -12,8 +12,26 @@ from headrace.domain.errors import Invalid, TooLarge
 
 async def payload(request: AnyRequest) -> dict[str, Any]:
     """Return the body's JSON object; empty for no body. Raises Invalid or TooLarge."""
-    found: dict[str, Any] = decoded(await plain_body(request), dict[str, Any])
+    body = await plain_body(request)
+    found: dict[str, Any] = decoded(body, dict[str, Any])
+    if b"\\u0000" in body and (field := _nul_in(found)) is not None:
+        raise Invalid(f"{field or 'A name'} holds the character U+0000.", field=field)
     return found
+
+
+def _nul_in(value: object, path: str = "") -> str | None:
+    """Return where a text holds U+0000, which no database of ours could keep alike; or None."""
+    if isinstance(value, str):
+        return path if "\0" in value else None
+    if isinstance(value, dict):
+        if any("\0" in name for name in value):
+            return path
+        parts = [(f"{path}.{name}" if path else name, inner) for name, inner in value.items()]
+    elif isinstance(value, list):
+        parts = [(f"{path}[{place}]", inner) for place, inner in enumerate(value)]
+    else:
+        return None
+    return next((at for name, inner in parts if (at := _nul_in(inner, name)) is not None), None)
 
 
 async def plain_body(request: AnyRequest) -> bytes:

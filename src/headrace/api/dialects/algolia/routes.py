@@ -44,13 +44,6 @@ async def asked(request: AnyRequest) -> Query:
     return Query(request)
 
 
-def _ids(payload: Json, name: str) -> list[str]:
-    found = payload.get(name)
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        raise Invalid(f"{name} must be a list of strings.", field=name)
-    return found
-
-
 def _now() -> str:
     return translate.at(now_ms())
 
@@ -61,7 +54,12 @@ ENDS: Final = {"name": "name", "type": "type"} | TIMES
 # Authentications.
 
 
-@post("/1/authentications", status_code=200, sync_to_thread=True)
+@post(
+    "/1/authentications",
+    status_code=200,
+    sync_to_thread=True,
+    opt={"body": wire.AuthenticationCreate},
+)
 def create_authentication(payload: Json, services: Services, principal: Principal) -> Json:
     """Create an authentication."""
     given: wire.AuthenticationCreate = converted(payload, wire.AuthenticationCreate)
@@ -92,12 +90,17 @@ def list_authentications(services: Services, principal: Principal, asked: Query)
     }
 
 
-@post("/1/authentications/search", status_code=200, sync_to_thread=True)
+@post(
+    "/1/authentications/search",
+    status_code=200,
+    sync_to_thread=True,
+    opt={"body": wire.AuthenticationIDs},
+)
 def search_authentications(
     payload: Json, services: Services, principal: Principal
 ) -> list[wire.Authentication]:
     """Return the authentications named."""
-    ids = _ids(payload, "authenticationIDs")
+    ids = converted(payload, wire.AuthenticationIDs).authentication_ids
     found = services.catalog.some(Authentication, principal.tenant.id, ids)
     return [translate.authentication(one) for one in found]
 
@@ -110,7 +113,7 @@ def get_authentication(
     return translate.authentication(services.catalog.get(Authentication, principal.tenant.id, id))
 
 
-@patch("/1/authentications/{id:str}", sync_to_thread=True)
+@patch("/1/authentications/{id:str}", sync_to_thread=True, opt={"body": wire.AuthenticationUpdate})
 def update_authentication(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> Json:  # fmt: skip
@@ -140,7 +143,7 @@ def _known(payload: Json, types: tuple[str, ...]) -> None:
         raise Invalid(f"type must be one of {', '.join(types)}.", field="type")
 
 
-@post("/1/sources", status_code=200, sync_to_thread=True)
+@post("/1/sources", status_code=200, sync_to_thread=True, opt={"body": wire.SourceCreate})
 def create_source(payload: Json, services: Services, principal: Principal) -> Json:
     """Create a source."""
     _known(payload, SOURCES)
@@ -168,10 +171,12 @@ def list_sources(services: Services, principal: Principal, asked: Query) -> Json
     }
 
 
-@post("/1/sources/search", status_code=200, sync_to_thread=True)
+@post("/1/sources/search", status_code=200, sync_to_thread=True, opt={"body": wire.SourceIDs})
 def search_sources(payload: Json, services: Services, principal: Principal) -> list[wire.Source]:
     """Return the sources named."""
-    found = services.catalog.some(Source, principal.tenant.id, _ids(payload, "sourceIDs"))
+    found = services.catalog.some(
+        Source, principal.tenant.id, converted(payload, wire.SourceIDs).source_ids
+    )
     return [translate.source(one) for one in found if one.type in SOURCES]
 
 
@@ -181,7 +186,7 @@ def get_source(id: str, services: Services, principal: Principal) -> wire.Source
     return translate.source(services.catalog.get_typed(Source, principal.tenant.id, id, SOURCES))
 
 
-@patch("/1/sources/{id:str}", sync_to_thread=True)
+@patch("/1/sources/{id:str}", sync_to_thread=True, opt={"body": wire.SourceUpdate})
 def update_source(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> Json:  # fmt: skip
@@ -207,7 +212,7 @@ def delete_source(id: str, services: Services, principal: Principal) -> Json:  #
     return {"deletedAt": _now()}
 
 
-@post("/1/sources/validate", status_code=200, sync_to_thread=True)
+@post("/1/sources/validate", status_code=200, sync_to_thread=True, opt={"body": wire.SourceCreate})
 def validate_source(payload: Json, services: Services, principal: Principal) -> wire.Watch:
     """Try a source that is not kept, and return some of its records."""
     _known(payload, SOURCES)
@@ -216,7 +221,12 @@ def validate_source(payload: Json, services: Services, principal: Principal) -> 
     return _tried(services, principal, given.type, input_, given.authentication_id)
 
 
-@post("/1/sources/{id:str}/validate", status_code=200, sync_to_thread=True)
+@post(
+    "/1/sources/{id:str}/validate",
+    status_code=200,
+    sync_to_thread=True,
+    opt={"body": wire.SourceUpdate},
+)
 def validate_source_before_update(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> wire.Watch:  # fmt: skip
@@ -279,7 +289,12 @@ def _undiscovered(services: Services, principal: Principal, id_: str) -> Invalid
     return Invalid("There is no connector for sources of type docker yet.")
 
 
-@post("/1/sources/{id:str}/run", status_code=200, sync_to_thread=True)
+@post(
+    "/1/sources/{id:str}/run",
+    status_code=200,
+    sync_to_thread=True,
+    opt={"body": wire.RunSourceGiven},
+)
 def run_source(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> Json:  # fmt: skip
@@ -302,7 +317,7 @@ def run_source(
 # Destinations.
 
 
-@post("/1/destinations", status_code=200, sync_to_thread=True)
+@post("/1/destinations", status_code=200, sync_to_thread=True, opt={"body": wire.DestinationCreate})
 def create_destination(payload: Json, services: Services, principal: Principal) -> Json:
     """Create a destination."""
     _known(payload, DESTINATIONS)
@@ -334,12 +349,17 @@ def list_destinations(services: Services, principal: Principal, asked: Query) ->
     }
 
 
-@post("/1/destinations/search", status_code=200, sync_to_thread=True)
+@post(
+    "/1/destinations/search",
+    status_code=200,
+    sync_to_thread=True,
+    opt={"body": wire.DestinationIDs},
+)
 def search_destinations(
     payload: Json, services: Services, principal: Principal
 ) -> list[wire.Destination]:
     """Return the destinations named."""
-    ids = _ids(payload, "destinationIDs")
+    ids = converted(payload, wire.DestinationIDs).destination_ids
     found = services.catalog.some(Destination, principal.tenant.id, ids)
     return [translate.destination(one) for one in found if one.type in DESTINATIONS]
 
@@ -354,7 +374,7 @@ def get_destination(
     )
 
 
-@patch("/1/destinations/{id:str}", sync_to_thread=True)
+@patch("/1/destinations/{id:str}", sync_to_thread=True, opt={"body": wire.DestinationUpdate})
 def update_destination(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> Json:  # fmt: skip
@@ -383,7 +403,12 @@ def delete_destination(id: str, services: Services, principal: Principal) -> Jso
 # Transformations.
 
 
-@post("/1/transformations", status_code=200, sync_to_thread=True)
+@post(
+    "/1/transformations",
+    status_code=200,
+    sync_to_thread=True,
+    opt={"body": wire.TransformationCreate},
+)
 def create_transformation(payload: Json, services: Services, principal: Principal) -> Json:
     """Create a transformation."""
     given: wire.TransformationCreate = converted(payload, wire.TransformationCreate)
@@ -411,12 +436,17 @@ def list_transformations(services: Services, principal: Principal, asked: Query)
     }
 
 
-@post("/1/transformations/search", status_code=200, sync_to_thread=True)
+@post(
+    "/1/transformations/search",
+    status_code=200,
+    sync_to_thread=True,
+    opt={"body": wire.TransformationIDs},
+)
 def search_transformations(
     payload: Json, services: Services, principal: Principal
 ) -> list[wire.Transformation]:
     """Return the transformations named."""
-    ids = _ids(payload, "transformationIDs")
+    ids = converted(payload, wire.TransformationIDs).transformation_ids
     found = services.catalog.some(Transformation, principal.tenant.id, ids)
     return [translate.transformation(one) for one in found]
 
@@ -429,7 +459,7 @@ def get_transformation(
     return translate.transformation(services.catalog.get(Transformation, principal.tenant.id, id))
 
 
-@put("/1/transformations/{id:str}", sync_to_thread=True)
+@put("/1/transformations/{id:str}", sync_to_thread=True, opt={"body": wire.TransformationCreate})
 def update_transformation(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> Json:  # fmt: skip
@@ -450,14 +480,24 @@ def delete_transformation(id: str, services: Services, principal: Principal) -> 
     return {"deletedAt": _now()}
 
 
-@post("/1/transformations/try", status_code=200, sync_to_thread=True)
+@post(
+    "/1/transformations/try",
+    status_code=200,
+    sync_to_thread=True,
+    opt={"body": wire.TransformationTry},
+)
 def try_transformation(payload: Json, services: Services, principal: Principal) -> Json:
     """Run a transformation over one record. Nothing is kept."""
     given: wire.TransformationTry = converted(payload, wire.TransformationTry)
     return _transformed(services, given, {})
 
 
-@post("/1/transformations/{id:str}/try", status_code=200, sync_to_thread=True)
+@post(
+    "/1/transformations/{id:str}/try",
+    status_code=200,
+    sync_to_thread=True,
+    opt={"body": wire.TransformationTry},
+)
 def try_transformation_before_update(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> Json:  # fmt: skip
@@ -511,7 +551,7 @@ def _updated(task: Task) -> Json:
     return {"taskID": task.id, "updatedAt": translate.at(task.updated_at)}
 
 
-@post("/2/tasks", status_code=200, sync_to_thread=True)
+@post("/2/tasks", status_code=200, sync_to_thread=True, opt={"body": wire.TaskCreate})
 def create_task(payload: Json, services: Services, principal: Principal) -> Json:
     """Create a task."""
     given: wire.TaskCreate = converted(payload, wire.TaskCreate)
@@ -524,7 +564,7 @@ def create_task(payload: Json, services: Services, principal: Principal) -> Json
     )  # fmt: skip
 
 
-@post("/1/tasks", status_code=200, sync_to_thread=True)
+@post("/1/tasks", status_code=200, sync_to_thread=True, opt={"body": wire.TaskCreateV1})
 def create_task_v1(payload: Json, services: Services, principal: Principal) -> Json:
     """Create a task (version 1)."""
     given: wire.TaskCreateV1 = converted(payload, wire.TaskCreateV1)
@@ -558,17 +598,21 @@ def list_tasks_v1(services: Services, principal: Principal, asked: Query) -> Jso
     }
 
 
-@post("/2/tasks/search", status_code=200, sync_to_thread=True)
+@post("/2/tasks/search", status_code=200, sync_to_thread=True, opt={"body": wire.TaskIDs})
 def search_tasks(payload: Json, services: Services, principal: Principal) -> list[wire.Task]:
     """Return the tasks named."""
-    found = services.catalog.some(Task, principal.tenant.id, _ids(payload, "taskIDs"))
+    found = services.catalog.some(
+        Task, principal.tenant.id, converted(payload, wire.TaskIDs).task_ids
+    )
     return [translate.task_v2(one, services.runs.last_of(one.id)) for one in found]
 
 
-@post("/1/tasks/search", status_code=200, sync_to_thread=True)
+@post("/1/tasks/search", status_code=200, sync_to_thread=True, opt={"body": wire.TaskIDs})
 def search_tasks_v1(payload: Json, services: Services, principal: Principal) -> list[wire.TaskV1]:
     """Return the tasks named (version 1)."""
-    found = services.catalog.some(Task, principal.tenant.id, _ids(payload, "taskIDs"))
+    found = services.catalog.some(
+        Task, principal.tenant.id, converted(payload, wire.TaskIDs).task_ids
+    )
     return [translate.task_v1(one, services.runs.last_of(one.id)) for one in found]
 
 
@@ -586,7 +630,7 @@ def get_task_v1(id: str, services: Services, principal: Principal) -> wire.TaskV
     return translate.task_v1(found, services.runs.last_of(found.id))
 
 
-@patch("/2/tasks/{id:str}", sync_to_thread=True)
+@patch("/2/tasks/{id:str}", sync_to_thread=True, opt={"body": wire.TaskUpdate})
 def update_task(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> Json:  # fmt: skip
@@ -595,7 +639,7 @@ def update_task(
     return _updated(services.catalog.change_task(principal.tenant.id, id, **changes))
 
 
-@patch("/1/tasks/{id:str}", sync_to_thread=True)
+@patch("/1/tasks/{id:str}", sync_to_thread=True, opt={"body": wire.TaskUpdateV1})
 def update_task_v1(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> Json:  # fmt: skip
@@ -604,7 +648,7 @@ def update_task_v1(
     return _updated(services.catalog.change_task(principal.tenant.id, id, **changes))
 
 
-@put("/2/tasks/{id:str}", sync_to_thread=True)
+@put("/2/tasks/{id:str}", sync_to_thread=True, opt={"body": wire.TaskReplace})
 def replace_task(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> Json:  # fmt: skip
@@ -632,7 +676,12 @@ def disable_task(id: str, services: Services, principal: Principal) -> Json:  # 
     return _updated(services.catalog.change_task(principal.tenant.id, id, enabled=False))
 
 
-@post(["/1/tasks/{id:str}/run", "/2/tasks/{id:str}/run"], status_code=200, sync_to_thread=True)
+@post(
+    ["/1/tasks/{id:str}/run", "/2/tasks/{id:str}/run"],
+    status_code=200,
+    sync_to_thread=True,
+    opt={"body": wire.RunGiven},
+)
 def run_task(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> Json:  # fmt: skip
@@ -645,7 +694,7 @@ def run_task(
 # Pushes.
 
 
-@post("/2/tasks/{id:str}/push", status_code=200)
+@post("/2/tasks/{id:str}/push", status_code=200, opt={"body": wire.PushGiven})
 async def push_task(
     id: str, request: AnyRequest, pushed: bytes, services: Services,  # noqa: A002
     principal: Principal,
@@ -654,7 +703,7 @@ async def push_task(
     return await _pushed(request, pushed, services, principal, TaskId(id), None)
 
 
-@post("/1/push/{index:str}", status_code=200)
+@post("/1/push/{index:str}", status_code=200, opt={"body": wire.PushGiven})
 async def push(
     index: str, request: AnyRequest, pushed: bytes, services: Services, principal: Principal
 ) -> wire.Watch:
@@ -781,5 +830,5 @@ ALGOLIA: Final = Router(
         "asked": Provide(asked),
     },
     exception_handlers={Exception: errors.algolia},
-    include_in_schema=False,
+    tags=["Algolia Ingestion API"],
 )  # fmt: skip

@@ -56,7 +56,7 @@ def list_indices(services: Services, principal: Principal) -> Json:
     return {"items": items, "nbPages": 1}
 
 
-@post("/1/indexes/{index:str}/browse", status_code=200, sync_to_thread=True)
+@post("/1/indexes/{index:str}/browse", status_code=200, sync_to_thread=True, opt={"body": Query})
 def browse(index: str, payload: Json, services: Services, principal: Principal) -> Json:
     """Go through all objects of an index, in pages."""
     asked: Query = converted(payload, Query)
@@ -70,7 +70,7 @@ def browse(index: str, payload: Json, services: Services, principal: Principal) 
     return answer | ({"cursor": str(found.next)} if found.next is not None else {})
 
 
-@post("/1/indexes/{index:str}/query", status_code=200, sync_to_thread=True)
+@post("/1/indexes/{index:str}/query", status_code=200, sync_to_thread=True, opt={"body": Query})
 def search_index(index: str, payload: Json, services: Services, principal: Principal) -> Json:
     """Search one index."""
     return _searched(services, principal, index, converted(payload, Query))

@@ -100,9 +100,10 @@ def transformation_input(given: Any) -> tuple[str, Json]:  # Any: create, replac
 
 
 def transformation(thing: resources.Transformation) -> wire.Transformation:
+    told = msgspec.UNSET if thing.description is None else thing.description
     return wire.Transformation(
         transformation_id=thing.id, code=str(thing.input.get("code", "")), type=thing.type,
-        input=dict(thing.input), name=thing.name, description=msgspec.UNSET if thing.description is None else thing.description,
+        input=dict(thing.input), name=thing.name, description=told,
         authentication_ids=list(thing.authentications), created_at=at(thing.created_at),
         updated_at=at(thing.updated_at),
     )  # fmt: skip

@@ -461,6 +461,26 @@ PushAction = Literal[
 ]  # fmt: skip
 
 
+class AuthenticationIDs(Given):
+    authentication_ids: list[str] = field(name="authenticationIDs")
+
+
+class SourceIDs(Given):
+    source_ids: list[str] = field(name="sourceIDs")
+
+
+class DestinationIDs(Given):
+    destination_ids: list[str] = field(name="destinationIDs")
+
+
+class TransformationIDs(Given):
+    transformation_ids: list[str] = field(name="transformationIDs")
+
+
+class TaskIDs(Given):
+    task_ids: list[str] = field(name="taskIDs")
+
+
 class PushGiven(Given):
     action: PushAction
     records: Raw

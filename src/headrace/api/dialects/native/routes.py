@@ -48,7 +48,7 @@ def _page(items: list[Any], total: int, offset: int) -> wire.Page:
 # Sources and destinations.
 
 
-@post("/sources", sync_to_thread=True)
+@post("/sources", sync_to_thread=True, opt={"body": wire.NewEnd})
 def add_source(payload: Json, services: Services, principal: Principal) -> wire.End:
     """Make a source."""
     given: wire.NewEnd = converted(payload, wire.NewEnd)
@@ -77,7 +77,7 @@ def get_source(id: str, services: Services, principal: Principal) -> wire.End:  
     return translate.end(services.catalog.get(Source, principal.tenant.id, id))
 
 
-@patch("/sources/{id:str}", sync_to_thread=True)
+@patch("/sources/{id:str}", sync_to_thread=True, opt={"body": wire.ChangedEnd})
 def change_source(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> wire.End:  # fmt: skip
@@ -96,7 +96,7 @@ def remove_source(id: str, services: Services, principal: Principal) -> None:  #
     services.catalog.remove(Source, principal.tenant.id, id)
 
 
-@post("/destinations", sync_to_thread=True)
+@post("/destinations", sync_to_thread=True, opt={"body": wire.NewEnd})
 def add_destination(payload: Json, services: Services, principal: Principal) -> wire.End:
     """Make a destination."""
     given: wire.NewEnd = converted(payload, wire.NewEnd)
@@ -125,7 +125,7 @@ def get_destination(id: str, services: Services, principal: Principal) -> wire.E
     return translate.end(services.catalog.get(Destination, principal.tenant.id, id))
 
 
-@patch("/destinations/{id:str}", sync_to_thread=True)
+@patch("/destinations/{id:str}", sync_to_thread=True, opt={"body": wire.ChangedEnd})
 def change_destination(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> wire.End:  # fmt: skip
@@ -147,7 +147,7 @@ def remove_destination(id: str, services: Services, principal: Principal) -> Non
 # Tasks.
 
 
-@post("/tasks", sync_to_thread=True)
+@post("/tasks", sync_to_thread=True, opt={"body": wire.NewTask})
 def add_task(payload: Json, services: Services, principal: Principal) -> wire.Task:
     """Make a task."""
     given: wire.NewTask = converted(payload, wire.NewTask)
@@ -177,7 +177,7 @@ def get_task(id: str, services: Services, principal: Principal) -> wire.Task:  #
     return translate.task_shown(services.catalog.get(Task, principal.tenant.id, id))
 
 
-@patch("/tasks/{id:str}", sync_to_thread=True)
+@patch("/tasks/{id:str}", sync_to_thread=True, opt={"body": wire.ChangedTask})
 def change_task(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> wire.Task:  # fmt: skip
@@ -321,7 +321,7 @@ def read_rows(
     )
 
 
-@put("/limits/{name:str}", sync_to_thread=True, status_code=200)
+@put("/limits/{name:str}", sync_to_thread=True, status_code=200, opt={"body": wire.Limit})
 def set_limit(name: str, payload: Json, services: Services, principal: Principal) -> Json:
     """Set how many runs may go at a time: `source`, `source:ID`, `destination:ID`, `tenant:ID`."""
     given: wire.Limit = converted(payload, wire.Limit)
