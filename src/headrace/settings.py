@@ -35,7 +35,7 @@ def rate(env: Mapping[str, str], name: str) -> Rate:
     if not (text := env.get(name, "")):
         return Rate()
     requests, _, seconds = text.partition("/")
-    if not (requests.isdigit() and seconds.isdigit() and int(seconds)):
+    if not (requests.isdecimal() and seconds.isdecimal() and int(seconds)):
         raise Invalid(f"{name}: {text!r} is not a rate.", hint="Write 200/30.", field=name)
     return Rate(int(requests), int(seconds))
 

@@ -63,7 +63,7 @@ code{{font-size:.9em}}</style>
 <h1>headrace {version}</h1>
 <p>Calls of <code>/v1</code> need <code>Authorization: Bearer KEY</code>; those of
 <code>/1</code> and <code>/2</code> (the Algolia Ingestion API)
-<code>x-algolia-application-id</code> and <code>x-algolia-api-key</code>. The whole description is at
+<code>x-algolia-application-id</code> and <code>x-algolia-api-key</code>. All of it is described at
 <a href="/openapi.json">/openapi.json</a>.</p>
 <table>{rows}</table></html>"""
 

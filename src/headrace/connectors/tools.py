@@ -167,7 +167,7 @@ class Fetch:
 
     def _pour(self, answer: Any, target: Path, have: int) -> None:  # Any: urllib3's response
         length = answer.headers.get("Content-Length", "")
-        total = have + int(length) if length.isdigit() else 0
+        total = have + int(length) if length.isdecimal() else 0
         with target.open("ab" if have else "wb") as out:
             for chunk in answer.stream(CHUNK_BYTES, decode_content=False):
                 have += len(chunk)

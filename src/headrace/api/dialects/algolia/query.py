@@ -25,7 +25,7 @@ class Query:
         text = self._params.get(name)
         if text is None:
             return default
-        if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= high:
+        if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= high:
             raise Invalid(f"{name} must be a number from 1 to {high}.", field=name)
         return int(text)
 

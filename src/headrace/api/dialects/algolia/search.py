@@ -1,5 +1,6 @@
 """Routes of the Search API as far as it reads: the embedded indexes, by the official client."""
 
+import re
 from typing import Annotated, Any, Final
 
 from litestar import get, post
@@ -19,6 +20,7 @@ Json = dict[str, Any]
 HITS: Final = 20
 HITS_MAX: Final = 1_000
 QUERIES_MAX: Final = 50
+_CURSOR: Final = re.compile(r"[0-9]{1,18}")
 
 
 class Query(Struct, rename="camel"):
@@ -28,7 +30,7 @@ class Query(Struct, rename="camel"):
     filters: str = ""
     facet_filters: Any = None  # a text, or lists of texts
     page: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
-    hits_per_page: Annotated[int, Meta(ge=1, le=HITS_MAX)] = HITS
+    hits_per_page: Annotated[int, Meta(ge=0, le=HITS_MAX)] = HITS
     attributes_to_retrieve: list[str] | None = None
     cursor: str | None = None
     index_name: str | None = None
@@ -60,8 +62,8 @@ def list_indices(services: Services, principal: Principal) -> Json:
 def browse(index: str, payload: Json, services: Services, principal: Principal) -> Json:
     """Go through all objects of an index, in pages."""
     asked: Query = converted(payload, Query)
-    limit = asked.hits_per_page if "hitsPerPage" in payload else HITS_MAX
-    if asked.cursor is not None and not asked.cursor.isdigit():
+    limit = (asked.hits_per_page if "hitsPerPage" in payload else 0) or HITS_MAX
+    if asked.cursor is not None and not _CURSOR.fullmatch(asked.cursor):
         raise Invalid("cursor is not one that this index gave.", field="cursor")
     found = services.indexes.browse(
         principal.tenant.id, index, int(asked.cursor or 0), limit, _where(asked)
@@ -99,11 +101,17 @@ def get_objects(payload: Json, services: Services, principal: Principal) -> Json
     asked = payload.get("requests")
     if not isinstance(asked, list) or len(asked) > HITS_MAX:
         raise Invalid(f"requests must be a list of at most {HITS_MAX}.", field="requests")
-    results: list[Document | None] = []
-    for one in asked:
-        wanted: Wanted = converted(one, Wanted)
-        (found,) = services.indexes.get(principal.tenant.id, wanted.index_name, [wanted.object_id])
-        results.append(None if found is None else _cut(found, wanted.attributes_to_retrieve))
+    wanted: list[Wanted] = [converted(one, Wanted) for one in asked]
+    found: dict[tuple[str, str], Document | None] = {}
+    for index in dict.fromkeys(one.index_name for one in wanted):
+        ids = [one.object_id for one in wanted if one.index_name == index]
+        documents = services.indexes.get(principal.tenant.id, index, ids)
+        found |= {(index, id_): document for id_, document in zip(ids, documents, strict=True)}
+    results = [
+        None if (document := found[one.index_name, one.object_id]) is None
+        else _cut(document, one.attributes_to_retrieve)
+        for one in wanted
+    ]  # fmt: skip
     return {"results": results}
 
 
@@ -137,7 +145,7 @@ def _searched(services: Services, principal: Principal, index: str, asked: Query
 def _page(found: Found, asked: Query, limit: int) -> Json:
     return {
         "hits": [_cut(one, asked.attributes_to_retrieve) for one in found.documents],
-        "nbHits": found.total, "page": asked.page, "nbPages": -(-found.total // limit),
+        "nbHits": found.total, "page": asked.page, "nbPages": -(-found.total // max(limit, 1)),
         "hitsPerPage": limit, "exhaustiveNbHits": True, "query": asked.query, "params": "",
         "processingTimeMS": found.took_ms,
     }  # fmt: skip

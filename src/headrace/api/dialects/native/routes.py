@@ -35,7 +35,7 @@ Json = dict[str, Any]
 def _offset(cursor: str | None) -> int:
     if cursor is None:
         return 0
-    if not cursor.isdigit() or len(cursor) > 9:  # digits of an offset
+    if not cursor.isdecimal() or len(cursor) > 9:  # digits of an offset
         raise Invalid("cursor is not one that this list gave.", field="cursor")
     return int(cursor)
 
