@@ -6,7 +6,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .boot/bin/uv)
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: setup demo serve test test-faults fix lint types docs bench lock clean
+.PHONY: setup demo serve test test-faults test-fuzz fix lint types docs bench lock clean
 
 setup: .venv/ready  ## put everything into .venv
 
@@ -34,6 +34,9 @@ test: setup lint types  ## everything that CI runs
 test-faults: setup  ## every kill at every step
 	HEADRACE_FAULTS=all $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m faults
 
+test-fuzz: setup  ## every operation with many more examples
+	HEADRACE_FUZZ=200 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/contract/test_fuzz.py
+
 fix: setup
 	$(BIN)/ruff check --quiet --fix --unsafe-fixes . || true
 	$(BIN)/ruff format --quiet .
@@ -52,6 +55,7 @@ docs: setup  ## remake the generated reference
 
 bench: setup  ## side by side with DuckDB and COPY; fails on its bars
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/load.py
 
 lock: setup  ## remake the locks: hashes, no addresses
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \

@@ -635,6 +635,62 @@ def test_records_that_a_transformation_makes_the_same_are_kept_as_rejects(server
             books["duplicates"]) == (5, 3, 1, 1, 1)  # fmt: skip
 
 
+def test_run_metadata_overrides_the_source_for_one_run(server, client):
+    files = server.data_dir / "files"
+    for name in ("usual", "other"):
+        (files / f"{name}.csv").write_text(f"sku,n\n{name},1\n")
+    source = client.create_source({"type": "csv", "name": "f", "input": {
+        "url": f"file://{files}/usual.csv", "uniqueIDColumn": "sku"}}).source_id  # fmt: skip
+    end = client.create_destination(
+        {"type": "search", "name": "d", "input": {"indexName": "Overridden"}}
+    ).destination_id
+    task = client.create_task(
+        {"sourceID": source, "destinationID": end, "action": "replace"}
+    ).task_id
+
+    def landed(metadata):
+        run = client.run_task(task, {"runMetadata": metadata}).run_id
+        assert ended(client, run).outcome == "success"
+        return set(rows(server, end, "Overridden"))
+
+    other = {"parametersOverride": {"source": {"url": f"file://{files}/other.csv"}}, "who": "me"}
+    assert landed(other) == {"other"}
+    assert landed({"who": "me"}) == {"usual"}
+    assert client.get_source(source).input.to_dict()["url"].endswith("usual.csv")
+    for wrong, field in (
+        ({"parametersOverride": {"source": {"url": 5}}}, "source.url"),
+        ({"parametersOverride": {"source": {"nothing": 5}}}, "nothing"),
+        ({"parametersOverride": {"source": [1]}}, "parametersOverride"),
+        ({"parametersOverride": "x"}, "parametersOverride"),
+    ):
+        with pytest.raises(RequestException) as caught:
+            client.run_task(task, {"runMetadata": wrong})
+        assert caught.value.status_code == 400
+        assert field in str(caught.value)
+
+
+def test_rejected_rows_of_a_file_are_told_with_reason_and_row(server, client):
+    path = server.data_dir / "files" / "rejected.csv"
+    path.write_text("sku,n\n" + "".join(f"{n},{'x' if n % 2 else n}\n" for n in range(300)))
+    source = client.create_source({"type": "csv", "name": "f", "input": {
+        "url": f"file://{path}", "uniqueIDColumn": "sku", "mapping": {"n": "integer"}}}).source_id  # fmt: skip
+    end = client.create_destination(
+        {"type": "search", "name": "d", "input": {"indexName": "Rejected"}}
+    ).destination_id
+    for threshold, outcome in ((50, "success"), (49, "failure")):
+        task = client.create_task({"sourceID": source, "destinationID": end, "action": "replace",
+                                   "failureThreshold": threshold}).task_id  # fmt: skip
+        run = ended(client, client.run_task(task).run_id)
+        assert run.outcome == outcome
+        told = client.list_events(run.run_id, type=["record"], status=["failed"]).events
+        (event,) = [one for one in told if "rejected" in one.data]
+        assert event.batch_size == 150
+        assert len(event.data["rejected"]) == 100
+        first = event.data["rejected"][0]
+        assert (first["record"], first["row"]) == (2, "1,x")
+        assert "'x' is not" in first["reason"]
+
+
 def test_no_code_steps_make_what_a_run_lands(server, client):
     path = server.data_dir / "files" / "steps.csv"
     path.write_text("sku,n,name\n1,5, A \n2,x,b\n3,7,c\n")

@@ -2,6 +2,14 @@
 
 import pytest
 
+from headrace.domain.resources import Destination, Source
+from headrace.domain.run import Trigger
+from headrace.security.vault import Vault
+from headrace.service.access import Access
+from headrace.service.catalog import Catalog
+from headrace.service.queue import Queue
+from headrace.service.runs import Runs
+from headrace.settings import Settings
 from headrace.store.database import Database
 from headrace.store.migrate import migrate
 
@@ -17,3 +25,51 @@ def database(request, tmp_path):
     migrate(opened)
     yield opened
     opened.close()
+
+
+class World:
+    """A store with one tenant, and as many tasks as wanted."""
+
+    def __init__(self, database, folder):
+        self.database = database
+        self.vault = Vault(bytes(32))
+        self.access = Access(database, self.vault.pepper)
+        self.tenant, self.key = self.access.first_start("")
+        self.catalog = Catalog(database, self.vault)
+        (folder / "files").mkdir(exist_ok=True)
+        self.folder = folder
+        self.woken = 0
+        self.runs = Runs(database, self.catalog, Settings(data_dir=folder), self._wake)
+
+    def _wake(self):
+        self.woken += 1
+
+    def queue(self, holder="one", lease_ms=60_000):
+        return Queue(self.database, holder, lease_ms, chance=lambda: 0.0)
+
+    def task(self, file="a", source=None):
+        source = source or self.source()
+        end = self.catalog.add_end(
+            Destination,
+            self.tenant.id, type_="duckdb", name="d",
+            given={"path": str(self.folder / "files" / f"{file}.duckdb")},
+        )  # fmt: skip
+        return self.catalog.add_task(
+            self.tenant.id, source=source.id, destination=end.id, action="replace"
+        )
+
+    def source(self):
+        return self.catalog.add_end(
+            Source, self.tenant.id, type_="csv", name="s", given={"url": "file:///x.csv"}
+        )
+
+    def start(self, task, key=None):
+        return self.runs.start(self.tenant.id, task.id, trigger=Trigger.API, key=key)
+
+    def state(self, run):
+        return self.runs.get(self.tenant.id, run.id).state
+
+
+@pytest.fixture
+def world(database, tmp_path):
+    return World(database, tmp_path)

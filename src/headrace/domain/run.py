@@ -87,3 +87,4 @@ class Run:
     finished_at: Millis | None
     not_before: Millis
     updated_at: Millis
+    metadata: Mapping[str, Any] | None = None  # as the caller gave it, for this run only

@@ -3,6 +3,9 @@
 Only this module and `runs` change a run's state, and only along the arrows of `domain.run`.
 """
 
+import contextlib
+import itertools
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +25,8 @@ from headrace.store import inbox, runs
 from headrace.store.database import Database, Tx
 
 DEATHS_MAX: Final = 3
+REASONS_MAX: Final = 100  # of the rejected rows of a run that its event tells
+ROW_CHARACTERS_MAX: Final = 1_000
 TRIES_MAX: Final = 6  # of a run whose outside is down
 BACKOFF_MS: Final = 1_000
 BACKOFF_MAX_MS: Final = 300_000
@@ -204,8 +209,33 @@ class Queue:
                 runs.write(tx, claim, token=token, receipt=dict(receipt))
                 if not told_already:
                     runs.add_segments(tx, claim.run, segments)
+                    self._tell_rejected(tx, claim, segments)
                     runs.add_event(tx, claim.run, _landed(receipt["books"]))
         faults.reach("server.after_advance")
+
+    def _tell_rejected(self, tx: Tx, claim: Claim, segments: Sequence[Mapping[str, Any]]) -> None:
+        """Tell how many rows were rejected, and of the first ones the reason and the row."""
+        total = sum(segment["rows"] for segment in segments)
+        if not total:
+            return
+        shown: list[dict[str, Any]] = []
+        for segment in segments if self._quarantine else ():
+            with contextlib.suppress(OSError), (self._quarantine / segment["name"]).open() as lines:
+                for line in itertools.islice(lines, REASONS_MAX - len(shown)):
+                    row = json.loads(line)
+                    shown.append(
+                        {
+                            "file": row["file"], "record": row["record"], "line": row["line"],
+                            "reason": row["message"], "row": row["raw"][:ROW_CHARACTERS_MAX],
+                        }
+                    )  # fmt: skip
+        runs.add_event(
+            tx, claim.run,
+            NewEvent(
+                kind=EventKind.RECORD, status=EventStatus.FAILED, rows=total,
+                message=f"{total:,} rows were rejected.", data={"rejected": shown},
+            ),
+        )  # fmt: skip
 
     @staticmethod
     def _advance_pushes(
@@ -248,6 +278,7 @@ class Queue:
                 receipt=None if receipt is None else dict(receipt), **_let_go(),
             )  # fmt: skip
             runs.add_segments(tx, claim.run, segments)
+            self._tell_rejected(tx, claim, segments)
             pushes.refuse(tx, claim.run, str(error.get("message", "")), self._quarantine)
             critical = error.get("code") != "too_many_errors"
             runs.add_event(

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from headrace.connectors import registry
 from headrace.connectors.tools import WorkTools
+from headrace.contract.spec import filled_in
 from headrace.domain.clock import Millis
 from headrace.domain.errors import Conflict, HeadraceError, Invalid, NotFound
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
@@ -28,6 +29,7 @@ from headrace.store.paging import Order as SortOrder
 from headrace.store.paging import Window
 
 KEY_MAX: Final = 255
+OVERRIDES: Final = "runMetadata.parametersOverride.source"
 ID_CHARACTERS: Final = 36
 DUE_MAX: Final = 500  # schedules started in one transaction
 PUSHES_BYTES_MAX: Final = 16 << 20  # of what a worker is given at once, but for a larger push
@@ -68,9 +70,13 @@ class Runs:
         self.quarantine = settings.data_dir / "quarantine"
 
     def start(
-        self, tenant: TenantId, task_id: str, *, trigger: Trigger, key: str | None = None
-    ) -> Run:
+        self, tenant: TenantId, task_id: str, *, trigger: Trigger, key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Run:  # fmt: skip
         """Queue a run of a task and return it.
+
+        `metadata` is kept with the run; {"parametersOverride": {"source": {…}}} in it replaces
+        members of the source's input for this run.
 
         `key` makes the call safe to repeat: a second call with the same key returns the first
         call's run. Raises NotFound for an unknown task, Conflict while another run of it is
@@ -90,7 +96,8 @@ class Runs:
                     f"The task has a run that is {other.state}: {other.id}.",
                     hint="Wait for its end, or cancel it.",
                 )
-            run = self._queued(tx, task, trigger, key)
+            self._judge_overrides(tx, task, metadata)
+            run = self._queued(tx, task, trigger, key, metadata=metadata)
         faults.reach("server.run_queued")
         self._wake()  # after the commit: a dispatcher that wakes must be able to see the run
         return run
@@ -154,9 +161,18 @@ class Runs:
                 hint="Send them to /2/tasks/{taskID}/push.",
             )
 
+    def _judge_overrides(self, tx: Tx, task: Task, metadata: Mapping[str, Any] | None) -> None:
+        """Raise Invalid, naming the member, for overrides that the source's form refuses."""
+        overrides = _overrides(metadata)
+        source = resources.find(tx, Source, task.tenant, task.source)
+        if overrides and source is not None and source.type in registry.source_names():
+            form = registry.source(source.type).spec.config
+            filled_in(form, self._catalog.opened(tx, source) | overrides, OVERRIDES)
+
     def start_all(
-        self, tenant: TenantId, source: str, *, kind: RunKind, indices: Callable[[str], bool]
-    ) -> list[Run]:
+        self, tenant: TenantId, source: str, *, kind: RunKind, indices: Callable[[str], bool],
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[Run]:  # fmt: skip
         """Queue a run of every enabled task of a source whose index is wanted."""
         with self._database.begin() as tx:
             tasks, _ = resources.listed(
@@ -168,7 +184,8 @@ class Runs:
                 end = resources.find(tx, Destination, tenant, task.destination)
                 wanted = end is not None and indices(str(end.input.get("indexName", "")))
                 if wanted and not runs.unfinished(tx, task.id):
-                    started.append(self._queued(tx, task, Trigger.API, None, kind=kind))
+                    run = self._queued(tx, task, Trigger.API, None, kind=kind, metadata=metadata)
+                    started.append(run)
         self._wake()
         return started
 
@@ -221,6 +238,7 @@ class Runs:
     def _queued(
         self, tx: Tx, task: Task, trigger: Trigger, key: str | None, *,
         kind: RunKind = RunKind.REINDEX, table: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> Run:  # fmt: skip
         run = Run(
             id=RunId(new_id()), tenant=task.tenant, task=task.id,
@@ -228,7 +246,7 @@ class Runs:
             table=table, action=task.action, fence=0, attempt=0, deaths=0, waiting_for=None,
             progress={}, receipt=None, error=None, failure_threshold=task.failure_threshold,
             queued_at=tx.now, started_at=None, finished_at=None, not_before=tx.now,
-            updated_at=tx.now,
+            updated_at=tx.now, metadata=metadata,
         )  # fmt: skip
         runs.add(
             tx, run, source=task.source, destination=task.destination,
@@ -270,7 +288,8 @@ class Runs:
             assert destination is not None
             return self._order(
                 run=run.id, attempt=run.attempt, scope=task.id, fence=run.fence,
-                source_type=source.type, source_input=self._catalog.opened(tx, source),
+                source_type=source.type,
+                source_input=self._catalog.opened(tx, source) | _overrides(run.metadata),
                 destination_type=self._catalog.connector_of(tx, destination),
                 destination_input=self._destination_input(tx, destination, run.table),
                 action=run.action, table=task.table, key=task.key,
@@ -375,10 +394,10 @@ class Runs:
                 order=order, window=window,
             )  # fmt: skip
 
-    def last_of(self, task: TaskId) -> Run | None:
-        """Return the task's newest run."""
+    def last_moments(self, tasks: Sequence[TaskId]) -> dict[TaskId, Millis]:
+        """Return when the newest run of each task was queued, if it has one."""
         with self._database.read() as tx:
-            return runs.last_of(tx, task)
+            return runs.last_moments(tx, tasks)
 
     def events(
         self, tenant: TenantId, id_: str, *, kinds: Sequence[str] | None = None,
@@ -389,10 +408,10 @@ class Runs:
         """Return one page of a run's events and how many there are."""
         with self._database.read() as tx:
             run = self._get(tx, tenant, id_)
-            return runs.events(
-                tx, run.id, kinds=kinds, statuses=statuses, since=since, until=until, after=after,
-                order=order, window=window,
-            )  # fmt: skip
+            asked = runs.EventsAsked(
+                kinds=kinds, statuses=statuses, since=since, until=until, after=after
+            )
+            return runs.events(tx, run.id, asked, order, window)
 
     def event(self, tenant: TenantId, id_: str, event_id: str) -> Event:
         """Return one event of a run."""
@@ -489,6 +508,16 @@ class Runs:
                     path.unlink()
                     removed += 1
         return removed
+
+
+def _overrides(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a run's metadata replaces in its source's input. Raises Invalid."""
+    found: Any = metadata or {}
+    for name in ("parametersOverride", "source"):
+        found = found.get(name) or {}
+        if not isinstance(found, dict):
+            raise Invalid(f"{OVERRIDES} must be an object.", field=OVERRIDES)
+    return dict(found)
 
 
 def _why_disabled(task: Task) -> str:

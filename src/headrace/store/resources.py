@@ -15,6 +15,7 @@ from headrace.domain.ids import (
     TaskId,
     TenantId,
     TransformationId,
+    is_id,
 )
 from headrace.domain.resources import Authentication, Destination, Source, Transformation
 from headrace.domain.task import Action, Task, TriggerType
@@ -47,6 +48,7 @@ LISTS: Final[dict[type, sa.Column[Any]]] = {
 }
 
 
+IDS_AT_ONCE: Final = 500  # in one statement
 # Filters that are no column of the table.
 FILTERS: Final[dict[str, Callable[[Any], sa.ColumnElement[bool]]]] = {
     "transformation": lambda id_: _holds(tables.destination.c.transformations, id_),
@@ -166,8 +168,13 @@ def listed(
 def some(tx: Tx, kind: type[T], tenant: TenantId, ids: Sequence[str]) -> list[T]:
     """Return those of the things named that are there."""
     table = TABLES[kind]
-    found = tx.all(sa.select(table).where(table.c.tenant == tenant, table.c.id.in_(ids)))
-    return [made(kind, row) for row in found]
+    known = [id_ for id_ in dict.fromkeys(ids) if is_id(id_)]
+    found: list[T] = []
+    for start in range(0, len(known), IDS_AT_ONCE):
+        some_of = known[start : start + IDS_AT_ONCE]
+        rows = tx.all(sa.select(table).where(table.c.tenant == tenant, table.c.id.in_(some_of)))
+        found += [made(kind, row) for row in rows]
+    return found
 
 
 def _values(thing: T) -> dict[str, Any]:

@@ -116,8 +116,9 @@ run: Final = Table(
     Column("waiting_for", Text),
     Column("progress", JSON, nullable=False), Column("receipt", JSON), Column("error", JSON),
     Column("token", Text), Column("failure_threshold", Integer, nullable=False),
-    Column("idempotency_key", String(255)),
+    Column("metadata", JSON), Column("idempotency_key", String(255)),
     Column("events", Integer, nullable=False, default=0),
+    Column("event_at", BigInteger, nullable=False, default=0),  # the newest event's moment
     Column("queued_at", BigInteger, nullable=False), Column("started_at", BigInteger),
     Column("finished_at", BigInteger), Column("not_before", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
@@ -140,7 +141,14 @@ event: Final = Table(
     Column("status", String(20)), Column("message", Text, nullable=False),
     Column("rows", BigInteger, nullable=False), Column("data", JSON, nullable=False),
     Column("at", BigInteger, nullable=False), UniqueConstraint("run", "number"),
-    Index("ix_event_at", "run", "at"),
+    Index("ix_event_at", "run", "at", "number"), Index("ix_event_kind", "run", "kind", "status"),
+)  # fmt: skip
+
+# How many events of each kind and status a run has: pages need the number, not the counting.
+event_count: Final = Table(
+    "event_count", metadata, Column("run", ForeignKey("run.id"), primary_key=True),
+    Column("kind", String(20), primary_key=True), Column("status", String(20), primary_key=True),
+    Column("events", BigInteger, nullable=False),
 )  # fmt: skip
 
 reject_segment: Final = Table(

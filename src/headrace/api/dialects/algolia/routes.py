@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 from litestar import Router, delete, get, patch, post, put
@@ -15,7 +16,7 @@ from headrace.api.bodies import converted, decoded, payload, plain_body
 from headrace.api.dialects.algolia import translate, wire
 from headrace.api.dialects.algolia.query import Query
 from headrace.api.dialects.algolia.search import ROUTES
-from headrace.domain.clock import now_ms
+from headrace.domain.clock import Millis, now_ms
 from headrace.domain.errors import HeadraceError, Invalid, TooLarge
 from headrace.domain.event import EventStatus
 from headrace.domain.ids import TaskId
@@ -28,6 +29,7 @@ from headrace.service.runs import Pushed
 from headrace.service.services import Services
 
 Json = dict[str, Any]
+T = TypeVar("T")
 WEEK_MS: Final = 7 * 86_400_000
 THREE_HOURS_MS: Final = 3 * 3_600_000
 SOURCES: Final = ("push", *wire.SOURCE_FORMS)
@@ -309,7 +311,7 @@ def run_source(
     partly = given.entity_ids is not msgspec.UNSET
     started = services.runs.start_all(
         principal.tenant.id, source.id, kind=RunKind.UPDATE if partly else RunKind.REINDEX,
-        indices=translate.chosen(given),
+        indices=translate.chosen(given), metadata=given.run_metadata,
     )  # fmt: skip
     return {"taskWithRunID": {run.task: run.id for run in started}, "createdAt": _now()}
 
@@ -543,6 +545,14 @@ def _tasks(services: Services, principal: Principal, asked: Query) -> tuple[list
     )
 
 
+def _shown(
+    services: Services, shown: Callable[[Task, Millis | None], T], found: Sequence[Task]
+) -> list[T]:
+    """Show tasks as a version does, with the moments of their last runs."""
+    last = services.runs.last_moments([one.id for one in found])
+    return [shown(one, last.get(one.id)) for one in found]
+
+
 def _created(task: Task) -> Json:
     return {"taskID": task.id, "createdAt": translate.at(task.created_at)}
 
@@ -583,7 +593,7 @@ def list_tasks(services: Services, principal: Principal, asked: Query) -> Json:
     """List tasks."""
     found, total = _tasks(services, principal, asked)
     return {
-        "tasks": [translate.task_v2(one, services.runs.last_of(one.id)) for one in found],
+        "tasks": _shown(services, translate.task_v2, found),
         "pagination": asked.pagination(total),
     }
 
@@ -593,7 +603,7 @@ def list_tasks_v1(services: Services, principal: Principal, asked: Query) -> Jso
     """List tasks (version 1)."""
     found, total = _tasks(services, principal, asked)
     return {
-        "tasks": [translate.task_v1(one, services.runs.last_of(one.id)) for one in found],
+        "tasks": _shown(services, translate.task_v1, found),
         "pagination": asked.pagination(total),
     }
 
@@ -604,7 +614,7 @@ def search_tasks(payload: Json, services: Services, principal: Principal) -> lis
     found = services.catalog.some(
         Task, principal.tenant.id, converted(payload, wire.TaskIDs).task_ids
     )
-    return [translate.task_v2(one, services.runs.last_of(one.id)) for one in found]
+    return _shown(services, translate.task_v2, found)
 
 
 @post("/1/tasks/search", status_code=200, sync_to_thread=True, opt={"body": wire.TaskIDs})
@@ -613,21 +623,21 @@ def search_tasks_v1(payload: Json, services: Services, principal: Principal) -> 
     found = services.catalog.some(
         Task, principal.tenant.id, converted(payload, wire.TaskIDs).task_ids
     )
-    return [translate.task_v1(one, services.runs.last_of(one.id)) for one in found]
+    return _shown(services, translate.task_v1, found)
 
 
 @get("/2/tasks/{id:str}", sync_to_thread=True)
 def get_task(id: str, services: Services, principal: Principal) -> wire.Task:  # noqa: A002
     """Show a task."""
     found = services.catalog.get(Task, principal.tenant.id, id)
-    return translate.task_v2(found, services.runs.last_of(found.id))
+    return _shown(services, translate.task_v2, [found])[0]
 
 
 @get("/1/tasks/{id:str}", sync_to_thread=True)
 def get_task_v1(id: str, services: Services, principal: Principal) -> wire.TaskV1:  # noqa: A002
     """Show a task (version 1)."""
     found = services.catalog.get(Task, principal.tenant.id, id)
-    return translate.task_v1(found, services.runs.last_of(found.id))
+    return _shown(services, translate.task_v1, [found])[0]
 
 
 @patch("/2/tasks/{id:str}", sync_to_thread=True, opt={"body": wire.TaskUpdate})
@@ -686,8 +696,10 @@ def run_task(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> Json:  # fmt: skip
     """Start a run of a task."""
-    converted(payload, wire.RunGiven)
-    run = services.runs.start(principal.tenant.id, TaskId(id), trigger=Trigger.API)
+    given: wire.RunGiven = converted(payload, wire.RunGiven)
+    run = services.runs.start(
+        principal.tenant.id, TaskId(id), trigger=Trigger.API, metadata=given.run_metadata
+    )
     return {"runID": run.id, "createdAt": translate.at(run.queued_at)}
 
 

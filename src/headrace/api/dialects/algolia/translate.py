@@ -183,7 +183,7 @@ def _kept_of(thing: task.Task) -> Json:
     return {name: thing.extra[name] for name in KEPT if thing.extra.get(name) is not None}
 
 
-def task_v2(thing: task.Task, last: run.Run | None) -> wire.Task:
+def task_v2(thing: task.Task, last: Millis | None) -> wire.Task:
     extra = _kept_of(thing)
     if not {"streams", "mapping", "metafields"} & extra.get("input", {}).keys():
         extra.pop("input", None)  # an older edition's breaks newer clients (contract, trap 4)
@@ -193,15 +193,15 @@ def task_v2(thing: task.Task, last: run.Run | None) -> wire.Task:
         created_at=at(thing.created_at), updated_at=at(thing.updated_at),
         cron=thing.cron or msgspec.UNSET,
         next_run=at(thing.next_run) if thing.next_run else msgspec.UNSET,
-        last_run=at(last.queued_at) if last else msgspec.UNSET, **extra,
+        last_run=at(last) if last else msgspec.UNSET, **extra,
     )  # fmt: skip
 
 
-def task_v1(thing: task.Task, last: run.Run | None) -> wire.TaskV1:
+def task_v1(thing: task.Task, last: Millis | None) -> wire.TaskV1:
     trigger: Json = {"type": thing.trigger.value}
     timed = thing.trigger in (task.TriggerType.ON_DEMAND, task.TriggerType.SCHEDULE)
     if last and timed:
-        trigger["lastRun"] = at(last.queued_at)
+        trigger["lastRun"] = at(last)
     if thing.cron and thing.next_run:
         trigger |= {"cron": thing.cron, "nextRun": at(thing.next_run)}
     extra = _kept_of(thing)
