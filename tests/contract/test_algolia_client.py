@@ -270,6 +270,16 @@ def test_partial_pushes_of_one_object_lose_no_attribute(server, client, index):
     )  # fmt: skip
 
 
+def test_a_built_in_operation_is_refused_not_kept_as_a_value(client, index):
+    record = {"objectID": "1", "n": {"_operation": "Increment", "value": 1}}
+    with pytest.raises(RequestException) as caught:
+        client.push("Pushed", {"action": "partialUpdateObject", "records": [record]})
+    assert caught.value.status_code == 400
+    assert "_operation" in str(caught.value)
+    text = {"objectID": "1", "n": 'he said "_operation" twice'}
+    client.push("Pushed", {"action": "partialUpdateObject", "records": [text]}, watch=True)
+
+
 def test_a_push_to_a_temporary_index_uses_the_reference(server, client, index):
     _, end, _ = index
     client.push("Pushed", {"action": "clear", "records": []}, watch=True)

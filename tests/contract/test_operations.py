@@ -8,7 +8,9 @@ import json
 
 import pytest
 
-from tests.algolia_fake import until
+from headrace.security.vault import Vault, master_key
+from headrace.service.access import Access
+from headrace.store.database import Database
 from tests.contract.documents import NEWEST, OLDER, Answers, document
 from tests.contract.test_algolia import Api
 from tests.serving import serving
@@ -141,9 +143,9 @@ def api(tmp_path_factory):
         yield Api(server)
 
 
-@pytest.fixture
-def scene(api):
-    """Make one of everything; return the ids by name."""
+@pytest.fixture(scope="module")
+def stage(api):
+    """Make what no operation uses up: a run that has ended, an index that takes pushes."""
 
     def make(path, body, name):
         return api("POST", path, body)[name]
@@ -151,44 +153,52 @@ def scene(api):
     path = api.server.data_dir / "files" / "rows.csv"
     path.write_text("id,n\n1,5\n")
     url = f"file://{path}"
-    transformation = make(
-        "/1/transformations",
-        {"name": "n", "type": "code", "input": {"code": CODE}},
-        "transformationID",
-    )
     csv = make(
         "/1/sources",
         {"type": "csv", "name": "c", "input": {"url": url, "uniqueIDColumn": "id"}},
         "sourceID",
     )
-    end = {"type": "search", "name": "e", "input": {"indexName": "Ran"}}
-    found = {
-        "url": url, "transformation": transformation, "csv": csv,
-        "authentication": make("/1/authentications", BASIC, "authenticationID"),
-        "spare": make("/1/sources", {"type": "json", "name": "c", "input": {"url": url}}, "sourceID"),
-        "docker": make("/1/sources", {"type": "docker", "name": "d", "input": {
-            "image": "source-faker", "configuration": {}}}, "sourceID"),
-        "shop": make("/1/sources", {"type": "shopify", "name": "s", "input": {"shopURL": "x.test"}}, "sourceID"),
-        "end": make("/1/destinations", end, "destinationID"),
-        "free": make("/1/destinations", end, "destinationID"),
-    }  # fmt: skip
+    end = make(
+        "/1/destinations",
+        {"type": "search", "name": "e", "input": {"indexName": "Ran"}},
+        "destinationID",
+    )
     rows = {"type": "search", "name": "e", "input": {"indexName": "Rows"}}
-    for old in api("GET", "/2/tasks?sourceType=push&itemsPerPage=100")["tasks"]:
-        until(lambda old=old: api.raw("DELETE", f"/2/tasks/{old['taskID']}").status == 200)
-    source = make("/1/sources", {"type": "push", "name": "p"}, "sourceID")
-    found["pushes"] = make("/2/tasks", {
-        "sourceID": source, "destinationID": make("/1/destinations", rows, "destinationID"),
-        "action": "save"}, "taskID")  # fmt: skip
-    ran = make(
-        "/2/tasks", {"sourceID": csv, "destinationID": found["end"], "action": "replace"}, "taskID"
-    )
-    found["run"] = api("POST", f"/2/tasks/{ran}/run")["runID"]
-    api.server.client.wait(found["run"], 60)
-    found["event"] = api("GET", f"/1/runs/{found['run']}/events?type=fetch")["events"][0]["eventID"]
-    found["task"] = make(
-        "/2/tasks", {"sourceID": csv, "destinationID": found["end"], "action": "replace"}, "taskID"
-    )
-    return found
+    pushes = make("/2/tasks", {
+        "sourceID": make("/1/sources", {"type": "push", "name": "p"}, "sourceID"),
+        "destinationID": make("/1/destinations", rows, "destinationID"), "action": "save"}, "taskID")  # fmt: skip
+    ran = make("/2/tasks", {"sourceID": csv, "destinationID": end, "action": "replace"}, "taskID")
+    run = api("POST", f"/2/tasks/{ran}/run")["runID"]
+    api.server.client.wait(run, 60)
+    event = api("GET", f"/1/runs/{run}/events?type=fetch")["events"][0]["eventID"]
+    shop = {"type": "shopify", "name": "s", "input": {"shopURL": "x.test"}}
+    docker = {
+        "type": "docker",
+        "name": "d",
+        "input": {"image": "source-faker", "configuration": {}},
+    }
+    return {
+        "url": url, "csv": csv, "end": end, "pushes": pushes, "run": run, "event": event,
+        "shop": make("/1/sources", shop, "sourceID"), "docker": make("/1/sources", docker, "sourceID"),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def scene(api, stage):
+    """Make what an operation may change or delete; return all ids by name."""
+
+    def make(path, body, name):
+        return api("POST", path, body)[name]
+
+    code = {"name": "n", "type": "code", "input": {"code": CODE}}
+    task = {"sourceID": stage["csv"], "destinationID": stage["end"], "action": "replace"}
+    end = {"type": "search", "name": "e", "input": {"indexName": "Ran"}}
+    return stage | {
+        "transformation": make("/1/transformations", code, "transformationID"),
+        "authentication": make("/1/authentications", BASIC, "authenticationID"),
+        "spare": make("/1/sources", {"type": "json", "name": "c", "input": {"url": stage["url"]}}, "sourceID"),
+        "free": make("/1/destinations", end, "destinationID"), "task": make("/2/tasks", task, "taskID"),
+    }  # fmt: skip
 
 
 def filled(text, scene):
@@ -235,6 +245,40 @@ def test_the_table_holds_every_operation_of_the_documents():
             assert told == known - {"getDockerSourceStreams"}
         else:
             assert len(told) == 33
+
+
+def test_another_tenants_ids_are_not_there(api, scene):
+    settings = api.server.data_dir
+    database = Database(f"sqlite:///{settings / 'control.db'}")
+    vault = Vault(master_key("", settings))
+    Access(database, vault.pepper).add_tenant("other", "other-key-0123456789")
+    database.close()
+    other = {"x-algolia-application-id": "other", "x-algolia-api-key": "other-key-0123456789"}
+    before = api("GET", f"/2/tasks/{scene['task']}"), api("GET", f"/1/sources/{scene['csv']}")
+    for operation, method, path, body, _ in ROWS:
+        if "{" not in path and "search" not in operation:
+            continue
+        data = None if body is None else filled(json.dumps(body), scene).encode()
+        answer = api.raw(method, filled(path, scene), data, other)
+        found = json.loads(answer.data)
+        if operation.startswith("search"):
+            assert found == [], operation
+        elif operation == "listDestinations":
+            assert found["destinations"] == []
+        else:
+            assert answer.status == 404, (operation, found)
+    answer = api.raw(
+        "POST", "/1/push/Rows", b'{"action":"addObject","records":[{"objectID":"1"}]}', other
+    )
+    assert answer.status == 404
+    for body in ({"sourceID": scene["csv"], "destinationID": scene["end"], "action": "replace"},):
+        answer = api.raw("POST", "/2/tasks", json.dumps(body).encode(), other)
+        assert answer.status == 400
+        assert "cannot find source" in answer.json()["message"]
+    mixed = {"x-algolia-application-id": "default", "x-algolia-api-key": "other-key-0123456789"}
+    assert api.raw("GET", "/2/tasks", None, mixed).status == 403
+    after = api("GET", f"/2/tasks/{scene['task']}"), api("GET", f"/1/sources/{scene['csv']}")
+    assert after == before
 
 
 ENUMS = [

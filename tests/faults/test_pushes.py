@@ -1,5 +1,6 @@
 """Pushes: what was answered is kept, applied once and in order, whatever is killed between."""
 
+import contextlib
 import itertools
 import os
 import sqlite3
@@ -12,6 +13,7 @@ import urllib3
 
 from headrace.domain.errors import HeadraceError
 from headrace.observe.faults import POINTS, PUSH_POINTS
+from tests.algolia_fake import algolia_fake
 from tests.serving import KEY, Serving
 
 HEADERS = {"x-algolia-application-id": "default", "x-algolia-api-key": KEY}
@@ -136,6 +138,65 @@ def test_a_kill_between_answer_and_index_loses_nothing(point, store, tmp_path, f
         server.stop()
 
 
+CODE = "async function transform(r) { if (r.bad) throw new Error('bad ' + r.objectID); return r; }"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("point", ["child.rejects_written", "child.committed", "server.before_advance",
+                                   "server.after_advance"])  # fmt: skip
+def test_the_rejected_records_of_a_push_survive_a_kill(point, tmp_path):
+    server = Serving(tmp_path / "data", env={"HEADRACE_LEASE": "1.5"})
+    fault = {"HEADRACE_FAULT": point, "HEADRACE_FAULT_ONCE": str(tmp_path / "happened")}
+    (tmp_path / "happened").touch()
+    server.start(**fault)
+    try:
+        pusher = Pusher(server)
+        end, task = pusher.index()
+        code = pusher.call("POST", "/1/transformations", {
+            "name": "t", "type": "code", "input": {"code": CODE}})["transformationID"]  # fmt: skip
+        pusher.call("PATCH", f"/1/destinations/{end}", {"transformationIDs": [code]})
+        (tmp_path / "happened").unlink()
+        told = pusher.push(task, "addObject", {"objectID": "1"}, {"objectID": "2", "bad": True})
+        until = time.monotonic() + 60
+        event = None
+        while event is None:
+            assert time.monotonic() < until
+            if not server.alive:
+                server.start(**fault)
+            with contextlib.suppress(urllib3.exceptions.HTTPError, AssertionError):
+                event = pusher.event(told, 2)
+        assert (tmp_path / "happened").exists()
+        assert event["status"] == "failed"
+        (bad,) = event["data"]["rejected"]
+        assert (bad["record"], bad["reason"]) == (2, "bad 2")
+        server.kill()
+        server.start()  # what no manifest names is swept at the start
+        assert set(pusher.rows(end)) == {"1"}
+        rejects = server.client.call("GET", f"/v1/runs/{told['runID']}/rejects")
+        assert [(row["rule"], row["record"]) for row in rejects["items"]] == [("transformation", 2)]
+        # An attempt that was killed may leave a file until its run has ended and a server starts.
+        assert rejects["total"] == 1
+    finally:
+        server.stop()
+
+
+def test_clear_and_delete_pass_by_the_transformation(pusher):
+    end, task = pusher.index()
+    code = pusher.call("POST", "/1/transformations", {
+        "name": "t", "type": "code", "input": {"code": CODE}})["transformationID"]  # fmt: skip
+    pusher.call("PATCH", f"/1/destinations/{end}", {"transformationIDs": [code]})
+    pusher.push(task, "addObject", {"objectID": "1"}, {"objectID": "2"}, query="?watch=true")
+    pusher.push(task, "clear", query="?watch=true")
+    assert pusher.rows(end) == {}
+    assert [one["name"] for one in pusher.call("GET", "/1/indexes")["items"]] == ["t"]
+    pusher.push(task, "addObject", {"objectID": "3"}, query="?watch=true")
+    pusher.push(task, "delete", query="?watch=true")
+    assert pusher.call("GET", "/1/indexes")["items"] == []
+    pusher.call("POST", "/1/indexes/t/query", {"query": ""}, status=404)
+    pusher.push(task, "addObject", {"objectID": "4"}, query="?watch=true")
+    assert pusher.call("POST", "/1/indexes/t/query", {"query": ""})["nbHits"] == 1
+
+
 @pytest.fixture
 def pusher(tmp_path):
     server = Serving(tmp_path / "data").start()
@@ -143,7 +204,17 @@ def pusher(tmp_path):
     server.stop()
 
 
-def test_pushes_that_cannot_be_applied_are_told_and_kept_apart(pusher):
+@pytest.fixture
+def refused(tmp_path):
+    """A server whose Algolia refuses every key but its own."""
+    with algolia_fake() as fake:
+        server = Serving(tmp_path / "data", env={"HEADRACE_ALGOLIA_HOST": fake.url}).start()
+        yield Pusher(server)
+        server.stop()
+
+
+def test_pushes_that_cannot_be_applied_are_told_and_kept_apart(refused):
+    pusher = refused
     owner = pusher.call(
         "POST", "/1/authentications",
         {"type": "algolia", "name": "a", "input": {"appID": "A", "apiKey": "k"}},

@@ -122,6 +122,7 @@ class Runs:
                 )
             if not task.enabled:
                 raise Invalid(_why_disabled(task), hint="Enable it first.", field="enabled")
+            self._judge_operations(tx, task, action, payload)
             run = runs.open_push(tx, task.id, table)
             if run is None:
                 run = self._queued(tx, task, Trigger.API, None, kind=RunKind.PUSH, table=table)
@@ -130,6 +131,16 @@ class Runs:
         faults.reach("server.push_kept")
         self._wake()
         return Pushed(run=run.id, event=id_, at=at)
+
+    def _judge_operations(self, tx: Tx, task: Task, action: str, payload: bytes) -> None:
+        """Raise Invalid for what the embedded index would keep as if it were a value."""
+        if action.startswith("partial") and b'"_operation"' in payload:
+            end = resources.find(tx, Destination, task.tenant, task.destination)
+            if end is not None and self._catalog.connector_of(tx, end) != "algolia":
+                raise Invalid(
+                    "Built-in operations (_operation) are known to Algolia itself only.",
+                    hint="Send the attribute's new value.", field="records",
+                )  # fmt: skip
 
     def push_task(self, tenant: TenantId, index: str) -> TaskId:
         """Return the one task that takes pushes for an index. Raises NotFound or Invalid."""
