@@ -62,7 +62,7 @@ def _planned(order: Order, tools: WorkTools, spool: Path, part: str = "") -> tup
         action=Action(order.action), key=built.key, documents=spec.documents,
         refuses_nul=spec.refuses_nul, failure_threshold=order.failure_threshold,
         rejects_max=order.rejects_max, memory_bytes=order.memory_bytes, threads=order.threads,
-        spool=spool,
+        spool=spool, passed=tools.passed,
         transformations=tuple(
             (one.code, one.secrets)
             for one in order.transformations

@@ -11,7 +11,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import Retry, Timeout, connection
 
-from headrace.contract.tools import Fetched
+from headrace.contract.tools import Fetched, Known
 from headrace.domain.errors import HeadraceError, Invalid, Refused, TimedOut, Unavailable
 
 CHUNK_BYTES: Final = 1 << 20
@@ -61,6 +61,7 @@ class WorkTools:
         waiting: Callable[[str | None], None] = _patient,
         hosts: Mapping[str, str] | None = None,
         record_bytes_max: int = 0,
+        known: Known | None = None,
     ) -> None:
         self.spool = spool
         self.data_dir = data_dir
@@ -68,6 +69,8 @@ class WorkTools:
         self.memory_bytes = memory_bytes
         self.hosts = hosts or {}
         self.record_bytes_max = record_bytes_max
+        self.known = known
+        self.passed: dict[str, str] = {}
         self._paths = paths
         self._address_of = address_of
         self._told = told
@@ -90,7 +93,7 @@ class WorkTools:
 
     def fetch(
         self, url: str, *, method: str = "GET", headers: dict[str, str] | None = None
-    ) -> Fetched:
+    ) -> Fetched | None:
         return Fetch(self, url, method, headers or {}).run()
 
 
@@ -109,13 +112,17 @@ class Fetch:
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "headrace"} | headers
         self._pool = _guarded_pool(tools.guard_host)
         self._etag = ""
+        self._version = ""
 
-    def run(self) -> Fetched:
+    def run(self) -> Fetched | None:
         target = self._tools.spool / f"fetched-{time.monotonic_ns()}"
         wait_s = BACKOFF_S
         for last in range(TRIES - 1, -1, -1):
             try:
-                return Fetched(path=target, content_type=self._once(target))
+                content_type = self._once(target)
+                if content_type is None:
+                    return None
+                return Fetched(path=target, content_type=content_type, version=self._version)
             except (Unavailable, TimedOut):
                 if not last:
                     raise
@@ -123,7 +130,7 @@ class Fetch:
                 wait_s *= 3
         raise AssertionError
 
-    def _once(self, target: Path) -> str:
+    def _once(self, target: Path) -> str | None:
         have = target.stat().st_size if target.exists() and self._etag else 0
         ranged = {"Range": f"bytes={have}-", "If-Range": self._etag} if have else {}
         try:
@@ -134,9 +141,12 @@ class Fetch:
                 timeout=Timeout(connect=CONNECT_S, read=READ_S),
             )  # fmt: skip
             try:
+                if answer.status == 304 and not have:  # not modified
+                    return None
                 self._judge(answer.status)
                 have = have if answer.status == 206 else 0  # partial content
                 self._etag = answer.headers.get("ETag", "")
+                self._version = self._etag or answer.headers.get("Last-Modified", "")
                 self._pour(answer, target, have)
                 return answer.headers.get("Content-Type", "")
             finally:

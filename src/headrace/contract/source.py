@@ -28,6 +28,7 @@ class File:
     counting: Future[int] | None = None
     text_path: str = ""  # of the bytes that positions refer to, where `path` was rewritten
     cleaned: bool = False  # `path` holds the unbroken records only
+    version: str = ""  # differs when the file at the source does; empty where nobody knows
 
     @property
     def records(self) -> int | None:

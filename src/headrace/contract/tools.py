@@ -12,6 +12,20 @@ class Fetched:
 
     path: Path
     content_type: str
+    version: str = ""  # what the server tells of this state of it: its ETag, or its date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What was read by the last committed run, for a run that reads only what has changed.
+
+    `versions` by file name. `after` (seconds since 1970): files that are not among them and have
+    not changed since then count as read. `whole`: where anything has changed, all is read.
+    """
+
+    versions: Mapping[str, str]
+    after: float | None = None
+    whole: bool = False
 
 
 class Tools(Protocol):
@@ -23,6 +37,8 @@ class Tools(Protocol):
     data_dir: Path
     hosts: Mapping[str, str]  # URLs of services that the operator has elsewhere, by name
     record_bytes_max: int  # of a record of Algolia; 0: as the destination says
+    known: Known | None  # None: read everything
+    passed: dict[str, str]  # versions of files that are passed over for the first time
 
     def allowed_paths(self, pattern: str) -> list[Path]:
         """Return the files that a path or glob names, sorted. Raises Denied outside the roots."""
@@ -32,8 +48,11 @@ class Tools(Protocol):
 
     def fetch(
         self, url: str, *, method: str = "GET", headers: dict[str, str] | None = None
-    ) -> Fetched:
-        """Stream a body into the spool: guarded, resumed when it breaks, limited in bytes."""
+    ) -> Fetched | None:
+        """Stream a body into the spool: guarded, resumed when it breaks, limited in bytes.
+
+        Returns None where the headers ask for what has changed, and nothing has.
+        """
 
     def guard_host(self, host: str, port: int) -> str:
         """Resolve a host, check where it leads, return the address to dial."""

@@ -58,6 +58,7 @@ class FileBooks:
     bytes: int
     counted: str  # "counted": read independently of the load; "derived": it could not be
     books: Books
+    version: str = ""  # of the file as it was read: a change at its source changes it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ class Receipt:
     tables: tuple[TableBooks, ...]
     files: tuple[FileBooks, ...]
     rules: Mapping[str, int] = field(default_factory=dict)  # rejected rows by rule
+    passed: Mapping[str, str] = field(default_factory=dict)  # versions of files passed over
 
     @property
     def books(self) -> Books:
@@ -132,11 +134,13 @@ class Receipt:
                     "table": f.table,
                     "bytes": f.bytes,
                     "read_is": f.counted,
+                    **({"version": f.version} if f.version else {}),
                     **f.books.as_dict(),
                 }
                 for f in self.files
             ],
             "rules": dict(self.rules),
+            **({"passed": dict(self.passed)} if self.passed else {}),
         }
 
     @classmethod
@@ -158,8 +162,10 @@ class Receipt:
                     bytes=f["bytes"],
                     counted=f["read_is"],
                     books=books(f),
+                    version=f.get("version", ""),
                 )
                 for f in data["files"]
             ),
             rules=dict(data["rules"]),
+            passed=dict(data.get("passed", {})),
         )

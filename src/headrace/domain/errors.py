@@ -124,6 +124,13 @@ class TooManyRejected(OwnerError):
     exit_code = 4
 
 
+class Unchanged(HeadraceError):
+    """What a run was to read is as it was at the last one: there is nothing to do."""
+
+    code = "unchanged"
+    status = 409
+
+
 # The outside's: tried again with back-off.
 
 

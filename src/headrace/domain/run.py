@@ -23,10 +23,18 @@ class RunState(StrEnum):
 ARROWS: Final[Mapping[RunState, frozenset[RunState]]] = {
     RunState.QUEUED: frozenset({RunState.RUNNING, RunState.CANCELLED, RunState.SKIPPED}),
     RunState.RUNNING: frozenset(
-        {RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLING, RunState.QUEUED}
+        {
+            RunState.SUCCEEDED,
+            RunState.FAILED,
+            RunState.CANCELLING,
+            RunState.QUEUED,
+            RunState.SKIPPED,
+        }
     ),
     # A cancel that comes after the last commit loses: what landed is told as landed.
-    RunState.CANCELLING: frozenset({RunState.CANCELLED, RunState.SUCCEEDED, RunState.FAILED}),
+    RunState.CANCELLING: frozenset(
+        {RunState.CANCELLED, RunState.SUCCEEDED, RunState.FAILED, RunState.SKIPPED}
+    ),
     RunState.SUCCEEDED: frozenset(),
     RunState.FAILED: frozenset(),
     RunState.CANCELLED: frozenset(),
@@ -51,6 +59,13 @@ class RunKind(StrEnum):
     PUSH = "push"  # what was pushed to the task
     VALIDATE = "validate"
     DISCOVER = "discover"
+
+
+class Mode(StrEnum):
+    """How much a run reads."""
+
+    FULL = "full"
+    DELTA = "delta"  # what has changed since the last commit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,4 +102,5 @@ class Run:
     finished_at: Millis | None
     not_before: Millis
     updated_at: Millis
+    mode: Mode = Mode.FULL
     metadata: Mapping[str, Any] | None = None  # as the caller gave it, for this run only

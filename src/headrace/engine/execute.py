@@ -24,6 +24,7 @@ from headrace.domain.errors import (
     Refused,
     TooManyRejected,
     Unbalanced,
+    Unchanged,
 )
 from headrace.domain.event import EventKind, EventStatus, NewEvent
 from headrace.domain.task import Action
@@ -87,7 +88,7 @@ def execute(
         return signer.receipt
     except HeadraceError as error:
         load.abort()
-        if isinstance(error, LostClaim | Cancelled):
+        if isinstance(error, LostClaim | Cancelled | Unchanged):
             raise
         failed = _receipt_of_failure(plan, staged) if staged else None
         raise Stopped(error, failed, segments) from error
@@ -290,6 +291,7 @@ def _receipt(plan: Plan, staged: Staged, counts: Counts, *, with_file: bool) -> 
                 table=plan.table,
                 bytes=count.file.bytes,
                 counted="derived" if count.file.records is None else "counted",
+                version=count.file.version,
                 books=Books(
                     read=count.read,
                     expanded=count.expanded,
@@ -309,7 +311,9 @@ def _receipt(plan: Plan, staged: Staged, counts: Counts, *, with_file: bool) -> 
         books=total + Books(replaced_out=counts.replaced_out),
         rows_after=counts.rows_after,
     )
-    return Receipt(tables=(table,), files=tuple(files), rules=staged.rules)
+    return Receipt(
+        tables=(table,), files=tuple(files), rules=staged.rules, passed=dict(plan.passed)
+    )
 
 
 def _table_quarrel(plan: Plan, receipt: Receipt) -> str | None:

@@ -1,7 +1,7 @@
 """The plan of one run: everything the engine needs to know, as plain values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -32,6 +32,7 @@ class Plan:
     threads: int
     spool: Path
     transformations: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # code, secrets
+    passed: Mapping[str, str] = field(default_factory=dict)  # filled while the source is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from headrace.domain.errors import (
     OutsideError,
     OwnerError,
     TimedOut,
+    Unchanged,
 )
 from headrace.domain.event import NewEvent
 from headrace.engine.plan import Segment, Stopped
@@ -145,6 +146,8 @@ class Child:
             receipt = stopped.receipt.as_dict() if stopped.receipt else None
             segments = [segment.as_dict() for segment in stopped.rejects]
             self._failed(stopped.error, receipt, segments)
+        except Unchanged as nothing:
+            self.say(messages.Skipped(message=nothing.message))
         except Exception as error:
             self._failed(error, None, [])
         else:

@@ -176,12 +176,11 @@ class Dispatcher:
                     job.claim, message.token, message.receipt, message.segments, message.pushes
                 )
                 job.worker.say(messages.Ack())
-            case messages.Done() if job.run.kind is RunKind.PUSH:
-                self._queue.drained(job.claim)
+            case messages.Skipped():
+                self._queue.skip(job.claim, message.message)
                 self._end(job)
             case messages.Done():
-                self._queue.finish(job.claim)
-                logger().info("run succeeded", run=job.run.id)
+                self._done(job)
                 self._end(job)
             case messages.Failed():
                 self._failed(job, message)
@@ -194,6 +193,13 @@ class Dispatcher:
                     self._queue.cancelled(job.claim)
                 else:
                     self._queue.died(job.claim, how)
+
+    def _done(self, job: Job) -> None:
+        if job.run.kind is RunKind.PUSH:
+            self._queue.drained(job.claim)
+            return
+        self._queue.finish(job.claim)
+        logger().info("run succeeded", run=job.run.id)
 
     def _progress(self, job: Job, message: messages.Told) -> None:
         if message.phase:

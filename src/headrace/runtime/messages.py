@@ -68,6 +68,12 @@ class Committed(msgspec.Struct, tag="committed"):
     pushes: list[dict[str, Any]] = []
 
 
+class Skipped(msgspec.Struct, tag="skipped"):
+    """There was nothing to do."""
+
+    message: str
+
+
 class Done(msgspec.Struct, tag="done"):
     """The run is over, its commit acknowledged."""
 
@@ -92,4 +98,4 @@ class PageRead(msgspec.Struct, tag="page"):
     error: dict[str, Any] | None
 
 
-FromChild = Ready | Told | Happened | Committed | Done | Failed | PageRead
+FromChild = Ready | Told | Happened | Committed | Skipped | Done | Failed | PageRead

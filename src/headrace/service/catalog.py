@@ -27,13 +27,14 @@ from headrace.engine.steps import code_of
 from headrace.security.vault import Vault
 from headrace.service.orders import Code, judge_task, secret_members
 from headrace.service.schedule import next_moment
-from headrace.store import resources, runs
+from headrace.store import positions, resources, runs, tables
 from headrace.store.database import Database, Tx
 from headrace.store.paging import Order, Window
 
 T = TypeVar("T", Authentication, Source, Destination, Transformation, Task)
 E = TypeVar("E", Source, Destination)
 NAME_MAX: Final = 400
+POSITIONED: Final = frozenset({"source", "destination", "table", "action", "key"})
 AUTHENTICATION_FORMS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     # type: members that may be shown, members that are secret
     "googleServiceAccount": (("clientEmail",), ("privateKey",)),
@@ -187,6 +188,9 @@ class Catalog:
                 changes["transformations"] = self._transformations(tx, tenant, transformations)
             new = replace(old, **changes)
             resources.change(tx, new, sealed)
+            if given is not None:  # what was read from the old one says nothing of the new
+                column = tables.task.c.source if kind is Source else tables.task.c.destination
+                positions.reset(tx, column == new.id)
         return new
 
     def _merged(
@@ -292,6 +296,7 @@ class Catalog:
                 changes["failure_threshold"] = _percent(changes["failure_threshold"])
             if "table" in changes:
                 changes["table"] = _table(changes["table"])
+            given = changes.get("extra") or {}
             if "extra" in changes:
                 changes["extra"] = dict(old.extra) | changes["extra"]
             if "cron" in changes:
@@ -305,6 +310,8 @@ class Catalog:
             new = replace(old, updated_at=tx.now, **changes)
             self._judge(tx, new)
             resources.change(tx, new)
+            if POSITIONED & set(changes) or "cursor" in given:
+                positions.reset(tx, tables.task.c.id == new.id)
         return new
 
     def _judge(self, tx: Tx, task: Task) -> None:

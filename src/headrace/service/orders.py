@@ -12,7 +12,7 @@ from headrace.connectors.tools import WorkTools
 from headrace.contract.destination import Destination
 from headrace.contract.source import Source
 from headrace.contract.spec import Config, filled_in
-from headrace.contract.tools import Tools
+from headrace.contract.tools import Known, Tools
 from headrace.domain.errors import Misconfigured
 from headrace.domain.secret import Secret
 from headrace.domain.task import KEYED, Action
@@ -66,6 +66,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     transformations: tuple[Code, ...] = ()
     hosts: dict[str, str] = {}
     record_bytes_max: int = 0
+    known: Known | None = None  # a run that reads only what has changed since then
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,7 @@ def tools_for(order: Order, spool: Path, journal: Journal | None = None) -> Work
         waiting=waiting,
         hosts=order.hosts,
         record_bytes_max=order.record_bytes_max,
+        known=order.known,
     )
 
 

@@ -21,7 +21,7 @@ from headrace.domain.run import ACTIVE, Claim, Run, RunState
 from headrace.observe import faults
 from headrace.service import policies, pushes
 from headrace.service.pushes import told_push
-from headrace.store import inbox, runs
+from headrace.store import inbox, positions, runs
 from headrace.store.database import Database, Tx
 
 DEATHS_MAX: Final = 3
@@ -208,6 +208,7 @@ class Queue:
             else:
                 runs.write(tx, claim, token=token, receipt=dict(receipt))
                 if not told_already:
+                    positions.moved(tx, claim.run, receipt)
                     runs.add_segments(tx, claim.run, segments)
                     self._tell_rejected(tx, claim, segments)
                     runs.add_event(tx, claim.run, _landed(receipt["books"]))
@@ -259,6 +260,13 @@ class Queue:
             runs.add_event(tx, claim.run, _log("succeeded"))
             policies.succeeded(tx, claim.run)
         faults.reach("server.after_finish")
+
+    def skip(self, claim: Claim, reason: str) -> None:
+        """End a run that had nothing to do. Raises LostClaim."""
+        with self._database.begin() as tx:
+            runs.write(tx, claim, state=RunState.SKIPPED, finished_at=tx.now, **_let_go())
+            runs.add_event(tx, claim.run, _log(f"skipped: {reason}"))
+            policies.succeeded(tx, claim.run)
 
     def drained(self, claim: Claim) -> None:
         """Leave a push run open for what comes, or for what has come. Raises LostClaim."""

@@ -10,20 +10,21 @@ from typing import Any, Final
 from headrace.connectors import registry
 from headrace.connectors.tools import WorkTools
 from headrace.contract.spec import filled_in
-from headrace.domain.clock import Millis
+from headrace.contract.tools import Known
+from headrace.domain.clock import Millis, parse_rfc3339
 from headrace.domain.errors import Conflict, HeadraceError, Invalid, NotFound
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
 from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, is_id, new_id
 from headrace.domain.resources import Destination, Source
-from headrace.domain.run import ENDED, Run, RunKind, RunState, Trigger
-from headrace.domain.task import Task
+from headrace.domain.run import ENDED, Mode, Run, RunKind, RunState, Trigger
+from headrace.domain.task import Action, Task
 from headrace.observe import faults
 from headrace.service import pushes
 from headrace.service.catalog import Catalog
 from headrace.service.orders import Order, Push, make_destination, tools_for
 from headrace.service.schedule import next_moment
 from headrace.settings import Settings
-from headrace.store import inbox, resources, runs
+from headrace.store import inbox, positions, resources, runs
 from headrace.store.database import Database, Tx
 from headrace.store.paging import Order as SortOrder
 from headrace.store.paging import Window
@@ -71,9 +72,12 @@ class Runs:
 
     def start(
         self, tenant: TenantId, task_id: str, *, trigger: Trigger, key: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None, mode: Mode | None = None,
     ) -> Run:  # fmt: skip
         """Queue a run of a task and return it.
+
+        In DELTA it reads what has changed since the task's last commit; without `mode` it does so
+        if the task has a cursor.
 
         `metadata` is kept with the run; {"parametersOverride": {"source": {…}}} in it replaces
         members of the source's input for this run.
@@ -97,7 +101,7 @@ class Runs:
                     hint="Wait for its end, or cancel it.",
                 )
             self._judge_overrides(tx, task, metadata)
-            run = self._queued(tx, task, trigger, key, metadata=metadata)
+            run = self._queued(tx, task, trigger, key, metadata=metadata, mode=mode)
         faults.reach("server.run_queued")
         self._wake()  # after the commit: a dispatcher that wakes must be able to see the run
         return run
@@ -249,15 +253,16 @@ class Runs:
     def _queued(
         self, tx: Tx, task: Task, trigger: Trigger, key: str | None, *,
         kind: RunKind = RunKind.REINDEX, table: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None, mode: Mode | None = None,
     ) -> Run:  # fmt: skip
+        mode = mode or (Mode.DELTA if task.extra.get("cursor") else Mode.FULL)
         run = Run(
             id=RunId(new_id()), tenant=task.tenant, task=task.id,
             execution=ExecutionId(new_id()), state=RunState.QUEUED, trigger=trigger, kind=kind,
             table=table, action=task.action, fence=0, attempt=0, deaths=0, waiting_for=None,
             progress={}, receipt=None, error=None, failure_threshold=task.failure_threshold,
             queued_at=tx.now, started_at=None, finished_at=None, not_before=tx.now,
-            updated_at=tx.now, metadata=metadata,
+            updated_at=tx.now, metadata=metadata, mode=mode,
         )  # fmt: skip
         runs.add(
             tx, run, source=task.source, destination=task.destination,
@@ -304,6 +309,7 @@ class Runs:
                 destination_type=self._catalog.connector_of(tx, destination),
                 destination_input=self._destination_input(tx, destination, run.table),
                 action=run.action, table=task.table, key=task.key,
+                known=self._known(tx, task) if run.mode is Mode.DELTA else None,
                 failure_threshold=run.failure_threshold, tenant=run.tenant,
                 transformations=self._catalog.codes_of(tx, destination),
                 pushes=tuple(
@@ -318,6 +324,17 @@ class Runs:
                     )
                 ),
             )  # fmt: skip
+
+    @staticmethod
+    def _known(tx: Tx, task: Task) -> Known | None:
+        """Return what the task has read already; None if it must read everything."""
+        whole = task.action is Action.REPLACE
+        if (position := positions.find(tx, task.id)) is not None:
+            return Known(versions=position.versions, whole=whole)
+        cursor = task.extra.get("cursor")
+        if not cursor:
+            return None
+        return Known(versions={}, after=parse_rfc3339(cursor) / 1000, whole=whole)
 
     def _destination_input(self, tx: Tx, end: Destination, table: str | None) -> dict[str, Any]:
         opened = self._catalog.opened(tx, end)

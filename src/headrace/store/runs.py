@@ -10,7 +10,7 @@ from headrace.domain.clock import Millis
 from headrace.domain.errors import LostClaim
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
 from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, new_id
-from headrace.domain.run import ACTIVE, Claim, Run, RunKind, RunState, Trigger
+from headrace.domain.run import ACTIVE, Claim, Mode, Run, RunKind, RunState, Trigger
 from headrace.store import tables
 from headrace.store.database import Tx
 from headrace.store.paging import Order, Window, page
@@ -45,7 +45,7 @@ def add(tx: Tx, new: Run, *, source: str, destination: str, exclusive: str | Non
             action=new.action,
             fence=0, attempt=0, deaths=0, progress={}, failure_threshold=new.failure_threshold,
             exclusive=exclusive, table_name=new.table, idempotency_key=idempotency_key,
-            metadata=None if new.metadata is None else dict(new.metadata),
+            mode=new.mode, metadata=None if new.metadata is None else dict(new.metadata),
             queued_at=new.queued_at,
             not_before=new.not_before, updated_at=new.updated_at, events=0, event_at=0,
         )
@@ -58,7 +58,7 @@ def add_ended(tx: Tx, new: Run) -> None:
         sa.insert(run).values(
             id=new.id, tenant=new.tenant, task=None, source="", destination="",
             execution=new.execution, state=new.state, trigger=new.trigger, kind=new.kind,
-            action=new.action, fence=0, attempt=new.attempt, deaths=0, progress={},
+            action=new.action, mode=new.mode, fence=0, attempt=new.attempt, deaths=0, progress={},
             error=new.error, failure_threshold=0, queued_at=new.queued_at,
             started_at=new.started_at, finished_at=new.finished_at, not_before=new.not_before,
             updated_at=new.updated_at, events=0, event_at=0,
@@ -179,6 +179,7 @@ def forget_task(tx: Tx, task: TaskId) -> None:
     tx.run(sa.delete(tables.event_count).where(tables.event_count.c.run.in_(ids)))
     tx.run(sa.delete(tables.reject_segment).where(tables.reject_segment.c.run.in_(ids)))
     tx.run(sa.delete(tables.inbox).where(tables.inbox.c.run.in_(ids)))
+    tx.run(sa.delete(tables.position).where(tables.position.c.task == task))
     tx.run(sa.delete(run).where(run.c.task == task))
 
 
@@ -524,4 +525,5 @@ def made(row: Any) -> Run:
         receipt=row.receipt, error=row.error, failure_threshold=row.failure_threshold,
         queued_at=row.queued_at, started_at=row.started_at, finished_at=row.finished_at,
         not_before=row.not_before, updated_at=row.updated_at, metadata=row.metadata,
+        mode=Mode(row.mode),
     )  # fmt: skip

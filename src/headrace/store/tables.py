@@ -116,7 +116,8 @@ run: Final = Table(
     Column("waiting_for", Text),
     Column("progress", JSON, nullable=False), Column("receipt", JSON), Column("error", JSON),
     Column("token", Text), Column("failure_threshold", Integer, nullable=False),
-    Column("metadata", JSON), Column("idempotency_key", String(255)),
+    Column("mode", String(10), nullable=False), Column("metadata", JSON),
+    Column("idempotency_key", String(255)),
     Column("events", Integer, nullable=False, default=0),
     Column("event_at", BigInteger, nullable=False, default=0),  # the newest event's moment
     Column("queued_at", BigInteger, nullable=False), Column("started_at", BigInteger),
@@ -132,6 +133,11 @@ run: Final = Table(
     Index("ix_run_queue", "state", "not_before", "queued_at"),
     Index("ix_run_listed", "tenant", "queued_at"),
     Index("ix_run_task", "task", "queued_at"),
+)  # fmt: skip
+
+position: Final = Table(
+    "position", metadata, Column("task", ForeignKey("task.id"), primary_key=True),
+    Column("versions", JSON, nullable=False),
 )  # fmt: skip
 
 event: Final = Table(

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.utils import formatdate
 from pathlib import Path
 from typing import IO, Annotated, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
@@ -17,8 +18,8 @@ import msgspec
 
 from headrace.contract.source import File
 from headrace.contract.spec import Config, HttpUrl
-from headrace.contract.tools import Tools
-from headrace.domain.errors import Invalid, Misconfigured, Refused
+from headrace.contract.tools import Known, Tools
+from headrace.domain.errors import Invalid, Misconfigured, Refused, Unchanged
 from headrace.domain.secret import Secret
 
 CHUNK_BYTES: Final = 1 << 20
@@ -48,6 +49,7 @@ class Body:
     name: str
     path: Path
     own: bool  # it lies in the spool and may be rewritten
+    version: str = ""
 
 
 def gather(config: FilesConfig, tools: Tools, *, text: bool = True) -> Iterator[File]:
@@ -61,6 +63,7 @@ def gather(config: FilesConfig, tools: Tools, *, text: bool = True) -> Iterator[
                 path=str(recoded.path),
                 bytes=recoded.path.stat().st_size,
                 known=None,
+                version=body.version,
             )
 
 
@@ -96,9 +99,12 @@ def _bodies(config: FilesConfig, tools: Tools) -> Iterator[Body]:
             password = config.password.reveal() if config.password else ""
             token = base64.b64encode(f"{config.username}:{password}".encode()).decode()
             headers["Authorization"] = f"Basic {token}"
-        fetched = tools.fetch(config.url, method=config.method, headers=headers)
         name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        yield Body(name, fetched.path, own=True)
+        headers |= _if_changed(name, tools.known)
+        fetched = tools.fetch(config.url, method=config.method, headers=headers)
+        if fetched is None or _same(name, fetched.version, tools.known):
+            raise Unchanged(f"{name} has not changed since the last run.")
+        yield Body(name, fetched.path, own=True, version=fetched.version)
         return
     if parts.scheme not in ("", "file"):
         raise Misconfigured(
@@ -110,8 +116,46 @@ def _bodies(config: FilesConfig, tools: Tools) -> Iterator[Body]:
     found = tools.allowed_paths(path)
     if not found:
         raise Refused(f"No file matches {path}.", hint="Check the path.", field="input.url")
-    for each in found:
-        yield Body(str(each), each, own=False)
+    bodies = [Body(str(each), each, own=False, version=_version(each)) for each in found]
+    changed = [body for body in bodies if not _known(body, tools)]
+    if not changed:
+        raise Unchanged(f"None of {len(bodies):,} files has changed since the last run.")
+    yield from bodies if tools.known is None or tools.known.whole else changed
+
+
+def _version(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+
+
+def _known(body: Body, tools: Tools) -> bool:
+    known = tools.known
+    if known is None:
+        return False
+    if body.name in known.versions or known.after is None:
+        return known.versions.get(body.name) == body.version
+    if body.path.stat().st_mtime > known.after:
+        return False
+    tools.passed[body.name] = body.version
+    return True
+
+
+def _same(name: str, version: str, known: Known | None) -> bool:
+    return known is not None and bool(version) and known.versions.get(name) == version
+
+
+def _if_changed(name: str, known: Known | None) -> dict[str, str]:
+    """Return headers that ask for a body only if it is another than the one that is known."""
+    if known is None:
+        return {}
+    version = known.versions.get(name, "")
+    if version.startswith(('"', "W/")):
+        return {"If-None-Match": version}
+    if version:
+        return {"If-Modified-Since": version}
+    if known.after is not None and not known.versions:
+        return {"If-Modified-Since": formatdate(known.after, usegmt=True)}
+    return {}
 
 
 def _unpacked(body: Body, tools: Tools) -> Iterator[Body]:

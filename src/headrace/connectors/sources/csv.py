@@ -143,6 +143,7 @@ class CsvScan:
             bytes=file.bytes,
             known=file.records,
             text_path=file.path,
+            version=file.version,
             cleaned=True,
         )
 

@@ -158,6 +158,7 @@ class JsonScan:
             bytes=file.bytes,
             known=file.records,
             text_path=file.text_path or file.path,
+            version=file.version,
             cleaned=True,
         )
         if file.path in self._arrays:
@@ -226,6 +227,7 @@ class Json:
             bytes=file.bytes,
             known=records,
             text_path=file.path,
+            version=file.version,
         )
 
     def close(self) -> None:

@@ -246,6 +246,9 @@ def run_shown(thing: run.Run, tenant: Tenant) -> wire.Run:
             shown.reason_code = {"too_many_errors": "too_many_errors", "internal": "internal"}.get(
                 str(error.get("code")), "critical"
             )
+        case RunState.SKIPPED:
+            shown.outcome, shown.reason_code = "success", "no_events"
+            shown.reason = "Nothing has changed since the last run."
         case RunState.CANCELLED:
             shown.outcome, shown.reason_code = "failure", "cancelled"
             shown.reason = "The run was cancelled."

@@ -18,7 +18,7 @@ from headrace.domain.errors import Invalid
 from headrace.domain.ids import TaskId
 from headrace.domain.principal import Principal
 from headrace.domain.resources import Destination, Source
-from headrace.domain.run import ENDED, RunState, Trigger
+from headrace.domain.run import ENDED, Mode, RunState, Trigger
 from headrace.domain.task import Task
 from headrace.service.services import Services
 from headrace.store.paging import Order, Window
@@ -196,9 +196,15 @@ def remove_task(id: str, services: Services, principal: Principal) -> None:  # n
 def start_run(
     id: str, services: Services, principal: Principal,  # noqa: A002
     key: Annotated[str | None, Parameter(header="Idempotency-Key")] = None,
+    mode: Mode | None = None,
 ) -> wire.Run:  # fmt: skip
-    """Start a run of a task; with an Idempotency-Key twice is once."""
-    run = services.runs.start(principal.tenant.id, TaskId(id), trigger=Trigger.API, key=key)
+    """Start a run of a task; with an Idempotency-Key twice is once.
+
+    `mode=delta` reads only what has changed since the last run that landed.
+    """
+    run = services.runs.start(
+        principal.tenant.id, TaskId(id), trigger=Trigger.API, key=key, mode=mode
+    )
     return translate.run_shown(run)
 
 

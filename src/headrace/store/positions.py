@@ -1,0 +1,60 @@
+"""Positions: what a task's last committed run has read, so that another reads only what is new."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from headrace.domain.clock import rfc3339
+from headrace.domain.ids import RunId
+from headrace.domain.run import Mode
+from headrace.store import tables
+from headrace.store.database import Tx
+
+position: Final = tables.position
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """`versions` of files by name, as the last committed run has read them."""
+
+    versions: Mapping[str, str]
+
+
+def find(tx: Tx, task: str) -> Position | None:
+    """Return where a task stands; None before its first commit, and after a reset."""
+    found = tx.first(sa.select(position.c.versions).where(position.c.task == task))
+    return None if found is None else Position(found.versions)
+
+
+def moved(tx: Tx, run: RunId, receipt: Mapping[str, Any]) -> None:
+    """Keep what a run that has just committed has read. A full run forgets what was before."""
+    table, task = tables.run, tables.task
+    found = tx.first(
+        sa.select(table.c.task, table.c.mode, table.c.started_at).where(table.c.id == run)
+    )
+    if found is None or found.task is None:
+        return
+    versions: dict[str, str] = {}
+    if found.mode == Mode.DELTA and (before := find(tx, found.task)):
+        versions |= before.versions
+    versions |= receipt.get("passed", {})
+    for file in receipt["files"]:
+        if version := file.get("version"):
+            versions[file["name"].partition("!")[0]] = version  # of an archive, not its members
+    changed = tx.run(
+        sa.update(position).where(position.c.task == found.task).values(versions=versions)
+    )
+    if not changed:
+        tx.run(sa.insert(position).values(task=found.task, versions=versions))
+    extra = tx.first(sa.select(task.c.extra).where(task.c.id == found.task))
+    if extra is not None and extra.extra.get("cursor"):
+        shown = dict(extra.extra) | {"cursor": rfc3339(found.started_at)}
+        tx.run(sa.update(task).where(task.c.id == found.task).values(extra=shown))
+
+
+def reset(tx: Tx, *tests: sa.ColumnElement[bool]) -> None:
+    """Forget where the tasks stand that pass all tests: their next run reads everything."""
+    tasks = sa.select(tables.task.c.id).where(*tests)
+    tx.run(sa.delete(position).where(position.c.task.in_(tasks)))
