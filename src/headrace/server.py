@@ -27,6 +27,7 @@ from headrace.security.vault import Vault, master_key, write_private
 from headrace.service.access import Access
 from headrace.service.catalog import Catalog
 from headrace.service.indexes import Indexes
+from headrace.service.jobs import Jobs
 from headrace.service.queue import Queue
 from headrace.service.runs import Runs
 from headrace.service.services import Services
@@ -64,10 +65,11 @@ class Server:
         catalog = Catalog(self.database, vault)
         self.pool = Pool(settings.workers)
         self.runs = Runs(self.database, catalog, settings, self._wake)
-        self.dispatcher = Dispatcher(self.queue, self.runs, self.pool, settings)
+        self.jobs = Jobs(self.database, self.runs, self._wake)
+        self.dispatcher = Dispatcher(self.queue, self.runs, self.jobs, self.pool, settings)
         self.mailer = Mailer(self.database, settings)
         self.services = Services(
-            settings=settings, access=self.access, catalog=catalog, runs=self.runs,
+            settings=settings, access=self.access, catalog=catalog, runs=self.runs, jobs=self.jobs,
             indexes=Indexes(settings.data_dir),
             read_table=self._read_table, sample=self._sample, try_transformation=tried,
             ready=self._not_ready,

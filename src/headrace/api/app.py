@@ -14,6 +14,8 @@ from headrace.api import errors
 from headrace.api.auth import AnyRequest, services_of
 from headrace.api.description import describe
 from headrace.api.dialects.algolia.routes import ALGOLIA
+from headrace.api.dialects.ibm.routes import IBM
+from headrace.api.dialects.lucidum.routes import LUCIDUM
 from headrace.api.dialects.native.routes import NATIVE
 from headrace.api.rates import Rates
 from headrace.domain.errors import Denied, Invalid
@@ -89,7 +91,7 @@ def _check_host(request: AnyRequest) -> None:
 def make_app(services: Services) -> Litestar:
     """Build the app over a server's services."""
     return Litestar(
-        route_handlers=[health, ready, openapi, docs, NATIVE, ALGOLIA],
+        route_handlers=[health, ready, openapi, docs, NATIVE, ALGOLIA, IBM, LUCIDUM],
         before_request=check_request,
         state=State(
             {

@@ -57,6 +57,15 @@ def algolia(request: AnyRequest) -> Principal:
     return judged(request, found)
 
 
+def refuse_prefetch(request: AnyRequest) -> None:
+    """Raise Denied where a browser only guesses that a GET which starts work will be wanted."""
+    purpose = " ".join(
+        request.headers.get(name, "") for name in ("sec-purpose", "purpose", "x-moz")
+    )
+    if "prefetch" in purpose.lower():
+        raise Denied("A prefetch starts nothing.")
+
+
 def judged(request: AnyRequest, principal: Principal) -> Principal:
     """Raise Denied where the principal's role may not do what the method does."""
     need(principal, Role.VIEWER if request.method in SAFE else Role.OPERATOR)

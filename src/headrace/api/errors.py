@@ -61,10 +61,31 @@ def algolia(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     return _answer(body, status, "application/json", error)
 
 
+def ibm(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
+    """Answer as IBM License Metric Tool does; its words are ours, the contract has none."""
+    status, _, message, hint, _ = explained(request, error)
+    return _answer({"error": f"{message} {hint}".strip()}, status, "application/json", error)
+
+
+LUCIDUM_CODES = {401: 401001, 429: 429001}
+
+
+def lucidum(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
+    """Answer as Lucidum does: a code of six digits, and a message."""
+    status, _, message, hint, _ = explained(request, error)
+    code = LUCIDUM_CODES.get(status, status * 1000)
+    told = "Invalid token" if status == 401 else f"{message} {hint}".strip()
+    return _answer({"code": code, "message": told}, status, "application/json", error)
+
+
 def by_path(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     """Answer in the shape of whose path was asked for, where no route was found."""
     if request.url.path.startswith(("/1/", "/2/")):
         return algolia(request, error)
+    if request.url.path.startswith("/CMDB/"):
+        return lucidum(request, error)
+    if request.url.path.startswith("/api/"):
+        return ibm(request, error)
     return problem(request, error)
 
 

@@ -17,6 +17,7 @@ from headrace.observe import faults
 from headrace.observe.log import logger
 from headrace.runtime import messages
 from headrace.runtime.pool import Pool, Worker
+from headrace.service.jobs import Jobs
 from headrace.service.queue import Queue, told
 from headrace.service.runs import Runs
 from headrace.settings import Settings
@@ -46,9 +47,12 @@ class Job:
 class Dispatcher:
     """Claims and supervises."""
 
-    def __init__(self, queue: Queue, runs: Runs, pool: Pool, settings: Settings) -> None:
+    def __init__(
+        self, queue: Queue, runs: Runs, jobs: Jobs, pool: Pool, settings: Settings
+    ) -> None:
         self._queue = queue
         self._runs = runs
+        self._executions = jobs
         self._pool = pool
         self._settings = settings
         self._wake = threading.Event()
@@ -85,6 +89,7 @@ class Dispatcher:
         while not self._stop.is_set():
             try:
                 now = time.monotonic()
+                self._executions.tick()
                 self._claim()
                 if now >= next_beat:
                     next_beat = now + min(BEAT_S, self._settings.lease_s / 3)

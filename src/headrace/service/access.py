@@ -62,6 +62,12 @@ class Access:
             access.add_key(tx, tenant, ADMIN_KEY, keys.hashed(key, self._pepper), Role.ADMIN)
         return tenant
 
+    def add_key(self, tenant: str, name: str, key: str, role: str) -> None:
+        """Give a tenant another key, with a role of its own."""
+        with self._database.begin() as tx:
+            owner = access.ensure_tenant(tx, tenant)
+            access.add_key(tx, owner, name, keys.hashed(key, self._pepper), Role(role))
+
 
 def need(principal: Principal, role: Role) -> None:
     """Raise Denied unless the principal's role is at least `role`."""

@@ -34,6 +34,7 @@ from headrace.store.paging import Order, Window
 T = TypeVar("T", Authentication, Source, Destination, Transformation, Task)
 E = TypeVar("E", Source, Destination)
 NAME_MAX: Final = 400
+ALL_MAX: Final = 100_000
 POSITIONED: Final = frozenset({"source", "destination", "table", "action", "key"})
 AUTHENTICATION_FORMS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     # type: members that may be shown, members that are secret
@@ -85,6 +86,11 @@ class Catalog:
         """Return one page of things and how many there are."""
         with self._database.read() as tx:
             return resources.listed(tx, kind, tenant, where, order, window)
+
+    def all_of(self, kind: type[T], tenant: TenantId) -> list[T]:
+        """Return all things of a kind, oldest first."""
+        window = Window(ALL_MAX)
+        return self.listed(kind, tenant, {}, Order("created_at", descending=False), window)[0]
 
     def some(self, kind: type[T], tenant: TenantId, ids: Sequence[str]) -> list[T]:
         """Return those of the things named that are there."""

@@ -254,13 +254,15 @@ class Runs:
         self, tx: Tx, task: Task, trigger: Trigger, key: str | None, *,
         kind: RunKind = RunKind.REINDEX, table: str | None = None,
         metadata: Mapping[str, Any] | None = None, mode: Mode | None = None,
+        execution: ExecutionId | None = None,
     ) -> Run:  # fmt: skip
         mode = mode or (Mode.DELTA if task.extra.get("cursor") else Mode.FULL)
         run = Run(
             id=RunId(new_id()), tenant=task.tenant, task=task.id,
-            execution=ExecutionId(new_id()), state=RunState.QUEUED, trigger=trigger, kind=kind,
-            table=table, action=task.action, fence=0, attempt=0, deaths=0, waiting_for=None,
-            progress={}, receipt=None, error=None, failure_threshold=task.failure_threshold,
+            execution=execution or ExecutionId(new_id()), state=RunState.QUEUED, trigger=trigger,
+            kind=kind, table=table, action=task.action, fence=0, attempt=0, deaths=0,
+            waiting_for=None, progress={}, receipt=None, error=None,
+            failure_threshold=task.failure_threshold,
             queued_at=tx.now, started_at=None, finished_at=None, not_before=tx.now,
             updated_at=tx.now, metadata=metadata, mode=mode,
         )  # fmt: skip
@@ -493,21 +495,37 @@ class Runs:
         """Ask for a run to stop. It is cancelled when its work is gone. Safe to repeat."""
         with self._database.begin() as tx:
             run = self._get(tx, tenant, id_)
-            if run.state is RunState.QUEUED:
-                runs.move(
-                    tx, run.id, (RunState.QUEUED,), state=RunState.CANCELLED, finished_at=tx.now,
-                    waiting_for=None,
-                )  # fmt: skip
-                self._said(tx, run, "cancelled before it started")
-                pushes.refuse(tx, run.id, "The run was cancelled.", self.quarantine)
-            elif run.state is RunState.RUNNING:
-                runs.move(tx, run.id, (RunState.RUNNING,), state=RunState.CANCELLING)
-                self._said(tx, run, "a cancel was asked for")
-            elif run.state in ENDED and run.state is not RunState.CANCELLED:
+            if run.state in ENDED and run.state is not RunState.CANCELLED:
                 raise Conflict(f"The run has {run.state} already.")
+            self.stop(tx, run)
             found = self._get(tx, tenant, id_)
         self._wake()
         return found
+
+    def stop(self, tx: Tx, run: Run) -> None:
+        """Cancel a run that has not ended, in the caller's transaction."""
+        if run.state is RunState.QUEUED:
+            runs.move(
+                tx, run.id, (RunState.QUEUED,), state=RunState.CANCELLED, finished_at=tx.now,
+                waiting_for=None,
+            )  # fmt: skip
+            self._said(tx, run, "cancelled before it started")
+            pushes.refuse(tx, run.id, "The run was cancelled.", self.quarantine)
+        elif run.state is RunState.RUNNING:
+            runs.move(tx, run.id, (RunState.RUNNING,), state=RunState.CANCELLING)
+            self._said(tx, run, "a cancel was asked for")
+
+    def can_start(self, tx: Tx, task: Task) -> bool:
+        """Tell whether a task may be started: it is enabled, and takes no pushes."""
+        return task.enabled and not self._takes_pushes(tx, task)
+
+    def queue_step(
+        self, tx: Tx, task: Task, trigger: Trigger, mode: Mode, execution: ExecutionId
+    ) -> Run | None:
+        """Queue a task's run as a step of an execution; None while another run of it is there."""
+        if runs.unfinished(tx, task.id):
+            return None
+        return self._queued(tx, task, trigger, None, mode=mode, execution=execution)
 
     def _said(self, tx: Tx, run: Run, message: str) -> None:
         event = NewEvent(kind=EventKind.LOG, status=EventStatus.SUCCEEDED, message=message)

@@ -10,6 +10,7 @@ from headrace.engine.javascript import Tried
 from headrace.service.access import Access
 from headrace.service.catalog import Catalog
 from headrace.service.indexes import Indexes
+from headrace.service.jobs import Jobs
 from headrace.service.runs import Runs
 from headrace.settings import Settings
 
@@ -30,6 +31,7 @@ class Services:
     access: Access
     catalog: Catalog
     runs: Runs
+    jobs: Jobs
     indexes: Indexes
     read_table: ReadTable
     sample: Sample

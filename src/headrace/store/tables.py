@@ -140,6 +140,38 @@ position: Final = Table(
     Column("versions", JSON, nullable=False),
 )  # fmt: skip
 
+pool: Final = Table(
+    "pool", metadata, _id(), _tenant(), Column("name", String(400), nullable=False), *_times(),
+)  # fmt: skip
+
+job: Final = Table(
+    "job", metadata, _id(), _tenant(), Column("name", String(400), nullable=False),
+    Column("pool", ForeignKey("pool.id"), nullable=False, index=True),
+    Column("everything", Boolean, nullable=False), Column("steps", JSON, nullable=False),
+    Column("stops", Boolean, nullable=False), Column("mode", String(10), nullable=False),
+    Column("cron", String(200)), Column("next_run", BigInteger, index=True), *_times(),
+    # One built-in job a tenant.
+    Index(
+        "uq_job_everything", "tenant", unique=True, sqlite_where=text("everything"),
+        postgresql_where=text("everything"),
+    ),
+)  # fmt: skip
+
+execution: Final = Table(
+    "execution", metadata, _id(), _tenant(),
+    Column("job", ForeignKey("job.id"), nullable=False), Column("mode", String(10), nullable=False),
+    Column("trigger", String(20), nullable=False), Column("state", String(20), nullable=False),
+    Column("steps", JSON, nullable=False), Column("stops", Boolean, nullable=False),
+    Column("cancelled", Boolean, nullable=False), Column("percent", Integer, nullable=False),
+    Column("queued_at", BigInteger, nullable=False), Column("started_at", BigInteger),
+    Column("finished_at", BigInteger),
+    Index("ix_execution_job", "job", "queued_at"),
+    Index(
+        "uq_execution_active", "job", unique=True,  # never two of a job at once
+        sqlite_where=text("finished_at is null"), postgresql_where=text("finished_at is null"),
+    ),
+)  # fmt: skip
+
 event: Final = Table(
     "event", metadata, _id(),
     Column("run", ForeignKey("run.id"), nullable=False),

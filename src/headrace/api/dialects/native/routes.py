@@ -208,6 +208,139 @@ def start_run(
     return translate.run_shown(run)
 
 
+# Pools, jobs, executions.
+
+
+@post("/pools", sync_to_thread=True, opt={"body": wire.PoolGiven})
+def add_pool(payload: Json, services: Services, principal: Principal) -> wire.Pool:
+    """Make a pool: a group of jobs."""
+    given: wire.PoolGiven = converted(payload, wire.PoolGiven)
+    return translate.pool(services.jobs.add_pool(principal.tenant.id, given.name))
+
+
+@get("/pools", sync_to_thread=True)
+def list_pools(
+    services: Services, principal: Principal, limit: Limit = 50, cursor: Cursor = None
+) -> wire.Page:
+    """List pools, oldest first."""
+    offset = _offset(cursor)
+    found, total = services.jobs.pools(principal.tenant.id, Window(limit, offset))
+    return _page([translate.pool(one) for one in found], total, offset)
+
+
+@get("/pools/{id:str}", sync_to_thread=True)
+def get_pool(id: str, services: Services, principal: Principal) -> wire.Pool:  # noqa: A002
+    """Show a pool."""
+    return translate.pool(services.jobs.pool(principal.tenant.id, id))
+
+
+@patch("/pools/{id:str}", sync_to_thread=True, opt={"body": wire.PoolGiven})
+def change_pool(
+    id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
+) -> wire.Pool:  # fmt: skip
+    """Rename a pool."""
+    given: wire.PoolGiven = converted(payload, wire.PoolGiven)
+    return translate.pool(services.jobs.rename_pool(principal.tenant.id, id, given.name))
+
+
+@delete("/pools/{id:str}", sync_to_thread=True)
+def remove_pool(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
+    """Remove a pool that holds no job."""
+    services.jobs.remove_pool(principal.tenant.id, id)
+
+
+@post("/jobs", sync_to_thread=True, opt={"body": wire.NewJob})
+def add_job(payload: Json, services: Services, principal: Principal) -> wire.Job:
+    """Make a job: tasks that are started together, perhaps in an order."""
+    given: wire.NewJob = converted(payload, wire.NewJob)
+    made = services.jobs.add(
+        principal.tenant.id, pool=given.pool, name=given.name, steps=translate.steps(given.steps),
+        stops=given.stop_on_failure, mode=given.mode, cron=given.cron,
+    )  # fmt: skip
+    return translate.job_shown(made)
+
+
+@get("/jobs", sync_to_thread=True)
+def list_jobs(
+    services: Services, principal: Principal, limit: Limit = 50, cursor: Cursor = None,
+    pool: str | None = None,
+) -> wire.Page:  # fmt: skip
+    """List jobs, oldest first."""
+    offset = _offset(cursor)
+    found, total = services.jobs.listed(principal.tenant.id, pool, Window(limit, offset))
+    return _page([translate.job_shown(one) for one in found], total, offset)
+
+
+@get("/jobs/{id:str}", sync_to_thread=True)
+def get_job(id: str, services: Services, principal: Principal) -> wire.Job:  # noqa: A002
+    """Show a job; `everything` names the built-in one."""
+    return translate.job_shown(services.jobs.get(principal.tenant.id, id))
+
+
+@patch("/jobs/{id:str}", sync_to_thread=True, opt={"body": wire.ChangedJob})
+def change_job(
+    id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
+) -> wire.Job:  # fmt: skip
+    """Change a job."""
+    given = translate.job_changes(converted(payload, wire.ChangedJob))
+    thing = services.jobs.get(principal.tenant.id, id)
+    return translate.job_shown(services.jobs.change(principal.tenant.id, thing.id, **given))
+
+
+@delete("/jobs/{id:str}", sync_to_thread=True)
+def remove_job(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
+    """Remove a job; its runs stay."""
+    services.jobs.remove(principal.tenant.id, id)
+
+
+@post("/jobs/{id:str}/executions", sync_to_thread=True)
+def start_job(
+    id: str, services: Services, principal: Principal, mode: Mode = Mode.FULL  # noqa: A002
+) -> wire.Execution:  # fmt: skip
+    """Start every task of a job."""
+    started = services.jobs.start(principal.tenant.id, id, mode=mode)
+    return translate.execution_shown(started, services.jobs.runs_of(started))
+
+
+@get("/executions", sync_to_thread=True)
+def list_executions(
+    services: Services, principal: Principal, limit: Limit = 50, cursor: Cursor = None,
+    job: str | None = None,
+) -> wire.Page:  # fmt: skip
+    """List executions, newest first."""
+    offset = _offset(cursor)
+    found, total = services.jobs.executions(principal.tenant.id, job, Window(limit, offset))
+    shown = [translate.execution_shown(one, services.jobs.runs_of(one)) for one in found]
+    return _page(shown, total, offset)
+
+
+@get("/executions/{id:str}", sync_to_thread=True)
+def get_execution(
+    id: str, services: Services, principal: Principal  # noqa: A002
+) -> wire.Execution:  # fmt: skip
+    """Show an execution and where each of its steps stands."""
+    found = services.jobs.execution(principal.tenant.id, id)
+    return translate.execution_shown(found, services.jobs.runs_of(found))
+
+
+@post("/executions/{id:str}/cancel", sync_to_thread=True, status_code=200)
+def cancel_execution(
+    id: str, services: Services, principal: Principal  # noqa: A002
+) -> wire.Execution:  # fmt: skip
+    """Stop an execution: what runs is cancelled, what has not started never will."""
+    found = services.jobs.cancel(principal.tenant.id, id)
+    return translate.execution_shown(found, services.jobs.runs_of(found))
+
+
+@post("/executions/{id:str}/retry", sync_to_thread=True)
+def retry_execution(
+    id: str, services: Services, principal: Principal  # noqa: A002
+) -> wire.Execution:  # fmt: skip
+    """Start the steps again that did not succeed, in a new execution."""
+    found = services.jobs.retry(principal.tenant.id, id)
+    return translate.execution_shown(found, services.jobs.runs_of(found))
+
+
 # Runs.
 
 
@@ -344,6 +477,9 @@ NATIVE: Final = Router(
         add_task, list_tasks, get_task, change_task, remove_task, start_run,
         list_runs, get_run, get_receipt, get_tables, get_files, get_rejects, get_events,
         cancel_run, stream_run, read_rows, set_limit,
+        add_pool, list_pools, get_pool, change_pool, remove_pool,
+        add_job, list_jobs, get_job, change_job, remove_job, start_job,
+        list_executions, get_execution, cancel_execution, retry_execution,
     ],
     dependencies={
         "services": Provide(services, sync_to_thread=False),

@@ -1,12 +1,14 @@
 """From the domain to our own words: pure functions."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from headrace.api.dialects.native import wire
-from headrace.domain import event, resources, run, task
+from headrace.domain import event, job, resources, run, task
 from headrace.domain.clock import Millis, rfc3339
+from headrace.domain.ids import TaskId
 
 
 def end(thing: resources.Source | resources.Destination) -> wire.End:
@@ -44,6 +46,61 @@ def run_shown(thing: run.Run) -> wire.Run:
         books=thing.receipt["books"] if thing.receipt else None,
         error=dict(thing.error) if thing.error else None, queued_at=_at(thing.queued_at),
         started_at=_maybe(thing.started_at), finished_at=_maybe(thing.finished_at),
+    )  # fmt: skip
+
+
+def pool(thing: job.Pool) -> wire.Pool:
+    return wire.Pool(
+        id=thing.id, name=thing.name, created_at=_at(thing.created_at),
+        updated_at=_at(thing.updated_at),
+    )  # fmt: skip
+
+
+def steps(given: Sequence[wire.Step]) -> tuple[job.Step, ...]:
+    return tuple(
+        job.Step(task=TaskId(step.task), after=tuple(map(TaskId, step.after))) for step in given
+    )
+
+
+def job_changes(given: wire.ChangedJob) -> dict[str, Any]:
+    """Return the members that were given, by their names in the domain."""
+    found = {
+        name: getattr(given, name)
+        for name in given.__struct_fields__
+        if getattr(given, name) is not msgspec.UNSET
+    }
+    if "stop_on_failure" in found:
+        found["stops"] = found.pop("stop_on_failure")
+    return found | ({"steps": steps(found["steps"])} if "steps" in found else {})
+
+
+def job_shown(thing: job.Job) -> wire.Job:
+    return wire.Job(
+        id=thing.id, pool=thing.pool, name=thing.name, everything=thing.everything,
+        steps=[wire.Step(task=step.task, after=list(step.after)) for step in thing.steps],
+        stop_on_failure=thing.stops, mode=thing.mode, cron=thing.cron,
+        next_run=_maybe(thing.next_run), created_at=_at(thing.created_at),
+        updated_at=_at(thing.updated_at),
+    )  # fmt: skip
+
+
+def execution_shown(
+    thing: job.Execution, runs: Mapping[TaskId, tuple[str, run.RunState]]
+) -> wire.Execution:
+    over = thing.state in job.OVER
+    return wire.Execution(
+        id=thing.id, job=thing.job, mode=thing.mode, trigger=thing.trigger, state=thing.state,
+        percent=thing.percent,
+        steps=[
+            wire.ExecutedStep(
+                task=step.task, run=runs[step.task][0] if step.task in runs else None,
+                state=runs[step.task][1] if step.task in runs
+                else "notStarted" if over else "waiting",
+            )
+            for step in thing.steps
+        ],
+        queued_at=_at(thing.queued_at), started_at=_maybe(thing.started_at),
+        finished_at=_maybe(thing.finished_at),
     )  # fmt: skip
 
 

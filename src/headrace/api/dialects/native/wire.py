@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from headrace.domain.run import Mode
+
 Json = dict[str, Any]
 
 
@@ -83,6 +85,84 @@ class Task(Shown):
     failure_threshold: int
     created_at: str
     updated_at: str
+
+
+class PoolGiven(Given):
+    """A group of jobs."""
+
+    name: str
+
+
+class Pool(Shown):
+    id: str
+    name: str
+    created_at: str
+    updated_at: str
+
+
+class Step(Given):
+    """One task of a job; it starts when those that it comes after have succeeded."""
+
+    task: str
+    after: list[str] = []
+
+
+class NewJob(Given):
+    """Tasks that are started together."""
+
+    pool: str
+    name: str
+    steps: list[Step]
+    stop_on_failure: bool = False
+    mode: Mode = Mode.FULL
+    cron: str | None = None
+
+
+class ChangedJob(Given):
+    """Members to change."""
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    steps: list[Step] | msgspec.UnsetType = msgspec.UNSET
+    stop_on_failure: bool | msgspec.UnsetType = msgspec.UNSET
+    mode: Mode | msgspec.UnsetType = msgspec.UNSET
+    cron: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class Job(Shown):
+    id: str
+    pool: str
+    name: str
+    everything: bool
+    steps: list[Step]
+    stop_on_failure: bool
+    mode: str
+    cron: str | None
+    next_run: str | None
+    created_at: str
+    updated_at: str
+
+
+class ExecutedStep(Shown):
+    """A step of an execution; `run` is null until it starts."""
+
+    task: str
+    run: str | None
+    state: str
+
+
+class Execution(Shown):
+    """One start of a job."""
+
+    id: str
+    job: str
+    mode: str
+    trigger: str
+    state: str
+    percent: int
+    steps: list[ExecutedStep]
+    queued_at: str
+    started_at: str | None
+    finished_at: str | None
 
 
 class Run(Shown):

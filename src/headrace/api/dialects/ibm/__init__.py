@@ -1,0 +1,1 @@
+"""The IBM License Metric Tool dialect: status and start of the data import."""

@@ -1,0 +1,1 @@
+"""The Lucidum API v2 dialect: data ingestion jobs."""

@@ -1,0 +1,170 @@
+"""Routes of Lucidum's API v2: runs of the job `everything`, as its DAG runs."""
+
+import re
+from datetime import datetime
+from typing import Any, Final
+
+from litestar import Response, Router, get
+from litestar.di import Provide
+
+from headrace.api import errors
+from headrace.api.auth import AnyRequest, bearer, refuse_prefetch, services
+from headrace.domain.clock import Millis, rfc3339
+from headrace.domain.errors import Conflict, NotFound
+from headrace.domain.job import Execution, ExecutionState
+from headrace.domain.principal import Principal, Role
+from headrace.domain.resources import Source
+from headrace.domain.run import Mode, RunState, Trigger
+from headrace.domain.task import Task
+from headrace.service.access import need
+from headrace.service.jobs import EVERYTHING
+from headrace.service.services import Services
+from headrace.store.paging import Window
+
+Json = dict[str, Any]
+HUNDRED: Final = Window(100)
+STATES: Final = {
+    ExecutionState.QUEUED: "queued", ExecutionState.RUNNING: "running",
+    ExecutionState.SUCCEEDED: "success", ExecutionState.SKIPPED: "success",
+    ExecutionState.FAILED: "failed", ExecutionState.CANCELLED: "failed",
+}  # fmt: skip
+TASK_STATES: Final = {
+    RunState.QUEUED: "queued", RunState.RUNNING: "running", RunState.CANCELLING: "running",
+    RunState.SUCCEEDED: "success", RunState.SKIPPED: "success", RunState.FAILED: "failed",
+    RunState.CANCELLED: "failed",
+}  # fmt: skip
+_RUN_ID: Final = re.compile(r"(manual|scheduled)__(.{32})")
+
+
+def _at(moment: Millis | None) -> str | None:
+    """Write a moment as 2023-07-27T09:15:02.123000+00:00."""
+    if moment is None:
+        return None
+    return rfc3339(moment, millis=True).removesuffix("Z") + "000+00:00"
+
+
+def _run_id(one: Execution) -> str:
+    kind = "scheduled" if one.trigger is Trigger.SCHEDULE else "manual"
+    return f"{kind}__{_at(one.queued_at)}"
+
+
+def _dag_run(one: Execution) -> Json:
+    kind = "scheduled" if one.trigger is Trigger.SCHEDULE else "manual"
+    queued = _at(one.queued_at)
+    return {
+        "dag_run_id": _run_id(one), "dag_id": "data_ingestion", "logical_date": queued,
+        "execution_date": queued, "data_interval_start": queued, "data_interval_end": queued,
+        "external_trigger": kind == "manual", "last_scheduling_decision": _at(one.started_at),
+        "run_type": kind, "start_date": _at(one.started_at), "end_date": _at(one.finished_at),
+        "state": STATES[one.state], "conf": {}, "note": None,
+    }  # fmt: skip
+
+
+@get("/system/data-ingestion/jobs", sync_to_thread=True)
+def list_jobs(services: Services, principal: Principal) -> Json:
+    """List the runs of the ingestion, newest first."""
+    job = services.jobs.everything(principal.tenant.id)
+    found, total = services.jobs.executions(principal.tenant.id, job.id, HUNDRED)
+    return {"dag_runs": [_dag_run(one) for one in found], "total_entries": total}
+
+
+@get("/system/data-ingestion/run", sync_to_thread=True)
+def run(request: AnyRequest, services: Services, principal: Principal) -> Response[Json]:
+    """Start every connector, or tell of the run that is under way."""
+    need(principal, Role.OPERATOR)
+    refuse_prefetch(request)
+    tenant = principal.tenant.id
+    try:
+        found = services.jobs.start(tenant, EVERYTHING, mode=Mode.FULL)
+    except Conflict as error:
+        found = services.jobs.execution(tenant, str(error.facts["execution"]))
+    return Response(_dag_run(found), headers={"Cache-Control": "no-store"})
+
+
+@get("/system/metrics/data-ingestion", sync_to_thread=True)
+def metrics(services: Services, principal: Principal) -> Json:
+    """List the runs in short."""
+    job = services.jobs.everything(principal.tenant.id)
+    found, _ = services.jobs.executions(principal.tenant.id, job.id, HUNDRED)
+    return {
+        "data_ingestion_runs": [
+            {name: row[other] for name, other in (
+                ("run_type", "run_type"), ("id", "dag_run_id"), ("status", "state"),
+                ("start_date", "start_date"), ("end_date", "end_date"))}
+            for row in map(_dag_run, found)
+        ]
+    }  # fmt: skip
+
+
+@get("/system/metrics/data-ingestion/next", sync_to_thread=True)
+def next_run(services: Services, principal: Principal) -> Json:
+    """Say when the next scheduled run is due."""
+    job = services.jobs.everything(principal.tenant.id)
+    return {
+        "next_run_at": _at(job.next_run), "schedule_interval_value": job.cron,
+        "schedule_interval_type": "cron" if job.cron else None,
+    }  # fmt: skip
+
+
+@get("/system/metrics/data-ingestion/detail/{run_id:str}", sync_to_thread=True)
+def detail(run_id: str, services: Services, principal: Principal) -> Json:
+    """List the tasks of one run."""
+    tenant = principal.tenant.id
+    found = _found(services, principal, run_id)
+    runs = services.jobs.runs_of(found)
+    listed = []
+    for step in found.steps:
+        started = services.runs.get(tenant, runs[step.task][0]) if step.task in runs else None
+        listed.append(
+            {
+                "task_id": step.task, "docker_cmd": None, "docker_image": None,
+                "status": TASK_STATES[started.state] if started else "queued",
+                "start_date": _at(started.started_at) if started else None,
+                "end_date": _at(started.finished_at) if started else None,
+            }
+        )  # fmt: skip
+    return {"task_list": listed}
+
+
+def _found(services: Services, principal: Principal, run_id: str) -> Execution:
+    job = services.jobs.everything(principal.tenant.id)
+    if named := _RUN_ID.fullmatch(run_id.replace(" ", "+")):
+        try:
+            moment = Millis(round(datetime.fromisoformat(named[2]).timestamp() * 1000))
+        except ValueError:
+            moment = Millis(-1)
+        one = services.jobs.execution_at(principal.tenant.id, job.id, moment)
+        if one is not None and _run_id(one) == named[0]:
+            return one
+    raise NotFound(f"There is no run {run_id[:80]}.")
+
+
+@get("/connector", sync_to_thread=True)
+def connectors(services: Services, principal: Principal) -> Json:
+    """List the connectors: one for each source that a task reads."""
+    tenant = principal.tenant.id
+    tasks = services.catalog.all_of(Task, tenant)
+    busy = {task.source: task.enabled for task in tasks}
+    return {
+        "connectors": [
+            {
+                "connector_name": "api", "bridge_name": source.id, "display_name": source.name,
+                "description": f"{source.type} source", "group": source.type,
+                "status": "OK" if busy[source.id] else "DISABLED",
+            }
+            for source in services.catalog.all_of(Source, tenant)
+            if source.id in busy
+        ]
+    }  # fmt: skip
+
+
+LUCIDUM: Final = Router(
+    path="/CMDB/v2",
+    route_handlers=[list_jobs, run, metrics, next_run, detail, connectors],
+    dependencies={
+        "services": Provide(services, sync_to_thread=False),
+        "principal": Provide(bearer, sync_to_thread=False),
+    },
+    exception_handlers={Exception: errors.lucidum},
+    tags=["Lucidum API v2"],
+)  # fmt: skip

@@ -1,0 +1,389 @@
+"""Jobs: tasks started together. An execution is moved on by whoever ticks first."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from headrace.domain.clock import Millis
+from headrace.domain.errors import Conflict, Invalid, NotFound
+from headrace.domain.ids import ExecutionId, JobId, PoolId, TaskId, TenantId, is_id, new_id
+from headrace.domain.job import (
+    OVER,
+    Execution,
+    ExecutionState,
+    Job,
+    Outlook,
+    Pool,
+    Step,
+    outlook,
+    percent,
+)
+from headrace.domain.run import ENDED, Mode, RunState, Trigger
+from headrace.domain.task import Task
+from headrace.service.runs import Runs
+from headrace.service.schedule import next_moment
+from headrace.store import jobs, resources, runs
+from headrace.store.database import Database, Tx
+from headrace.store.paging import Order, Window
+
+NAME_MAX: Final = 400
+STEPS_MAX: Final = 10_000
+DUE_MAX: Final = 100
+EVERYTHING: Final = "everything"
+HUNDRED: Final = Window(100)
+
+
+class Jobs:
+    """Pools, jobs and executions of every tenant."""
+
+    def __init__(self, database: Database, started: Runs, wake: Callable[[], None]) -> None:
+        self._database = database
+        self._runs = started
+        self._wake = wake
+
+    # Pools.
+
+    def add_pool(self, tenant: TenantId, name: str) -> Pool:
+        """Make a pool."""
+        with self._database.begin() as tx:
+            thing = Pool(
+                id=PoolId(new_id()), tenant=tenant, name=_named(name), created_at=tx.now,
+                updated_at=tx.now,
+            )  # fmt: skip
+            jobs.add_pool(tx, thing)
+        return thing
+
+    def pool(self, tenant: TenantId, id_: str) -> Pool:
+        """Return a pool. Raises NotFound."""
+        with self._database.read() as tx:
+            return self._pool(tx, tenant, id_)
+
+    def _pool(self, tx: Tx, tenant: TenantId, id_: str) -> Pool:
+        found = jobs.find_pool(tx, tenant, id_) if is_id(id_) else None
+        if found is None:
+            raise NotFound(f"cannot find pool {id_[:80]}")
+        return found
+
+    def pools(self, tenant: TenantId, window: Window = HUNDRED) -> tuple[list[Pool], int]:
+        """Return one page of pools and how many there are."""
+        with self._database.read() as tx:
+            return jobs.pools(tx, tenant, window)
+
+    def rename_pool(self, tenant: TenantId, id_: str, name: str) -> Pool:
+        """Give a pool another name."""
+        with self._database.begin() as tx:
+            jobs.rename_pool(tx, self._pool(tx, tenant, id_).id, _named(name))
+            return self._pool(tx, tenant, id_)
+
+    def remove_pool(self, tenant: TenantId, id_: str) -> None:
+        """Remove a pool without jobs. Raises Conflict for another."""
+        with self._database.begin() as tx:
+            thing = self._pool(tx, tenant, id_)
+            found, _ = jobs.listed(tx, tenant, thing.id, Window(1))
+            if found:
+                raise Conflict(
+                    f"The pool holds the job {found[0].id}.", hint="Remove its jobs first."
+                )
+            jobs.remove_pool(tx, thing.id)
+
+    # Jobs.
+
+    def add(
+        self, tenant: TenantId, *, pool: str, name: str, steps: Sequence[Step], stops: bool = False,
+        mode: Mode = Mode.FULL, cron: str | None = None,
+    ) -> Job:  # fmt: skip
+        """Keep a job. Raises Invalid, naming the member, for steps that cannot be."""
+        with self._database.begin() as tx:
+            owner = jobs.find_pool(tx, tenant, pool) if is_id(pool) else None
+            if owner is None:
+                raise Invalid(f"cannot find pool {pool[:80]}", field="pool")
+            thing = Job(
+                id=JobId(new_id()), tenant=tenant, pool=owner.id, name=_named(name),
+                everything=False, steps=self._checked(tx, tenant, steps), stops=stops, mode=mode,
+                cron=cron, next_run=next_moment(cron, tx.now) if cron else None,
+                created_at=tx.now, updated_at=tx.now,
+            )  # fmt: skip
+            jobs.add(tx, thing)
+        return thing
+
+    def change(self, tenant: TenantId, id_: str, **changes: Any) -> Job:
+        """Change members of a job, by their names in `domain.job`."""
+        with self._database.begin() as tx:
+            old = self._get(tx, tenant, id_)
+            if old.everything and {"steps", "name"} & set(changes):
+                raise Invalid("The built-in job has its name and every task.", field="steps")
+            if "name" in changes:
+                _named(changes["name"])
+            if "steps" in changes:
+                changes["steps"] = self._checked(tx, tenant, changes["steps"])
+            if "cron" in changes:
+                cron = changes["cron"]
+                changes["next_run"] = next_moment(cron, tx.now) if cron else None
+            new = replace(old, updated_at=tx.now, **changes)
+            jobs.change(tx, new)
+        return new
+
+    def _checked(self, tx: Tx, tenant: TenantId, steps: Sequence[Step]) -> tuple[Step, ...]:
+        """Return steps so that each comes after those it waits for. Raises Invalid."""
+        if not steps or len(steps) > STEPS_MAX:
+            raise Invalid(f"steps must be a list of 1 to {STEPS_MAX:,}.", field="steps")
+        names = [step.task for step in steps]
+        if len(set(names)) != len(names):
+            raise Invalid("A task is named twice.", field="steps")
+        known = {task.id for task in resources.some(tx, Task, tenant, names)}
+        for place, step in enumerate(steps):
+            if step.task not in known:
+                raise Invalid(f"cannot find task {step.task[:80]}", field=f"steps[{place}].task")
+            for one in step.after:
+                if one not in names or one == step.task:
+                    raise Invalid(
+                        f"steps[{place}].after names {one[:80]}, which is no other step.",
+                        field=f"steps[{place}].after",
+                    )
+        placed: dict[TaskId, Step] = {}
+        left = list(steps)
+        while left:
+            ready = [step for step in left if all(one in placed for one in step.after)]
+            if not ready:
+                raise Invalid("The steps wait for each other in a circle.", field="steps")
+            placed |= {step.task: step for step in ready}
+            left = [step for step in left if step.task not in placed]
+        return tuple(placed.values())
+
+    def get(self, tenant: TenantId, id_: str) -> Job:
+        """Return a job; the word `everything` names the built-in one. Raises NotFound."""
+        if id_ == EVERYTHING:
+            return self.everything(tenant)
+        with self._database.read() as tx:
+            return self._get(tx, tenant, id_)
+
+    def _get(self, tx: Tx, tenant: TenantId, id_: str, *, lock: bool = False) -> Job:
+        found = jobs.find(tx, tenant, id_, lock=lock) if is_id(id_) else None
+        if found is None:
+            raise NotFound(f"cannot find job {id_[:80]}")
+        return found
+
+    def everything(self, tenant: TenantId) -> Job:
+        """Return the built-in job of a tenant, made if it is not there."""
+        with self._database.read() as tx:
+            if found := jobs.everything_of(tx, tenant):
+                return found
+        with self._database.begin() as tx:
+            tx.lock_claims()
+            if found := jobs.everything_of(tx, tenant):
+                return found
+            pool = Pool(
+                id=PoolId(new_id()), tenant=tenant, name=EVERYTHING, created_at=tx.now,
+                updated_at=tx.now,
+            )  # fmt: skip
+            made = Job(
+                id=JobId(new_id()), tenant=tenant, pool=pool.id, name=EVERYTHING, everything=True,
+                steps=(), stops=False, mode=Mode.FULL, cron=None, next_run=None,
+                created_at=tx.now, updated_at=tx.now,
+            )  # fmt: skip
+            jobs.add_pool(tx, pool)
+            jobs.add(tx, made)
+        return made
+
+    def listed(
+        self, tenant: TenantId, pool: str | None = None, window: Window = HUNDRED
+    ) -> tuple[list[Job], int]:
+        """Return one page of jobs and how many there are."""
+        with self._database.read() as tx:
+            return jobs.listed(tx, tenant, pool, window)
+
+    def remove(self, tenant: TenantId, id_: str) -> None:
+        """Remove a job; its runs stay. Raises Conflict while an execution is under way."""
+        with self._database.begin() as tx:
+            thing = self._get(tx, tenant, id_, lock=True)
+            if thing.everything:
+                raise Conflict("The built-in job cannot be removed.")
+            if active := jobs.active_of(tx, thing.id):
+                raise Conflict(f"The job has an execution: {active.id}.", hint="Cancel it first.")
+            jobs.remove(tx, thing.id)
+
+    # Executions.
+
+    def start(
+        self, tenant: TenantId, id_: str, *, mode: Mode, trigger: Trigger = Trigger.API
+    ) -> Execution:
+        """Start a job. Raises Conflict, naming the execution, while one is under way."""
+        if id_ == EVERYTHING:
+            id_ = self.everything(tenant).id
+        with self._database.begin() as tx:
+            thing = self._get(tx, tenant, id_, lock=True)
+            if active := jobs.active_of(tx, thing.id):
+                raise Conflict(
+                    f"The job has an execution that is {active.state}: {active.id}.",
+                    hint="Wait for its end, or cancel it.", execution=active.id,
+                )  # fmt: skip
+            found = self._start(tx, thing, mode, trigger, self._steps_of(tx, thing))
+        self._wake()
+        return found
+
+    def retry(self, tenant: TenantId, id_: str) -> Execution:
+        """Start the steps of an execution that has ended again which did not succeed."""
+        with self._database.begin() as tx:
+            old = self._execution(tx, tenant, id_)
+            if old.state not in OVER:
+                raise Conflict("The execution is not over.", hint="Cancel it, or wait.")
+            thing = self._get(tx, tenant, old.job, lock=True)
+            if active := jobs.active_of(tx, thing.id):
+                raise Conflict(f"The job has an execution: {active.id}.", execution=active.id)
+            good = {
+                task
+                for task, _, state, _ in jobs.runs_of(tx, old.id)
+                if state in (RunState.SUCCEEDED, RunState.SKIPPED)
+            }
+            steps = tuple(
+                replace(step, after=tuple(one for one in step.after if one not in good))
+                for step in old.steps
+                if step.task not in good
+            )
+            if not steps:
+                raise Conflict("Every step of the execution has succeeded.")
+            found = self._start(tx, thing, old.mode, Trigger.API, steps)
+        self._wake()
+        return found
+
+    def _steps_of(self, tx: Tx, thing: Job) -> tuple[Step, ...]:
+        """Return the steps that a start has: of the built-in job, every task that can be run."""
+        names = [step.task for step in thing.steps]
+        if not thing.everything:
+            tasks = resources.some(tx, Task, thing.tenant, names)
+            able = {task.id for task in tasks if self._runs.can_start(tx, task)}
+            return tuple(
+                replace(step, after=tuple(one for one in step.after if one in able))
+                for step in thing.steps
+                if step.task in able
+            )
+        found, _ = resources.listed(
+            tx, Task, thing.tenant, {"enabled": [True]}, Order("created_at", descending=False),
+            Window(STEPS_MAX),
+        )  # fmt: skip
+        return tuple(Step(task=task.id) for task in found if self._runs.can_start(tx, task))
+
+    def _start(
+        self, tx: Tx, thing: Job, mode: Mode, trigger: Trigger, steps: tuple[Step, ...]
+    ) -> Execution:
+        made = Execution(
+            id=ExecutionId(new_id()), tenant=thing.tenant, job=thing.id, mode=mode,
+            trigger=trigger, state=ExecutionState.QUEUED, steps=steps, stops=thing.stops,
+            cancelled=False, percent=0, queued_at=tx.now, started_at=None, finished_at=None,
+        )  # fmt: skip
+        jobs.add_execution(tx, made)
+        return self._move_on(tx, made)
+
+    def execution(self, tenant: TenantId, id_: str) -> Execution:
+        """Return an execution. Raises NotFound."""
+        with self._database.read() as tx:
+            return self._execution(tx, tenant, id_)
+
+    def _execution(self, tx: Tx, tenant: TenantId, id_: str, *, lock: bool = False) -> Execution:
+        found = jobs.find_execution(tx, tenant, id_, lock=lock) if is_id(id_) else None
+        if found is None:
+            raise NotFound(f"cannot find execution {id_[:80]}")
+        return found
+
+    def executions(
+        self, tenant: TenantId, job: str | None = None, window: Window = HUNDRED
+    ) -> tuple[list[Execution], int]:
+        """Return one page of executions, newest first, and how many there are."""
+        with self._database.read() as tx:
+            return jobs.executions(tx, tenant, job, window)
+
+    def execution_at(self, tenant: TenantId, job: JobId, moment: Millis) -> Execution | None:
+        """Return the execution of a job that was queued at a moment."""
+        with self._database.read() as tx:
+            return jobs.execution_at(tx, tenant, job, moment)
+
+    def runs_of(self, execution: Execution) -> Mapping[TaskId, tuple[str, RunState]]:
+        """Return run and state of the steps that were started."""
+        with self._database.read() as tx:
+            found = jobs.runs_of(tx, execution.id)
+        return {task: (run, state) for task, run, state, _ in found}
+
+    def cancel(self, tenant: TenantId, id_: str) -> Execution:
+        """Stop an execution: what runs is cancelled, what has not started never will. Repeatable.
+
+        Raises Conflict for one that has ended otherwise.
+        """
+        with self._database.begin() as tx:
+            found = self._execution(tx, tenant, id_, lock=True)
+            if found.state in OVER and found.state is not ExecutionState.CANCELLED:
+                raise Conflict(f"The execution has {found.state} already.")
+            if found.state not in OVER:
+                jobs.write_execution(tx, found.id, cancelled=True)
+                for _, run_id, state, _ in jobs.runs_of(tx, found.id):
+                    run = runs.find(tx, tenant, run_id) if state not in ENDED else None
+                    if run is not None:
+                        self._runs.stop(tx, run)
+                found = self._move_on(tx, replace(found, cancelled=True))
+        self._wake()
+        return found
+
+    def tick(self) -> int:
+        """Start jobs that are due, move on what is under way; return how many are under way."""
+        with self._database.read() as tx:
+            due = jobs.due(tx, DUE_MAX)
+            busy = jobs.any_active(tx)
+        if due:
+            with self._database.begin() as tx:
+                for thing in due:
+                    assert thing.cron is not None  # of a schedule
+                    moved = jobs.move_schedule(tx, thing, next_moment(thing.cron, tx.now))
+                    if moved and not jobs.active_of(tx, thing.id):
+                        steps = self._steps_of(tx, thing)
+                        self._start(tx, thing, thing.mode, Trigger.SCHEDULE, steps)
+        if not busy and not due:
+            return 0
+        with self._database.begin() as tx:
+            active = jobs.active(tx)
+            for execution in active:
+                self._move_on(tx, execution)
+        return len(active)
+
+    def _move_on(self, tx: Tx, old: Execution) -> Execution:
+        """Start what may start, and write down where an execution stands."""
+        found = jobs.runs_of(tx, old.id)
+        states = {task: state for task, _, state, _ in found}
+        seen = self._judged(old, states)
+        for step in seen.start:
+            task = resources.find(tx, Task, old.tenant, step.task)
+            if task is None:
+                continue
+            if run := self._runs.queue_step(tx, task, old.trigger, old.mode, old.id):
+                states[step.task] = run.state
+        seen = self._judged(old, states)
+        shares = {task: _share(state, progress) for task, _, state, progress in found}
+        now: dict[str, Any] = {
+            "state": seen.state, "percent": max(old.percent, percent(old.steps, shares, seen.state))
+        }  # fmt: skip
+        if old.started_at is None and seen.state is not ExecutionState.QUEUED:
+            now["started_at"] = tx.now
+        if seen.state in OVER:
+            now["finished_at"] = tx.now
+        changed = {name: value for name, value in now.items() if getattr(old, name) != value}
+        if changed:
+            jobs.write_execution(tx, old.id, **changed)
+        return replace(old, **now)
+
+    @staticmethod
+    def _judged(old: Execution, states: Mapping[TaskId, RunState]) -> Outlook:
+        return outlook(old.steps, states, stops=old.stops, cancelled=old.cancelled)
+
+
+def _share(state: RunState, progress: Mapping[str, Any]) -> float:
+    """Return how much of a run is done, from 0 to 1."""
+    if state in ENDED:
+        return 1.0
+    total = progress.get("total") or 0
+    if state is not RunState.RUNNING or not total or progress.get("phase") != "loading":
+        return 0.0
+    return min(float(progress.get("done") or 0) / total, 1.0) * 0.9  # a commit comes after
+
+
+def _named(name: str) -> str:
+    if not name.strip() or len(name) > NAME_MAX:
+        raise Invalid(f"name must have 1 to {NAME_MAX} characters.", field="name")
+    return name

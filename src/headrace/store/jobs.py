@@ -1,0 +1,219 @@
+"""Pools, jobs and executions: kept, found, removed. Every look-up is by tenant."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from headrace.domain.clock import Millis
+from headrace.domain.ids import ExecutionId, JobId, PoolId, TaskId, TenantId
+from headrace.domain.job import Execution, ExecutionState, Job, Pool, Step
+from headrace.domain.run import Mode, RunState, Trigger
+from headrace.store import tables
+from headrace.store.database import Tx
+from headrace.store.paging import Order, Window, page
+
+pool: Final = tables.pool
+job: Final = tables.job
+execution: Final = tables.execution
+AnyRow = Any  # a row of SQLAlchemy's
+
+
+def _steps(rows: Sequence[Mapping[str, Any]]) -> tuple[Step, ...]:
+    return tuple(
+        Step(task=TaskId(row["task"]), after=tuple(map(TaskId, row["after"]))) for row in rows
+    )
+
+
+def _plain(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    return [{"task": step.task, "after": list(step.after)} for step in steps]
+
+
+# Pools.
+
+
+def add_pool(tx: Tx, new: Pool) -> None:
+    tx.run(
+        sa.insert(pool).values(
+            id=new.id, tenant=new.tenant, name=new.name, created_at=new.created_at,
+            updated_at=new.updated_at,
+        )
+    )  # fmt: skip
+
+
+def find_pool(tx: Tx, tenant: TenantId, id_: str) -> Pool | None:
+    found = tx.first(sa.select(pool).where(pool.c.id == id_, pool.c.tenant == tenant))
+    return None if found is None else _made_pool(found)
+
+
+def pools(tx: Tx, tenant: TenantId, window: Window) -> tuple[list[Pool], int]:
+    """Return one page of pools, oldest first, and how many there are."""
+    query = sa.select(pool).where(pool.c.tenant == tenant)
+    rows, total = page(tx, query, pool, Order("created_at", descending=False), window)
+    return [_made_pool(row) for row in rows], total
+
+
+def rename_pool(tx: Tx, id_: PoolId, name: str) -> None:
+    tx.run(sa.update(pool).where(pool.c.id == id_).values(name=name, updated_at=tx.now))
+
+
+def remove_pool(tx: Tx, id_: PoolId) -> None:
+    tx.run(sa.delete(pool).where(pool.c.id == id_))
+
+
+def _made_pool(row: AnyRow) -> Pool:
+    return Pool(
+        id=PoolId(row.id), tenant=TenantId(row.tenant), name=row.name, created_at=row.created_at,
+        updated_at=row.updated_at,
+    )  # fmt: skip
+
+
+# Jobs.
+
+
+def _values(thing: Job) -> dict[str, Any]:
+    return {
+        "id": thing.id, "tenant": thing.tenant, "pool": thing.pool, "name": thing.name,
+        "everything": thing.everything, "steps": _plain(thing.steps), "stops": thing.stops,
+        "mode": thing.mode, "cron": thing.cron, "next_run": thing.next_run,
+        "created_at": thing.created_at, "updated_at": thing.updated_at,
+    }  # fmt: skip
+
+
+def add(tx: Tx, new: Job) -> None:
+    tx.run(sa.insert(job).values(**_values(new)))
+
+
+def change(tx: Tx, new: Job) -> None:
+    tx.run(sa.update(job).where(job.c.id == new.id).values(**_values(new)))
+
+
+def find(tx: Tx, tenant: TenantId, id_: str, *, lock: bool = False) -> Job | None:
+    """Return a job; `lock` holds it against another start until the transaction ends."""
+    query = sa.select(job).where(job.c.id == id_, job.c.tenant == tenant)
+    found = tx.first(query.with_for_update(key_share=True) if lock else query)
+    return None if found is None else _made(found)
+
+
+def everything_of(tx: Tx, tenant: TenantId) -> Job | None:
+    """Return the tenant's built-in job."""
+    found = tx.first(sa.select(job).where(job.c.tenant == tenant, job.c.everything.is_(True)))
+    return None if found is None else _made(found)
+
+
+def listed(tx: Tx, tenant: TenantId, pool_id: str | None, window: Window) -> tuple[list[Job], int]:
+    """Return one page of jobs, oldest first, and how many there are."""
+    query = sa.select(job).where(job.c.tenant == tenant)
+    if pool_id is not None:
+        query = query.where(job.c.pool == pool_id)
+    rows, total = page(tx, query, job, Order("created_at", descending=False), window)
+    return [_made(row) for row in rows], total
+
+
+def remove(tx: Tx, id_: JobId) -> None:
+    """Remove a job and what is known of its executions; their runs stay."""
+    tx.run(sa.delete(execution).where(execution.c.job == id_))
+    tx.run(sa.delete(job).where(job.c.id == id_))
+
+
+def due(tx: Tx, limit: int) -> list[Job]:
+    """Return jobs whose schedule is due."""
+    query = sa.select(job).where(job.c.next_run <= tx.now).order_by(job.c.next_run)
+    return [_made(row) for row in tx.all(query.limit(limit))]
+
+
+def move_schedule(tx: Tx, thing: Job, moment: Millis) -> bool:
+    """Set a job's next moment; False if somebody else has."""
+    statement = sa.update(job).where(job.c.id == thing.id, job.c.next_run == thing.next_run)
+    return bool(tx.run(statement.values(next_run=moment)))
+
+
+def _made(row: AnyRow) -> Job:
+    return Job(
+        id=JobId(row.id), tenant=TenantId(row.tenant), pool=PoolId(row.pool), name=row.name,
+        everything=row.everything, steps=_steps(row.steps), stops=row.stops, mode=Mode(row.mode),
+        cron=row.cron, next_run=row.next_run, created_at=row.created_at, updated_at=row.updated_at,
+    )  # fmt: skip
+
+
+# Executions.
+
+
+def add_execution(tx: Tx, new: Execution) -> None:
+    tx.run(
+        sa.insert(execution).values(
+            id=new.id, tenant=new.tenant, job=new.job, mode=new.mode, trigger=new.trigger,
+            state=new.state, steps=_plain(new.steps), stops=new.stops, cancelled=new.cancelled,
+            percent=new.percent, queued_at=new.queued_at,
+        )
+    )  # fmt: skip
+
+
+def find_execution(tx: Tx, tenant: TenantId, id_: str, *, lock: bool = False) -> Execution | None:
+    query = sa.select(execution).where(execution.c.id == id_, execution.c.tenant == tenant)
+    found = tx.first(query.with_for_update() if lock else query)
+    return None if found is None else made_execution(found)
+
+
+def active_of(tx: Tx, id_: JobId) -> Execution | None:
+    """Return the job's execution that is not over."""
+    found = tx.first(
+        sa.select(execution).where(execution.c.job == id_, execution.c.finished_at.is_(None))
+    )
+    return None if found is None else made_execution(found)
+
+
+def executions(
+    tx: Tx, tenant: TenantId, job_id: str | None, window: Window
+) -> tuple[list[Execution], int]:
+    """Return one page of executions, newest first, and how many there are."""
+    query = sa.select(execution).where(execution.c.tenant == tenant)
+    if job_id is not None:
+        query = query.where(execution.c.job == job_id)
+    rows, total = page(tx, query, execution, Order("queued_at"), window)
+    return [made_execution(row) for row in rows], total
+
+
+def execution_at(tx: Tx, tenant: TenantId, job_id: str, moment: Millis) -> Execution | None:
+    found = tx.first(
+        sa.select(execution).where(
+            execution.c.tenant == tenant, execution.c.job == job_id, execution.c.queued_at == moment
+        )
+    )
+    return None if found is None else made_execution(found)
+
+
+def any_active(tx: Tx) -> bool:
+    """Tell whether any execution is not over."""
+    query = sa.select(execution.c.id).where(execution.c.finished_at.is_(None))
+    return tx.first(query.limit(1)) is not None
+
+
+def active(tx: Tx) -> list[Execution]:
+    """Return every tenant's executions that are not over, locked where nobody else has them."""
+    query = sa.select(execution).where(execution.c.finished_at.is_(None))
+    return [made_execution(row) for row in tx.all(query.with_for_update(skip_locked=True))]
+
+
+def write_execution(tx: Tx, id_: ExecutionId, **values: Any) -> None:
+    tx.run(sa.update(execution).where(execution.c.id == id_).values(**values))
+
+
+def runs_of(tx: Tx, id_: ExecutionId) -> list[tuple[TaskId, str, RunState, Mapping[str, Any]]]:
+    """Return task, id, state and progress of an execution's runs."""
+    run = tables.run
+    query = sa.select(run.c.task, run.c.id, run.c.state, run.c.progress)
+    return [
+        (TaskId(row.task), row.id, RunState(row.state), row.progress or {})
+        for row in tx.all(query.where(run.c.execution == id_))
+    ]
+
+
+def made_execution(row: AnyRow) -> Execution:
+    """Make the domain's value of a row."""
+    return Execution(
+        id=ExecutionId(row.id), tenant=TenantId(row.tenant), job=JobId(row.job),
+        mode=Mode(row.mode), trigger=Trigger(row.trigger), state=ExecutionState(row.state),
+        steps=_steps(row.steps), stops=row.stops, cancelled=row.cancelled, percent=row.percent,
+        queued_at=row.queued_at, started_at=row.started_at, finished_at=row.finished_at,
+    )  # fmt: skip

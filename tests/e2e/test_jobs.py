@@ -1,0 +1,207 @@
+"""Jobs on a real server: steps in their order, siblings that go on, cancel, retry, delta, schedules."""
+
+import itertools
+import threading
+import time
+
+import pytest
+
+from headrace.domain.errors import HeadraceError
+from tests.serving import serving
+
+
+class Shop:
+    """Tasks over files, in jobs."""
+
+    def __init__(self, server):
+        self.server, self.client = server, server.client
+        self.pool = self.call("POST", "/v1/pools", {"name": "shop"})["id"]
+        self.folder = server.data_dir / "files"
+        self.n = 0
+
+    def call(self, method, path, body=None):
+        return self.client.call(method, path, body)
+
+    def task(self, text="id,n\n1,5\n"):
+        self.n += 1
+        path = self.folder / f"t{self.n}-{time.monotonic_ns()}.csv"
+        if text is not None:
+            path.write_text(text)
+        source = self.call("POST", "/v1/sources", {"type": "csv", "name": "s", "input": {
+            "url": f"file://{path}", "uniqueIDColumn": "id"}})["id"]  # fmt: skip
+        end = self.call("POST", "/v1/destinations", {"type": "search", "name": "d", "input": {
+            "indexName": path.stem}})["id"]  # fmt: skip
+        task = self.call(
+            "POST", "/v1/tasks", {"source": source, "destination": end, "action": "save"}
+        )["id"]
+        return task, path
+
+    def job(self, *steps, **more):
+        steps = [step if isinstance(step, dict) else {"task": step} for step in steps]
+        return self.call(
+            "POST", "/v1/jobs", {"pool": self.pool, "name": "j", "steps": steps} | more
+        )["id"]
+
+    def start(self, job, mode="full"):
+        return self.call("POST", f"/v1/jobs/{job}/executions?mode={mode}")["id"]
+
+    def wait(self, execution, seconds=30):
+        until = time.monotonic() + seconds
+        last = 0
+        while True:
+            found = self.call("GET", f"/v1/executions/{execution}")
+            assert found["percent"] >= last
+            last = found["percent"]
+            if found["finishedAt"]:
+                return found
+            assert time.monotonic() < until, found
+            time.sleep(0.05)
+
+    def done(self, job, mode="full"):
+        found = self.wait(self.start(job, mode))
+        return found["state"], [step["state"] for step in found["steps"]]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("jobs") / "data") as server:
+        yield Shop(server)
+
+
+def test_steps_run_in_their_order(shop):
+    a, b, c = (shop.task()[0] for _ in range(3))
+    job = shop.job({"task": c, "after": [b]}, {"task": b, "after": [a]}, a)
+    found = shop.wait(shop.start(job))
+    assert found["state"] == "succeeded"
+    runs = {step["task"]: shop.call("GET", f"/v1/runs/{step['run']}") for step in found["steps"]}
+    assert (
+        runs[a]["finishedAt"] <= runs[b]["queuedAt"] < runs[b]["finishedAt"] <= runs[c]["queuedAt"]
+    )
+    assert {run["execution"] for run in runs.values()} == {found["id"]}
+    assert found["percent"] == 100
+
+
+def test_a_failed_step_stops_its_dependents_and_others_only_if_the_job_says_so(shop):
+    good, bad, after = shop.task()[0], shop.task(None), shop.task()[0]
+    job = shop.job(good, bad[0], {"task": after, "after": [bad[0]]})
+    state, steps = shop.done(job)
+    assert (state, sorted(steps)) == ("failed", ["failed", "notStarted", "succeeded"])
+    execution = shop.call("GET", f"/v1/executions?job={job}")["items"][0]["id"]
+    bad[1].write_text("id,n\n1,2\n")
+    again = shop.wait(shop.call("POST", f"/v1/executions/{execution}/retry")["id"])
+    assert (again["state"], [step["task"] for step in again["steps"]]) == (
+        "succeeded",
+        [bad[0], after],
+    )
+    with pytest.raises(HeadraceError) as caught:
+        shop.call("POST", f"/v1/executions/{again['id']}/retry")
+    assert "Every step" in str(caught.value)
+    bad[1].unlink()
+    late = {"task": good, "after": [after]}
+    strict = shop.job(bad[0], after, late, stopOnFailure=True)
+    state, steps = shop.done(strict)
+    assert (state, steps[0], steps[2]) == ("failed", "failed", "notStarted")
+
+
+def test_delta_skips_what_has_not_changed(shop):
+    (a, path), (b, _) = shop.task(), shop.task()
+    job = shop.job(a, b)
+    assert shop.done(job, "delta") == ("succeeded", ["succeeded", "succeeded"])
+    assert shop.done(job, "delta") == ("skipped", ["skipped", "skipped"])
+    path.write_text("id,n\n1,5\n2,6\n")
+    assert shop.done(job, "delta") == ("succeeded", ["succeeded", "skipped"])
+    assert shop.done(job, "full") == ("succeeded", ["succeeded", "succeeded"])
+
+
+def test_one_execution_of_a_job_at_a_time_even_from_many_threads(shop):
+    job = shop.job(*(shop.task()[0] for _ in range(3)))
+    started, refused = [], []
+
+    def start():
+        try:
+            started.append(shop.server.client.call("POST", f"/v1/jobs/{job}/executions")["id"])
+        except HeadraceError as error:
+            refused.append(str(error).partition(" that is")[0])
+
+    threads = [threading.Thread(target=start) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(started) + len(refused) == 12
+    assert set(refused) <= {"The job has an execution"}
+    for one in started:
+        assert shop.wait(one)["state"] == "succeeded"
+    times = sorted(
+        (found["queuedAt"], found["finishedAt"])
+        for found in (shop.call("GET", f"/v1/executions/{one}") for one in started)
+    )
+    assert all(one[1] <= two[0] for one, two in itertools.pairwise(times))
+
+
+def test_a_cancel_stops_everything(shop):
+    slow = "id,n\n" + "".join(f"{n},{n}\n" for n in range(200_000))
+    tasks = [shop.task(slow)[0] for _ in range(5)]
+    job = shop.job(*tasks[:4], {"task": tasks[4], "after": [tasks[0]]})
+    execution = shop.start(job)
+    with pytest.raises(HeadraceError):
+        shop.call("DELETE", f"/v1/jobs/{job}")
+    shop.call("POST", f"/v1/executions/{execution}/cancel")
+    found = shop.wait(execution)
+    assert found["state"] == "cancelled"
+    assert {step["state"] for step in found["steps"]} <= {"cancelled", "notStarted", "succeeded"}
+    assert found["steps"][-1]["state"] == "notStarted"
+    assert shop.call("POST", f"/v1/executions/{execution}/cancel")["state"] == "cancelled"
+    shop.call("DELETE", f"/v1/jobs/{job}")
+
+
+def test_the_built_in_job_starts_every_enabled_task(shop):
+    a, b = shop.task()[0], shop.task()[0]
+    shop.call("PATCH", f"/v1/tasks/{b}", {"enabled": False})
+    job = shop.call("GET", "/v1/jobs/everything")
+    assert job["everything"] is True
+    assert shop.call("GET", "/v1/jobs/everything")["id"] == job["id"]
+    execution = shop.start("everything")
+    named = {step["task"] for step in shop.wait(execution, 60)["steps"]}
+    assert a in named
+    assert b not in named
+    with pytest.raises(HeadraceError):
+        shop.call("DELETE", f"/v1/jobs/{job['id']}")
+
+
+@pytest.mark.parametrize(("change", "field"), [
+    ({"steps": []}, "steps"), ({"steps": [{"task": "x"}]}, "cannot find task x"), ({"name": " "}, "name"),
+    ({"cron": "never"}, "cron"), ({"pool": "x"}, "pool"), ({"mode": "some"}, "mode"),
+    ({"steps": "circle"}, "circle"), ({"steps": "twice"}, "twice"), ({"steps": "itself"}, "after"),
+])  # fmt: skip
+def test_a_job_that_cannot_be_is_refused_by_field(shop, change, field):
+    a, b = shop.task()[0], shop.task()[0]
+    steps = {"circle": [{"task": a, "after": [b]}, {"task": b, "after": [a]}], "twice": [{"task": a}, {"task": a}],
+             "itself": [{"task": a, "after": [a]}]}  # fmt: skip
+    body = {"pool": shop.pool, "name": "j", "steps": [{"task": a}]} | change
+    if isinstance(change.get("steps"), str):
+        body["steps"] = steps[change["steps"]]
+    with pytest.raises(HeadraceError) as caught:
+        shop.call("POST", "/v1/jobs", body)
+    assert field in str(caught.value)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_an_execution_survives_its_server(store, tmp_path, fresh_database):
+    database = fresh_database if store == "postgresql" else None
+    with serving(tmp_path / "data", database=database, HEADRACE_LEASE="1.5") as server:
+        shop = Shop(server)
+        slow = "id,n\n" + "".join(f"{n},{n}\n" for n in range(100_000))
+        a, b, c = shop.task(slow)[0], shop.task()[0], shop.task()[0]
+        job = shop.job(a, {"task": b, "after": [a]}, {"task": c, "after": [b]})
+        execution = shop.start(job)
+        time.sleep(0.3)
+        server.kill()
+        server.start(HEADRACE_LEASE="1.5")
+        shop.client = server.client
+        found = shop.wait(execution, 60)
+        assert (found["state"], {step["state"] for step in found["steps"]}) == (
+            "succeeded",
+            {"succeeded"},
+        )
