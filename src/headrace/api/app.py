@@ -14,6 +14,7 @@ from headrace.api import errors
 from headrace.api.auth import AnyRequest, services_of
 from headrace.api.description import describe
 from headrace.api.dialects.algolia.routes import ALGOLIA
+from headrace.api.dialects.celonis.routes import CELONIS
 from headrace.api.dialects.ibm.routes import IBM
 from headrace.api.dialects.lucidum.routes import LUCIDUM
 from headrace.api.dialects.native.routes import NATIVE
@@ -91,7 +92,9 @@ def _check_host(request: AnyRequest) -> None:
 def make_app(services: Services) -> Litestar:
     """Build the app over a server's services."""
     return Litestar(
-        route_handlers=[health, ready, openapi, docs, NATIVE, ALGOLIA, IBM, LUCIDUM],
+        route_handlers=[
+            health, ready, openapi, docs, NATIVE, ALGOLIA, CELONIS, IBM, LUCIDUM,
+        ],
         before_request=check_request,
         state=State(
             {

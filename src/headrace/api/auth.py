@@ -57,6 +57,24 @@ def algolia(request: AnyRequest) -> Principal:
     return judged(request, found)
 
 
+class NoCredentials(Unauthenticated):
+    """Nothing that looks like a credential was sent."""
+
+
+def celonis(request: AnyRequest) -> Principal:
+    """Return who calls with Bearer or AppKey. Raises Unauthenticated."""
+    given = request.headers.get("authorization")
+    if given is None:
+        raise Unauthenticated("Unauthorized")
+    scheme, _, key = given.partition(" ")
+    if scheme.lower() not in ("bearer", "appkey") or not key.strip():
+        raise NoCredentials(
+            "The Authorization header has the wrong form: it must start with `Bearer ` or"
+            " `AppKey ` (case insensitive)."
+        )
+    return judged(request, services_of(request).access.principal(key.strip()))
+
+
 def refuse_prefetch(request: AnyRequest) -> None:
     """Raise Denied where a browser only guesses that a GET which starts work will be wanted."""
     purpose = " ".join(

@@ -8,6 +8,7 @@ from typing import Any
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
+from headrace.api.auth import NoCredentials
 from headrace.domain.errors import HeadraceError
 from headrace.domain.ids import new_id
 from headrace.observe.log import logger
@@ -78,10 +79,36 @@ def lucidum(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     return _answer({"code": code, "message": told}, status, "application/json", error)
 
 
+CELONIS_ERRORS = {
+    400: ("Query parameter type mismatch.", "GENERAL_PARAMETER_MISSMATCH"),
+    403: ("Access Denied.", "ADMIN_ACCESS_ERROR"), 404: ("Not found.", "GENERAL_NOTFOUND_OBJECT"),
+    409: ("Conflict.", "GENERAL_CONFLICT"), 429: ("Too many requests.", "LIMIT_RATE_EXCEEDED"),
+}  # fmt: skip
+
+
+def celonis(request: AnyRequest, error: Exception) -> Response[Any]:
+    """Answer as Celonis's catalogue of errors says."""
+    status, _, message, hint, _ = explained(request, error)
+    if isinstance(error, NoCredentials):
+        return Response(message, status_code=401, media_type="text/plain")
+    if status == 401:
+        return Response({"error": "Unauthorized"}, status_code=401)
+    title, code = CELONIS_ERRORS.get(status, ("Fatal error.", "ADMIN_FATAL_ERROR"))
+    if status == 404 and isinstance(error, HTTPException):
+        code = "GENERAL_NOTFOUND_PATH"
+    if isinstance(error, HeadraceError):
+        code = str(error.facts.get("error_code", code))
+    detail = "Access is denied" if status == 403 else f"{message} {hint}".strip()
+    body = {"title": title, "status": status, "detail": detail, "errorCode": code}
+    return _answer(body, status, "application/json", error)
+
+
 def by_path(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     """Answer in the shape of whose path was asked for, where no route was found."""
     if request.url.path.startswith(("/1/", "/2/")):
         return algolia(request, error)
+    if request.url.path.startswith(("/integration/", "/data-ingestion/")):
+        return celonis(request, error)
     if request.url.path.startswith("/CMDB/"):
         return lucidum(request, error)
     if request.url.path.startswith("/api/"):

@@ -292,6 +292,11 @@ class Jobs:
         with self._database.read() as tx:
             return jobs.executions(tx, tenant, job, window)
 
+    def last_executions(self, ids: Sequence[JobId]) -> dict[JobId, Execution]:
+        """Return the newest execution of each job that has one."""
+        with self._database.read() as tx:
+            return jobs.last_executions(tx, ids)
+
     def execution_at(self, tenant: TenantId, job: JobId, moment: Millis) -> Execution | None:
         """Return the execution of a job that was queued at a moment."""
         with self._database.read() as tx:

@@ -174,6 +174,22 @@ def executions(
     return [made_execution(row) for row in rows], total
 
 
+def last_executions(tx: Tx, ids: Sequence[JobId]) -> dict[JobId, Execution]:
+    """Return the newest execution of each job that has one."""
+    newest = (
+        sa.select(execution.c.id)
+        .where(execution.c.job == job.c.id)
+        .order_by(execution.c.queued_at.desc(), execution.c.id.desc())
+        .limit(1)
+        .correlate(job)
+        .scalar_subquery()
+    )
+    query = sa.select(execution).where(
+        execution.c.id.in_(sa.select(newest).select_from(job).where(job.c.id.in_(ids)))
+    )
+    return {JobId(row.job): made_execution(row) for row in tx.all(query)}
+
+
 def execution_at(tx: Tx, tenant: TenantId, job_id: str, moment: Millis) -> Execution | None:
     found = tx.first(
         sa.select(execution).where(

@@ -1,0 +1,1 @@
+"""The Celonis dialect: data jobs in pools, their executions and logs."""
