@@ -26,9 +26,10 @@ def test_the_demo_ends_well_twice_and_its_books_balance(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_bench_runs_in_its_short_form():
+@pytest.mark.parametrize("bench", ["run.py", "load.py"])
+def test_a_bench_runs_in_its_short_form(bench):
     done = subprocess.run(
-        [sys.executable, ROOT / "bench" / "run.py", "--short"], capture_output=True, text=True,
+        [sys.executable, ROOT / "bench" / bench, "--short"], capture_output=True, text=True,
         check=False, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
