@@ -1,6 +1,7 @@
 """Jobs on a real server: steps in their order, siblings that go on, cancel, retry, delta, schedules."""
 
 import itertools
+import sqlite3
 import threading
 import time
 
@@ -153,6 +154,35 @@ def test_a_cancel_stops_everything(shop):
     assert found["steps"][-1]["state"] == "notStarted"
     assert shop.call("POST", f"/v1/executions/{execution}/cancel")["state"] == "cancelled"
     shop.call("DELETE", f"/v1/jobs/{job}")
+
+
+@pytest.mark.parametrize("how", ["disabled", "removed"])
+def test_a_task_that_is_gone_in_between_ends_the_execution_not_hangs_it(shop, how):
+    slow = "id,n\n" + "".join(f"{n},{n}\n" for n in range(150_000))
+    a, b, c = shop.task(slow)[0], shop.task()[0], shop.task()[0]
+    job = shop.job(a, {"task": b, "after": [a]}, {"task": c, "after": [b]})
+    execution = shop.start(job)
+    if how == "disabled":
+        shop.call("PATCH", f"/v1/tasks/{b}", {"enabled": False})
+    else:
+        shop.call("DELETE", f"/v1/tasks/{b}")
+    found = shop.wait(execution)
+    assert (found["state"], [step["state"] for step in found["steps"]]) == (
+        "failed", ["succeeded", "notStarted", "notStarted"],
+    )  # fmt: skip
+
+
+def test_a_destination_that_cannot_be_made_fails_its_run_and_holds_up_nobody(shop):
+    bad, good = shop.task()[0], shop.task()[0]
+    end = shop.call("GET", f"/v1/tasks/{bad}")["destination"]
+    with sqlite3.connect(shop.server.data_dir / "control.db") as con:
+        con.execute("update destination set input = ? where id = ?", ['{"nothing": 1}', end])
+    found = shop.wait(shop.start(shop.job(bad, good)))
+    assert {step["task"]: step["state"] for step in found["steps"]} == {
+        bad: "failed",
+        good: "succeeded",
+    }
+    shop.call("GET", "/readyz")
 
 
 def test_the_built_in_job_starts_every_enabled_task(shop):

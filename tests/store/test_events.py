@@ -1,11 +1,12 @@
 """Pages of a run's events, held against a plain list of them."""
 
 import random
+import time
 
 import pytest
 
 from headrace.domain.event import EventKind, EventStatus, NewEvent
-from headrace.store import runs
+from headrace.store import positions, runs, tables
 from headrace.store.paging import Order, Window
 
 KINDS = (EventKind.RECORD, EventKind.LOG, EventKind.FETCH)
@@ -73,6 +74,32 @@ def test_a_page_is_the_slice_of_the_whole(world, told, rare, monkeypatch):
             assert total == len(wanted)
             shown = wanted[window.offset : window.offset + window.limit]
             assert [one.number for one in found] == [one.number for one in shown]
+
+
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+def test_a_reset_holds_against_a_run_that_has_read_the_old_source(world, when):
+    task = world.task()
+    receipt = {"files": [{"name": "a.csv", "version": "1"}]}
+
+    def reset():
+        time.sleep(0.005)
+        with world.database.begin() as tx:
+            positions.reset(tx, tables.task.c.id == task.id)
+        time.sleep(0.005)
+
+    if when == "before":
+        reset()
+    run = world.start(task)
+    if when == "between":  # queued, and not yet looked up
+        reset()
+    world.runs.order(run)
+    if when == "after":
+        reset()
+    with world.database.begin() as tx:
+        positions.moved(tx, run.id, receipt)
+        found = positions.find(tx, task.id)
+    assert (found is None) == (when == "after")
+    assert found is None or found.versions == {"a.csv": "1"}
 
 
 def test_moments_never_go_back(world):

@@ -33,6 +33,15 @@ def test_a_failed_step_keeps_its_dependents_from_starting_but_no_sibling():
     assert seen({"a": run.SUCCEEDED, "c": run.FAILED}) == ("running", {"b"}, set())
 
 
+def test_a_task_that_is_gone_never_starts_nor_what_waits_for_it():
+    found = outlook(STEPS, {"c": RunState.SUCCEEDED}, stops=False, cancelled=False, gone={"a"})
+    assert (found.state, found.start, {step.task for step in found.never}) == (
+        "failed",
+        (),
+        {"a", "b"},
+    )
+
+
 def test_ends_are_told_apart():
     run = RunState
     whole = {"a": run.SUCCEEDED, "b": run.SUCCEEDED, "c": run.SUCCEEDED}

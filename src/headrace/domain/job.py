@@ -4,7 +4,7 @@ A pool groups jobs. A job names tasks, perhaps in an order. An execution is one 
 queues the runs of its steps, those of dependent steps when their time comes, and ends with them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -107,14 +107,18 @@ _BROKEN = frozenset({RunState.FAILED, RunState.CANCELLED})
 
 
 def outlook(
-    steps: Sequence[Step], runs: Mapping[TaskId, RunState], *, stops: bool, cancelled: bool
-) -> Outlook:
-    """Judge an execution by its runs, one a step that was started."""
+    steps: Sequence[Step], runs: Mapping[TaskId, RunState], *, stops: bool, cancelled: bool,
+    gone: Collection[TaskId] = (),
+) -> Outlook:  # fmt: skip
+    """Judge an execution by its runs, one a step that was started.
+
+    `gone`: tasks that cannot be started any more.
+    """
     halted = cancelled or (stops and any(state in _BROKEN for state in runs.values()))
     never: dict[TaskId, Step] = {}
     for step in steps:  # a step comes after those that it waits for
         lost = any(one in never or runs.get(one) in _BROKEN for one in step.after)
-        if step.task not in runs and (halted or lost):
+        if step.task not in runs and (halted or lost or step.task in gone):
             never[step.task] = step
     waiting = [step for step in steps if step.task not in runs and step.task not in never]
     start = tuple(step for step in waiting if all(runs.get(one) in _DONE for one in step.after))

@@ -1,11 +1,12 @@
 """Jobs: tasks started together. An execution is moved on by whoever ticks first."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from headrace.domain.clock import Millis
-from headrace.domain.errors import Conflict, Invalid, NotFound
+from headrace.domain.errors import Conflict, Invalid, NotFound, Unavailable
 from headrace.domain.ids import ExecutionId, JobId, PoolId, TaskId, TenantId, is_id, new_id
 from headrace.domain.job import (
     OVER,
@@ -20,6 +21,7 @@ from headrace.domain.job import (
 )
 from headrace.domain.run import ENDED, Mode, RunState, Trigger
 from headrace.domain.task import Task
+from headrace.observe.log import logger
 from headrace.service.runs import Runs
 from headrace.service.schedule import next_moment
 from headrace.store import jobs, resources, runs
@@ -331,35 +333,32 @@ class Jobs:
         """Start jobs that are due, move on what is under way; return how many are under way."""
         with self._database.read() as tx:
             due = jobs.due(tx, DUE_MAX)
-            busy = jobs.any_active(tx)
-        if due:
-            with self._database.begin() as tx:
-                for thing in due:
-                    assert thing.cron is not None  # of a schedule
-                    moved = jobs.move_schedule(tx, thing, next_moment(thing.cron, tx.now))
-                    if moved and not jobs.active_of(tx, thing.id):
-                        steps = self._steps_of(tx, thing)
-                        self._start(tx, thing, thing.mode, Trigger.SCHEDULE, steps)
-        if not busy and not due:
-            return 0
-        with self._database.begin() as tx:
-            active = jobs.active(tx)
-            for execution in active:
-                self._move_on(tx, execution)
-        return len(active)
+            busy = jobs.active_ids(tx)
+        for thing in due:
+            with _alone("job", thing.id), self._database.begin() as tx:
+                assert thing.cron is not None  # of a schedule
+                moved = jobs.move_schedule(tx, thing, next_moment(thing.cron, tx.now))
+                if moved and not jobs.active_of(tx, thing.id):
+                    steps = self._steps_of(tx, thing)
+                    self._start(tx, thing, thing.mode, Trigger.SCHEDULE, steps)
+        for id_ in busy:
+            with _alone("execution", id_), self._database.begin() as tx:
+                if execution := jobs.taken(tx, id_):
+                    self._move_on(tx, execution)
+        return len(busy)
 
     def _move_on(self, tx: Tx, old: Execution) -> Execution:
         """Start what may start, and write down where an execution stands."""
         found = jobs.runs_of(tx, old.id)
         states = {task: state for task, _, state, _ in found}
-        seen = self._judged(old, states)
-        for step in seen.start:
+        gone: set[TaskId] = set()
+        for step in self._judged(old, states).start:
             task = resources.find(tx, Task, old.tenant, step.task)
-            if task is None:
-                continue
-            if run := self._runs.queue_step(tx, task, old.trigger, old.mode, old.id):
+            if task is None or not self._runs.can_start(tx, task):
+                gone.add(step.task)  # removed or disabled since the execution began
+            elif run := self._runs.queue_step(tx, task, old.trigger, old.mode, old.id):
                 states[step.task] = run.state
-        seen = self._judged(old, states)
+        seen = self._judged(old, states, gone)
         shares = {task: _share(state, progress) for task, _, state, progress in found}
         now: dict[str, Any] = {
             "state": seen.state, "percent": max(old.percent, percent(old.steps, shares, seen.state))
@@ -374,8 +373,21 @@ class Jobs:
         return replace(old, **now)
 
     @staticmethod
-    def _judged(old: Execution, states: Mapping[TaskId, RunState]) -> Outlook:
-        return outlook(old.steps, states, stops=old.stops, cancelled=old.cancelled)
+    def _judged(
+        old: Execution, states: Mapping[TaskId, RunState], gone: Collection[TaskId] = ()
+    ) -> Outlook:
+        return outlook(old.steps, states, stops=old.stops, cancelled=old.cancelled, gone=gone)
+
+
+@contextlib.contextmanager
+def _alone(what: str, id_: str) -> Iterator[None]:
+    """Keep what goes wrong with one job from the others."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except Exception:
+        logger().exception("tick", what=what, id=id_)
 
 
 def _share(state: RunState, progress: Mapping[str, Any]) -> float:

@@ -284,7 +284,12 @@ class Runs:
         order = self._order_of_destination(tx, end, table)
         if order.destination_type not in registry.destination_names():
             return None  # its run will say so
-        made = make_destination(order.destination_type, order.destination_input, self._tools(order))
+        try:
+            made = make_destination(
+                order.destination_type, order.destination_input, self._tools(order)
+            )
+        except HeadraceError:
+            return None  # its run will say so; whoever ticks must go on
         try:
             return made.exclusive()
         finally:
@@ -300,6 +305,7 @@ class Runs:
         with self._database.begin() as tx:
             task = resources.find(tx, Task, run.tenant, run.task)
             assert task is not None  # a task with runs under way cannot be removed
+            runs.ordered(tx, run.id)
             source = resources.find(tx, Source, run.tenant, task.source)
             destination = resources.find(tx, Destination, run.tenant, task.destination)
             assert source is not None  # foreign keys

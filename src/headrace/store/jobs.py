@@ -199,16 +199,17 @@ def execution_at(tx: Tx, tenant: TenantId, job_id: str, moment: Millis) -> Execu
     return None if found is None else made_execution(found)
 
 
-def any_active(tx: Tx) -> bool:
-    """Tell whether any execution is not over."""
+def active_ids(tx: Tx) -> list[str]:
+    """Return every tenant's executions that are not over, oldest first."""
     query = sa.select(execution.c.id).where(execution.c.finished_at.is_(None))
-    return tx.first(query.limit(1)) is not None
+    return [row.id for row in tx.all(query.order_by(execution.c.queued_at))]
 
 
-def active(tx: Tx) -> list[Execution]:
-    """Return every tenant's executions that are not over, locked where nobody else has them."""
-    query = sa.select(execution).where(execution.c.finished_at.is_(None))
-    return [made_execution(row) for row in tx.all(query.with_for_update(skip_locked=True))]
+def taken(tx: Tx, id_: str) -> Execution | None:
+    """Return an execution that is not over, locked; None if it is over or somebody else has it."""
+    query = sa.select(execution).where(execution.c.id == id_, execution.c.finished_at.is_(None))
+    found = tx.first(query.with_for_update(skip_locked=True))
+    return None if found is None else made_execution(found)
 
 
 def write_execution(tx: Tx, id_: ExecutionId, **values: Any) -> None:

@@ -25,29 +25,34 @@ class Position:
 def find(tx: Tx, task: str) -> Position | None:
     """Return where a task stands; None before its first commit, and after a reset."""
     found = tx.first(sa.select(position.c.versions).where(position.c.task == task))
-    return None if found is None else Position(found.versions)
+    return None if found is None or found.versions is None else Position(found.versions)
 
 
 def moved(tx: Tx, run: RunId, receipt: Mapping[str, Any]) -> None:
     """Keep what a run that has just committed has read. A full run forgets what was before."""
     table, task = tables.run, tables.task
     found = tx.first(
-        sa.select(table.c.task, table.c.mode, table.c.started_at).where(table.c.id == run)
+        sa.select(table.c.task, table.c.mode, table.c.started_at, table.c.ordered_at).where(
+            table.c.id == run
+        )
     )
     if found is None or found.task is None:
         return
+    before = tx.first(sa.select(position).where(position.c.task == found.task))
+    if before is not None and before.reset_at >= (found.ordered_at or 0) > 0:
+        return  # it has read what is another source, or goes elsewhere, by now
     versions: dict[str, str] = {}
-    if found.mode == Mode.DELTA and (before := find(tx, found.task)):
-        versions |= before.versions
+    if found.mode == Mode.DELTA and before is not None:
+        versions |= before.versions or {}
     versions |= receipt.get("passed", {})
     for file in receipt["files"]:
         if version := file.get("version"):
             versions[file["name"].partition("!")[0]] = version  # of an archive, not its members
-    changed = tx.run(
-        sa.update(position).where(position.c.task == found.task).values(versions=versions)
-    )
-    if not changed:
-        tx.run(sa.insert(position).values(task=found.task, versions=versions))
+    if before is None:
+        tx.run(sa.insert(position).values(task=found.task, versions=versions, reset_at=0))
+    else:
+        changed = sa.update(position).where(position.c.task == found.task)
+        tx.run(changed.values(versions=versions))
     extra = tx.first(sa.select(task.c.extra).where(task.c.id == found.task))
     if extra is not None and extra.extra.get("cursor"):
         shown = dict(extra.extra) | {"cursor": rfc3339(found.started_at)}
@@ -56,5 +61,8 @@ def moved(tx: Tx, run: RunId, receipt: Mapping[str, Any]) -> None:
 
 def reset(tx: Tx, *tests: sa.ColumnElement[bool]) -> None:
     """Forget where the tasks stand that pass all tests: their next run reads everything."""
-    tasks = sa.select(tables.task.c.id).where(*tests)
-    tx.run(sa.delete(position).where(position.c.task.in_(tasks)))
+    tasks = [row.id for row in tx.all(sa.select(tables.task.c.id).where(*tests))]
+    known = position.c.task.in_(tasks)
+    tx.run(sa.delete(position).where(known))
+    for task in tasks:
+        tx.run(sa.insert(position).values(task=task, versions=None, reset_at=tx.now))

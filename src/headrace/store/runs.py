@@ -255,6 +255,11 @@ def next_due_in_ms(tx: Tx) -> int | None:
     return None if found is None else max(found - tx.now, 0)
 
 
+def ordered(tx: Tx, id_: str) -> None:
+    """Note that a run's source and destination are looked up now."""
+    tx.run(sa.update(run).where(run.c.id == id_).values(ordered_at=tx.now))
+
+
 def tell_waiting(tx: Tx, id_: str, reason: str) -> None:
     """Say what a queued run waits for."""
     tx.run(sa.update(run).where(run.c.id == id_).values(waiting_for=reason, updated_at=tx.now))

@@ -117,6 +117,7 @@ run: Final = Table(
     Column("progress", JSON, nullable=False), Column("receipt", JSON), Column("error", JSON),
     Column("token", Text), Column("failure_threshold", Integer, nullable=False),
     Column("mode", String(10), nullable=False), Column("metadata", JSON),
+    Column("ordered_at", BigInteger),  # when its source and destination were looked up
     Column("idempotency_key", String(255)),
     Column("events", Integer, nullable=False, default=0),
     Column("event_at", BigInteger, nullable=False, default=0),  # the newest event's moment
@@ -137,7 +138,8 @@ run: Final = Table(
 
 position: Final = Table(
     "position", metadata, Column("task", ForeignKey("task.id"), primary_key=True),
-    Column("versions", JSON, nullable=False),
+    Column("versions", JSON(none_as_null=True)),  # null: it was reset, at `reset_at`
+    Column("reset_at", BigInteger, nullable=False),
 )  # fmt: skip
 
 pool: Final = Table(
