@@ -23,6 +23,7 @@ from headrace.observe import log
 from headrace.runtime.dispatcher import Dispatcher
 from headrace.runtime.mailer import Mailer
 from headrace.runtime.pool import Pool
+from headrace.security import tls
 from headrace.security.vault import Vault, master_key, write_private
 from headrace.service.access import Access
 from headrace.service.catalog import Catalog
@@ -154,14 +155,25 @@ class _Uvicorn(uvicorn.Server):
         self.should_exit = True
 
 
+def _certificate(settings: Settings) -> tuple[Path, Path] | None:
+    """Return certificate and key to serve with, or None for plain HTTP."""
+    if settings.tls_self_signed:
+        return tls.self_signed(settings.data_dir, settings.host)
+    if settings.tls_cert and settings.tls_key:
+        return tls.checked(settings.tls_cert, settings.tls_key)
+    return None
+
+
 def serve(settings: Settings, listening: Callable[[Server, int], None]) -> None:
     """Serve until SIGTERM or SIGINT. `listening(server, port)` is called once it takes calls."""
     log.set_up(settings.log_level)
     server = Server(settings)
+    pair = _certificate(settings)
     config = uvicorn.Config(
         server.app, host=settings.host, port=settings.port, log_level="warning",
         access_log=False,  # query strings may hold credentials
         server_header=False, timeout_graceful_shutdown=5, lifespan="off",
+        ssl_certfile=pair and pair[0], ssl_keyfile=pair and pair[1],
     )  # fmt: skip
     threading.Thread(target=server.start, daemon=True, name="headrace-start").start()
     try:

@@ -85,6 +85,9 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     database: str = ""  # empty: SQLite in the data dir
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_self_signed: bool = False
     admin_key: str = field(default="", repr=False)  # HEADRACE_ADMIN_KEY: 16 characters or more
     master_key: str = field(default="", repr=False)  # HEADRACE_MASTER_KEY: base64 of 32 bytes
     files_roots: tuple[Path, ...] = ()  # HEADRACE_FILES_ROOTS: folders besides files/, by `:`
@@ -157,6 +160,13 @@ def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:
         raise Invalid(
             f"HEADRACE_ADMIN_KEY must have at least {KEY_CHARACTERS_MIN} characters.",
             field="HEADRACE_ADMIN_KEY",
+        )
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise Invalid("--tls-cert and --tls-key go together.", field="--tls-cert")
+    if settings.tls_cert and settings.tls_self_signed:
+        raise Invalid(
+            "--tls-self-signed makes a certificate; --tls-cert gives one.",
+            field="--tls-self-signed",
         )
     if settings.smtp and not (settings.mail_from and settings.mail_to):
         raise Invalid(

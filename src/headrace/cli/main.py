@@ -103,12 +103,22 @@ def serve(
     database: Annotated[
         str | None, typer.Option(help="postgresql+psycopg://…; SQLite in the data dir if empty.")
     ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM) to serve HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    tls_self_signed: Annotated[
+        bool, typer.Option("--tls-self-signed", help="HTTPS with a certificate of its own.")
+    ] = False,
 ) -> None:
     """Start the server: API, queue and workers in one process."""
     from headrace.cli.serve import serve as run
     from headrace.settings import from_env
 
-    run(from_env(host=host, port=port, data_dir=data_dir, database=database))
+    run(
+        from_env(
+            host=host, port=port, data_dir=data_dir, database=database, tls_cert=tls_cert,
+            tls_key=tls_key, tls_self_signed=tls_self_signed,
+        )
+    )  # fmt: skip
 
 
 @app.command()

@@ -11,7 +11,8 @@ def serve(settings: Settings) -> None:
 
     def listening(server: Server, port: int) -> None:
         out = show.console()
-        url = f"http://{settings.host}:{port}"
+        sealed = settings.tls_self_signed or settings.tls_cert
+        url = f"{'https' if sealed else 'http'}://{settings.host}:{port}"
         out.print(f"[bold]headrace[/] listens on {url}  ·  docs {url}/docs")
         if server.new_key:
             out.print(
