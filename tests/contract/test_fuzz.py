@@ -40,13 +40,23 @@ def api(server):
     return Api(server)
 
 
+TABLES = (
+    "authentication",
+    "source",
+    "destination",
+    "task",
+    "transformation",
+    "pool",
+    "job",
+    "inbox",
+)
+
+
 def kept(api):
     """Return what the store holds, but for runs (validate and try leave one, as they should)."""
-    return {
-        name: api("GET", f"/{version}/{name}?itemsPerPage=1")["pagination"]["nbItems"]
-        for version, name in ((1, "authentications"), (1, "sources"), (1, "destinations"), (2, "tasks"),
-                              (1, "transformations"))
-    }  # fmt: skip
+    with psycopg.connect(api.server.database) as con:
+        query = ", ".join(f"(select count(*) from {name})" for name in TABLES)
+        return con.execute(f"select {query}").fetchone()
 
 
 def operations(schema):
@@ -167,7 +177,8 @@ def test_a_hostile_body_is_refused_everywhere(server, api, what):
         assert 400 <= answer.status < 500 or what in ("only blanks", "twice the same"), told
         assert answer.status < 500, told
         assert isinstance(answer.json()[says(path)], str) if answer.status >= 400 else True, told
-    assert kept(api) == before
+    if what != "twice the same":  # the last one counts: that may be a name
+        assert kept(api) == before
 
 
 def test_names_in_every_script_are_kept_as_they_came(api):

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import decimal
+import gc
 from pathlib import Path
 
 import pyarrow as pa
@@ -195,8 +196,9 @@ def test_a_record_that_is_too_long_is_odd(tmp_path):
 def test_a_stream_that_nobody_reads_is_freed(tmp_path):
     path = tmp_path / "freed.csv"
     path.write_bytes(b"a,b\n1,2\n")
+    gc.collect()  # what other tests have left must not be closed in between
     open_before = sum(1 for _ in Path("/proc/self/fd").iterdir())
     for _ in range(50):
         stream(path, [KINDS[0], KINDS[0]]).__arrow_c_stream__()
         assert read(stream(path, [KINDS[0], KINDS[0]])) == [("1", "2")]
-    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == open_before
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= open_before

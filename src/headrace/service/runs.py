@@ -244,7 +244,7 @@ class Runs:
                 if other := runs.unfinished(tx, task.id):
                     self._said(tx, other, "the schedule was due; this run was still under way")
                     continue
-                self._queued(tx, task, Trigger.SCHEDULE, None)
+                self._queued(tx, task, Trigger.SCHEDULE, None, patient=True)
                 started += 1
         if started:
             self._wake()
@@ -254,8 +254,9 @@ class Runs:
         self, tx: Tx, task: Task, trigger: Trigger, key: str | None, *,
         kind: RunKind = RunKind.REINDEX, table: str | None = None,
         metadata: Mapping[str, Any] | None = None, mode: Mode | None = None,
-        execution: ExecutionId | None = None,
+        execution: ExecutionId | None = None, patient: bool = False,
     ) -> Run:  # fmt: skip
+        """Queue a run. `patient`: whoever ticks goes on, whatever a destination is like."""
         mode = mode or (Mode.DELTA if task.extra.get("cursor") else Mode.FULL)
         run = Run(
             id=RunId(new_id()), tenant=task.tenant, task=task.id,
@@ -268,7 +269,7 @@ class Runs:
         )  # fmt: skip
         runs.add(
             tx, run, source=task.source, destination=task.destination,
-            exclusive=self._exclusive(tx, task, table), idempotency_key=key,
+            exclusive=self._exclusive(tx, task, table, patient=patient), idempotency_key=key,
         )  # fmt: skip
         # Invariant 4: a change and the event that tells of it commit together.
         runs.add_event(
@@ -278,7 +279,7 @@ class Runs:
         )
         return run
 
-    def _exclusive(self, tx: Tx, task: Task, table: str | None) -> str | None:
+    def _exclusive(self, tx: Tx, task: Task, table: str | None, *, patient: bool) -> str | None:
         end = resources.find(tx, Destination, task.tenant, task.destination)
         assert end is not None  # a foreign key
         order = self._order_of_destination(tx, end, table)
@@ -289,7 +290,9 @@ class Runs:
                 order.destination_type, order.destination_input, self._tools(order)
             )
         except HeadraceError:
-            return None  # its run will say so; whoever ticks must go on
+            if not patient:
+                raise
+            return None  # its run will say so
         try:
             return made.exclusive()
         finally:
@@ -531,7 +534,7 @@ class Runs:
         """Queue a task's run as a step of an execution; None while another run of it is there."""
         if runs.unfinished(tx, task.id):
             return None
-        return self._queued(tx, task, trigger, None, mode=mode, execution=execution)
+        return self._queued(tx, task, trigger, None, mode=mode, execution=execution, patient=True)
 
     def _said(self, tx: Tx, run: Run, message: str) -> None:
         event = NewEvent(kind=EventKind.LOG, status=EventStatus.SUCCEEDED, message=message)
