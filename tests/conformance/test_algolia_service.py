@@ -30,9 +30,9 @@ class Rig:
         self.fence = 0
         (folder / "data").mkdir()
 
-    def load(self, records, action="save", key=("id",), end=None, again=False, **more):
+    def load(self, records, action="save", key=("id",), end=None, again=False, ascii_=True, **more):
         path = self.folder / "in.json"
-        path.write_text(json.dumps(records))
+        path.write_text(json.dumps(records, ensure_ascii=ascii_))
         self.fence += not again
         input_ = {"indexName": "goods", "appID": APP, "apiKey": KEY} | (end or {})
         return work(
@@ -107,6 +107,22 @@ def test_a_batch_stays_below_what_one_call_may_hold(rig):
     rig.load([{"id": n, "text": "x" * 90_000} for n in range(200)], "save", memory_bytes=1 << 30)
     assert len(rig.goods()) == 200
     assert sum(path.endswith("/batch") for _, path in rig.fake.calls) == 3
+
+
+@pytest.mark.parametrize("ascii_", [True, False])
+@pytest.mark.parametrize("character", ["名", "😀"])
+def test_what_is_escaped_on_its_way_counts_as_it_is_sent(rig, character, ascii_):
+    """The client escapes all but ASCII: the fake refuses a body of more than 10 MB."""
+    rig.load([{"id": n, "text": character * 20_000} for n in range(300)], ascii_=ascii_,
+             memory_bytes=1 << 30)  # fmt: skip
+    assert len(rig.goods()) == 300
+    assert rig.goods()["7"]["text"] == character * 20_000
+
+
+def test_a_destination_may_have_a_limit_of_its_own(rig):
+    records = [{"id": 1, "text": "x" * 5_000}, {"id": 2}]
+    receipt = rig.load(records, "replace", end={"recordBytesMax": 2_000}, failure_threshold=50)
+    assert counted(receipt) == {"read": 2, "inserted": 1, "rejected": 1}
 
 
 def test_a_record_that_is_too_large_is_rejected_not_fatal(rig):

@@ -645,6 +645,21 @@ def test_records_that_a_transformation_makes_the_same_are_kept_as_rejects(server
             books["duplicates"]) == (5, 3, 1, 1, 1)  # fmt: skip
 
 
+def test_an_odd_id_from_a_transformation_rejects_its_record_only(server, client):
+    code = "async function transform(r) { r.objectID = {1: {a: 1}, 2: 1.5, 3: true, 4: 44}[r.id] ?? r.id; return r }"
+    made = client.create_transformation({"name": "t", "input": {"code": code}}).transformation_id
+    source = client.create_source({"type": "push", "name": "p"}).source_id
+    end = client.create_destination({"type": "search", "name": "d", "input": {"indexName": "Odd"},
+                                     "transformationIDs": [made]}).destination_id  # fmt: skip
+    task = client.create_task({"sourceID": source, "destinationID": end, "action": "save"}).task_id
+    records = [{"objectID": f"r{n}", "id": str(n)} for n in range(1, 6)]
+    told = client.push_task(task, {"action": "addObject", "records": records}, watch=True)
+    assert set(map(str, rows(server, end, "Odd"))) == {"44", "5"}
+    (event,) = told.events
+    assert [one["record"] for one in event.data["rejected"]] == [1, 2, 3]
+    assert "no text and no whole number" in event.data["rejected"][0]["reason"]
+
+
 def test_run_metadata_overrides_the_source_for_one_run(server, client):
     files = server.data_dir / "files"
     for name in ("usual", "other"):

@@ -60,7 +60,6 @@ class WorkTools:
         told: Told = _quiet,
         waiting: Callable[[str | None], None] = _patient,
         hosts: Mapping[str, str] | None = None,
-        record_bytes_max: int = 0,
         known: Known | None = None,
     ) -> None:
         self.spool = spool
@@ -68,7 +67,6 @@ class WorkTools:
         self.tenant = tenant
         self.memory_bytes = memory_bytes
         self.hosts = hosts or {}
-        self.record_bytes_max = record_bytes_max
         self.known = known
         self.passed: dict[str, str] = {}
         self._paths = paths

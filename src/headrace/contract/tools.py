@@ -36,7 +36,6 @@ class Tools(Protocol):
     tenant: str
     data_dir: Path
     hosts: Mapping[str, str]  # URLs of services that the operator has elsewhere, by name
-    record_bytes_max: int  # of a record of Algolia; 0: as the destination says
     known: Known | None  # None: read everything
     passed: dict[str, str]  # versions of files that are passed over for the first time
 

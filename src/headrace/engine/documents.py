@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import duckdb
+import msgspec
 
 from headrace.contract.columns import DOCUMENT, FILE, KEY
 from headrace.contract.destination import DocumentRules
@@ -17,6 +18,18 @@ SPARE: Final = "__headrace_spare"  # what the stage is made anew in
 BATCH_ROWS: Final = 1_000
 
 Row = tuple[str, str, str, int]  # KEY, DOCUMENT, FILE, RECORD
+
+
+class _Identified(msgspec.Struct):
+    object_id: Any = msgspec.field(default=None, name="objectID")
+
+
+_identified: Final = msgspec.json.Decoder(_Identified).decode
+
+
+def object_id(document: str | bytes) -> Any:  # Any: JSON, whatever somebody has put there
+    """Return a document's objectID, None if it has none."""
+    return _identified(document).object_id
 
 
 class Documents:

@@ -7,16 +7,12 @@ laid under its own where they are partial.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
+from headrace.engine.documents import object_id
 
-class _Identified(msgspec.Struct):
-    object_id: Any = msgspec.field(default=None, name="objectID")
-
-
-_identified: Final = msgspec.json.Decoder(_Identified).decode
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _records: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -42,7 +38,7 @@ def fold(payloads: Iterable[bytes], *, partial: bool) -> Folded:
     ]
     places: dict[str, list[int]] = {}
     for number, line in enumerate(lines, 1):
-        places.setdefault(str(_identified(line).object_id), []).append(number)
+        places.setdefault(str(object_id(line)), []).append(number)
     superseded_by: dict[int, int] = {}
     for numbers in places.values():
         if len(numbers) == 1:

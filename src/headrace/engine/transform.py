@@ -9,15 +9,8 @@ import msgspec
 from headrace.contract.columns import KEY
 from headrace.domain.event import EventKind, EventStatus, NewEvent
 from headrace.domain.rejected import Rule
-from headrace.engine.documents import BATCH_ROWS, SPARE, Documents, Row
+from headrace.engine.documents import BATCH_ROWS, SPARE, Documents, Row, object_id
 from headrace.engine.javascript import LINES_MAX, JavaScript, Outcome
-
-
-class _Identified(msgspec.Struct):
-    object_id: str | int | None = msgspec.field(default=None, name="objectID")
-
-
-_identified = msgspec.json.Decoder(_Identified).decode
 
 
 def transform(documents: Documents, code: str, secrets: Mapping[str, Any]) -> NewEvent:
@@ -46,7 +39,7 @@ def transform(documents: Documents, code: str, secrets: Mapping[str, Any]) -> Ne
 
 def _with_id(key: str, document: str) -> str:
     """Return a document that names its objectID, as code expects it."""
-    if _identified(document).object_id is not None:
+    if object_id(document) is not None:
         return document
     rest = document[1:].lstrip()
     comma = "" if rest.startswith("}") else ","
@@ -59,11 +52,13 @@ def _taken(documents: Documents, row: Row, outcome: Outcome) -> list[Row]:
     error = outcome.error
     rows = []
     for one in outcome.records:
-        id_ = _identified(one).object_id
+        id_ = object_id(one)
         if id_ is None and len(outcome.records) == 1:
             id_ = key
         if id_ is None or id_ == "":
             error = "The transformation returned several records, one of them without objectID."
+        elif isinstance(id_, bool) or not isinstance(id_, str | int):
+            error = "The transformation returned an objectID that is no text and no whole number."
         rows.append((str(id_), one, path, number))
     if error is not None:
         documents.reject(row, Rule.TRANSFORMATION, error)

@@ -65,7 +65,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     pushes: tuple[Push, ...] = ()
     transformations: tuple[Code, ...] = ()
     hosts: dict[str, str] = {}
-    record_bytes_max: int = 0
     known: Known | None = None  # a run that reads only what has changed since then
 
 
@@ -151,7 +150,6 @@ def tools_for(order: Order, spool: Path, journal: Journal | None = None) -> Work
         told=told,
         waiting=waiting,
         hosts=order.hosts,
-        record_bytes_max=order.record_bytes_max,
         known=order.known,
     )
 

@@ -178,9 +178,10 @@ class Runs:
 
     def _judge_overrides(self, tx: Tx, task: Task, metadata: Mapping[str, Any] | None) -> None:
         """Raise Invalid, naming the member, for overrides that the source's form refuses."""
-        overrides = _overrides(metadata)
+        if not (overrides := _overrides(metadata)):
+            return
         source = resources.find(tx, Source, task.tenant, task.source)
-        if overrides and source is not None and source.type in registry.source_names():
+        if source is not None and source.type in registry.source_names():
             form = registry.source(source.type).spec.config
             filled_in(form, self._catalog.opened(tx, source) | overrides, OVERRIDES)
 
@@ -349,6 +350,8 @@ class Runs:
 
     def _destination_input(self, tx: Tx, end: Destination, table: str | None) -> dict[str, Any]:
         opened = self._catalog.opened(tx, end)
+        if self._catalog.connector_of(tx, end) == "algolia":
+            opened = {"recordBytesMax": self._settings.algolia_record_bytes_max} | opened
         return opened if table is None else opened | {"indexName": table}
 
     def reading_order(self, tenant: TenantId, destination_id: str) -> tuple[Order, str | None]:
@@ -404,7 +407,6 @@ class Runs:
             threads=2,
             rejects_max=settings.rejects_max,
             hosts={"algolia": settings.algolia_host, "insights": settings.algolia_insights_host},
-            record_bytes_max=settings.algolia_record_bytes_max,
         )
 
     # Looking.

@@ -9,26 +9,25 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
-import duckdb
 import msgspec
 
 from headrace.connectors.families.attributes import excluded
+from headrace.connectors.families.index_form import AccountConfig
 from headrace.connectors.families.ledger import Ledger
-from headrace.contract.columns import DOCUMENT, FILE, KEY
+from headrace.connectors.families.service_load import ServiceLoad
+from headrace.contract.columns import DOCUMENT, KEY
 from headrace.contract.destination import (
     Counts,
     DestinationMaker,
     DocumentRules,
     Load,
     Page,
-    Rows,
     Target,
 )
-from headrace.contract.spec import Config, Spec
+from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import HeadraceError, Invalid, Refused
 from headrace.domain.rejected import Rule
-from headrace.domain.secret import Secret
 from headrace.domain.task import Action
 from headrace.observe import faults
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from headrace.connectors.families.algolia_service import Index
 
 BATCH_RECORDS: Final = 1_000
-BATCH_BYTES_MAX: Final = 8 << 20
+BATCH_BYTES_MAX: Final = 8 << 20  # the service takes 10 MB
 VERBS: Final = {
     Action.REPLACE: "addObject", Action.APPEND: "addObject", Action.SAVE: "updateObject",
     Action.PARTIAL: "partialUpdateObject", Action.DELETE: "deleteObject",
@@ -45,24 +44,10 @@ VERBS: Final = {
 RIGHTS: Final = frozenset({"addObject", "deleteObject", "deleteIndex", "editSettings"})
 
 
-class AlgoliaConfig(Config, frozen=True, kw_only=True):
+class AlgoliaConfig(AccountConfig, frozen=True, kw_only=True):
     """What a user fills in for an index of Algolia."""
 
-    index_name: Annotated[str, msgspec.Meta(min_length=1, max_length=256, title="Index")]
-    app_id: Annotated[str | None, msgspec.Meta(title="Application id")] = msgspec.field(
-        default=None, name="appID"
-    )
-    api_key: Secret | None = None
-    index_prefix: str | None = None
-    attributes_to_exclude: tuple[str, ...] = ()
-    record_type: str | None = None
     record_bytes_max: Annotated[int, msgspec.Meta(ge=1_000, title="Bytes of a record")] = 100_000
-
-    def __post_init__(self) -> None:
-        try:
-            excluded(self.attributes_to_exclude)
-        except Invalid as error:
-            raise ValueError(str(error)) from None
 
 
 class Algolia:
@@ -76,15 +61,19 @@ class Algolia:
     def __init__(self, config: AlgoliaConfig, tools: Tools) -> None:
         self._config = config
         self._tools = tools
-        most = tools.record_bytes_max or config.record_bytes_max
+        self._most = most = config.record_bytes_max
         self.document_rules = DocumentRules(
             shaped=excluded(config.attributes_to_exclude),
             suspect=f"strlen({DOCUMENT}) > {most}",
-            why=lambda document: (
-                Rule.TOO_LONG,
-                f"The record has {len(document.encode()):,} bytes; Algolia takes {most:,}.",
-            ),
+            why=self._fault,
         )
+
+    def _fault(self, document: str) -> tuple[Rule, str] | None:
+        """Say why a record is too large; blanks and escapes of its source do not count."""
+        size, most = len(msgspec.json.encode(msgspec.json.decode(document))), self._most
+        if size <= most:
+            return None
+        return Rule.TOO_LONG, f"The record has {size:,} bytes; Algolia takes {most:,}."
 
     def check(self) -> None:
         """Raise unless the key has the rights that a load needs."""
@@ -125,21 +114,13 @@ class Algolia:
         pass
 
 
-class AlgoliaLoad:
+class AlgoliaLoad(ServiceLoad):
     """One load into the index."""
 
-    stages = False
-    stage = ""
-    con: duckdb.DuckDBPyConnection | None = None
-
     def __init__(self, index: "Index", ledger: Ledger, target: Target, tools: Tools) -> None:
+        super().__init__(ledger, tools)
         self._index = index
-        self._ledger = ledger
         self._target = target
-        self._tools = tools
-        self._rows: list[Rows] = []
-        self._total = 0
-        self._sent = 0
         self._temporary = f"{index.name}_tmp_{target.fence}"
 
     def begin(self) -> str | None:
@@ -152,14 +133,6 @@ class AlgoliaLoad:
         for name in self._ledger.leftovers():
             self._index.delete(name)
             self._ledger.cleared(name)
-
-    def write(self, rows: Rows) -> dict[str, int]:
-        """Take note of the rows: they lie in the engine's stage until they are sent."""
-        self._rows.append(rows)
-        file = FILE if rows.with_file else "''"
-        found = rows.con.execute(f"select {file}, count(*) from ({rows.sql}) group by 1").fetchall()
-        self._total += sum(row[1] for row in found)
-        return dict(found)
 
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         try:
@@ -239,39 +212,23 @@ class AlgoliaLoad:
         return [noted[id_] == "there" for id_ in ids]
 
     def _tell(self, records: int) -> None:
-        self._sent += records
         self._ledger.check()
-        self._tools.told(
-            "sending records to Algolia", done=self._sent, total=self._total, phase="committing"
-        )
+        self.told("sending records to Algolia", records)
 
     def _batches(self) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
         """Yield file paths and documents, as many as one call may hold."""
-        for rows in self._rows:
-            key = KEY
-            if not self._target.key:  # an id of its own for each, the same in every attempt
-                token = self._target.token.replace("'", "''")
-                key = (
-                    f"md5('{token}' || {DOCUMENT} ||"
-                    f" row_number() over (partition by {DOCUMENT} order by 1))"
-                )
-            file = FILE if rows.with_file else "''"
-            found = rows.con.execute(f"select {key}, {DOCUMENT}, {file} from ({rows.sql})")
-            paths: list[str] = []
-            documents: list[dict[str, Any]] = []
-            size = 0
-            while chunk := found.fetchmany(BATCH_RECORDS):
-                for id_, text, path in chunk:
-                    if documents and (
-                        len(documents) == BATCH_RECORDS or size + len(text) > BATCH_BYTES_MAX
-                    ):
-                        yield paths, documents
-                        paths, documents, size = [], [], 0
-                    documents.append(self._document(id_, text))
-                    paths.append(path)
-                    size += len(text)
-            if documents:
-                yield paths, documents
+        key = KEY
+        if not self._target.key:  # an id of its own for each, the same in every attempt
+            token = self._target.token.replace("'", "''")
+            key = (
+                f"md5('{token}' || {DOCUMENT} ||"
+                f" row_number() over (partition by {DOCUMENT} order by 1))"
+            )
+        for batch in self.batches(key, BATCH_RECORDS, BATCH_BYTES_MAX):
+            yield (
+                [path for _, _, path in batch],
+                [self._document(id_, text) for id_, text, _ in batch],
+            )
 
     def _document(self, id_: str, text: str) -> dict[str, Any]:
         if self._target.action is Action.DELETE:
@@ -280,14 +237,9 @@ class AlgoliaLoad:
         return document | {"objectID": id_}
 
     def abort(self) -> None:
-        self._rows = []
-        self._total = 0
+        super().abort()
         with contextlib.suppress(HeadraceError):
             self._clear()
-
-    def close(self) -> None:
-        """Let go of the ledger."""
-        self._ledger.close()
 
 
 def _count(counts: dict[str, int], paths: Sequence[str]) -> None:

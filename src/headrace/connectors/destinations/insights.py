@@ -9,26 +9,24 @@ import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Final
 
-import duckdb
 import msgspec
 
 from headrace.connectors.families.attributes import excluded
+from headrace.connectors.families.index_form import AccountConfig
 from headrace.connectors.families.ledger import Ledger
-from headrace.contract.columns import DOCUMENT, FILE
+from headrace.connectors.families.service_load import Sent, ServiceLoad, sent_bytes
 from headrace.contract.destination import (
     Counts,
     DestinationMaker,
     DocumentRules,
     Load,
     Page,
-    Rows,
     Target,
 )
-from headrace.contract.spec import Config, Spec
+from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
-from headrace.domain.errors import HeadraceError, Invalid, Refused
+from headrace.domain.errors import HeadraceError, Refused
 from headrace.domain.rejected import Rule
-from headrace.domain.secret import Secret
 from headrace.domain.task import Action
 from headrace.observe import faults
 
@@ -39,23 +37,8 @@ OBJECTS_MAX: Final = 20
 OBJECTS_SHOWN_MAX: Final = 1_000  # of an event of type view
 
 
-class InsightsConfig(Config, frozen=True, kw_only=True):
+class InsightsConfig(AccountConfig, frozen=True, kw_only=True):
     """What a user fills in for a stream of events; `indexName` is that of events without one."""
-
-    index_name: Annotated[str, msgspec.Meta(min_length=1, max_length=256, title="Index")]
-    app_id: Annotated[str | None, msgspec.Meta(title="Application id")] = msgspec.field(
-        default=None, name="appID"
-    )
-    api_key: Secret | None = None
-    index_prefix: str | None = None
-    attributes_to_exclude: tuple[str, ...] = ()
-    record_type: str | None = None
-
-    def __post_init__(self) -> None:
-        try:
-            excluded(self.attributes_to_exclude)
-        except Invalid as error:
-            raise ValueError(str(error)) from None
 
 
 class _Event(msgspec.Struct):
@@ -141,40 +124,26 @@ class Insights:
         pass
 
 
-class InsightsLoad:
+class InsightsLoad(ServiceLoad):
     """One load of events."""
-
-    stages = False
-    stage = ""
-    con: duckdb.DuckDBPyConnection | None = None
 
     def __init__(
         self, send: Callable[[list[dict[str, Any]]], None], ledger: Ledger, index: str, tools: Tools
     ) -> None:
+        super().__init__(ledger, tools)
         self._send = send
-        self._ledger = ledger
         self._index = index
-        self._tools = tools
-        self._rows: list[Rows] = []
-        self._total = 0
-        self._sent = 0
         self._counts = Counts()
 
     def begin(self) -> str | None:
         return self._ledger.begin()
 
-    def write(self, rows: Rows) -> dict[str, int]:
-        """Take note of the rows: they lie in the engine's stage until they are sent."""
-        self._rows.append(rows)
-        file = FILE if rows.with_file else "''"
-        found = rows.con.execute(f"select {file}, count(*) from ({rows.sql}) group by 1").fetchall()
-        self._total += sum(row[1] for row in found)
-        return dict(found)
-
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         try:
-            for rows in self._rows:
-                self._send_all(rows)
+            # What is put before an event, its index, is sent with it.
+            room = BATCH_BYTES_MAX - BATCH_EVENTS * (sent_bytes(self._index) + len('"index":"",'))
+            for batch in self.batches("''", BATCH_EVENTS, room):
+                self._send_batch(batch)
         except HeadraceError as error:
             if self._sent:
                 error.message += f" {self._sent:,} events were sent before that."
@@ -183,39 +152,15 @@ class InsightsLoad:
         self._ledger.commit(note)
         return self._counts
 
-    def _send_all(self, rows: Rows) -> None:
-        file = FILE if rows.with_file else "''"
-        found = rows.con.execute(f"select {DOCUMENT}, {file} from ({rows.sql})")
-        batch: list[tuple[str, str]] = []
-        size = 0
-        while chunk := found.fetchmany(BATCH_EVENTS):
-            for text, path in chunk:
-                if batch and (len(batch) == BATCH_EVENTS or size + len(text) > BATCH_BYTES_MAX):
-                    self._send_batch(batch)
-                    batch, size = [], 0
-                batch.append((text, path))
-                size += len(text.encode()) + 2 + len(self._index)
-        if batch:
-            self._send_batch(batch)
-
-    def _send_batch(self, batch: list[tuple[str, str]]) -> None:
+    def _send_batch(self, batch: list[Sent]) -> None:
         digest = hashlib.sha256(repr((self._sent, batch)).encode()).hexdigest()
         if not self._ledger.said([digest]):
-            self._send([{"index": self._index} | msgspec.json.decode(text) for text, _ in batch])
+            self._send([{"index": self._index} | msgspec.json.decode(text) for _, text, _ in batch])
             faults.reach("child.in_commit")
             self._ledger.say([(digest, "sent")])
-        for _, path in batch:
+        for _, _, path in batch:
             self._counts.inserted[path] = self._counts.inserted.get(path, 0) + 1
-        self._sent += len(batch)
-        self._tools.told("sending events", done=self._sent, total=self._total, phase="committing")
-
-    def abort(self) -> None:
-        self._rows = []
-        self._total = 0
-
-    def close(self) -> None:
-        """Let go of the ledger."""
-        self._ledger.close()
+        self.told("sending events", len(batch))
 
 
 CONNECTOR: Final[DestinationMaker] = Insights  # type: ignore[assignment]  # narrower config

@@ -7,14 +7,17 @@ pushes get in between, and shows everything in one short transaction.
 import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final
 
 import duckdb
 import msgspec
 
 from headrace.connectors.families.attributes import excluded
+from headrace.connectors.families.index_form import IndexConfig
+from headrace.connectors.families.sqlite import told
 from headrace.contract.columns import DOCUMENT, FILE, KEY
 from headrace.contract.destination import (
     Counts,
@@ -25,31 +28,21 @@ from headrace.contract.destination import (
     Rows,
     Target,
 )
-from headrace.contract.spec import Config, Spec
+from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
-from headrace.domain.errors import Invalid, LostClaim, NotFound, Refused, Unavailable
+from headrace.domain.errors import LostClaim, NotFound
 from headrace.domain.task import Action
 from headrace.observe import faults
 
 CHUNK_ROWS: Final = 10_000
 BUSY_S: Final = 30.0
 WHOLE: Final = (Action.REPLACE, Action.DROP)
+_told: Final = partial(told, "index", "Make room; nothing was published.")
 _TEXT: Final = "(select group_concat(atom, ' ') from json_tree(body) where type = 'text')"
 
 
-class SearchConfig(Config, frozen=True, kw_only=True):
+class SearchConfig(IndexConfig, frozen=True, kw_only=True):
     """What a user fills in for an index."""
-
-    index_name: Annotated[str, msgspec.Meta(min_length=1, max_length=256, title="Index")]
-    index_prefix: str | None = None
-    attributes_to_exclude: tuple[str, ...] = ()
-    record_type: Literal["product", "variant", "collection"] | None = None
-
-    def __post_init__(self) -> None:
-        try:
-            excluded(self.attributes_to_exclude)
-        except Invalid as error:
-            raise ValueError(str(error)) from None
 
 
 class Search:
@@ -120,22 +113,6 @@ def _open(path: Path) -> sqlite3.Connection:
         " note text not null, committed_at text default current_timestamp);"
     )
     return con
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Translate what SQLite says."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        text = str(error)
-        if "locked" in text or "busy" in text:
-            raise Unavailable("The index is busy.", hint="It will be tried again.") from error
-        if "full" in text:
-            raise Refused("The disk is full.", hint="Make room; nothing was published.") from error
-        raise Refused(f"The index cannot be used: {text}") from error
-    except sqlite3.DatabaseError as error:
-        raise Refused(f"The index cannot be used: {error}") from error
 
 
 def _merged(old: str, new: str) -> str:

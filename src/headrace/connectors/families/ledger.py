@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from headrace.connectors.families.sqlite import told
 from headrace.contract.destination import Target
-from headrace.domain.errors import LostClaim, Refused, Unavailable
+from headrace.domain.errors import LostClaim
 
 BUSY_S: Final = 30.0
 
@@ -29,7 +30,7 @@ class Ledger:
         self._db = sqlite3.connect(
             path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
         )
-        with _told():
+        with told("ledger"):
             self._db.execute("pragma journal_mode = WAL")
             self._db.execute("pragma synchronous = FULL")
             self._db.executescript(
@@ -56,7 +57,7 @@ class Ledger:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
         """Open a transaction of the one that holds the fence."""
-        with _told():
+        with told("ledger"):
             self._db.execute("begin immediate")
             try:
                 found = self._db.execute(
@@ -73,7 +74,7 @@ class Ledger:
     def said(self, names: Sequence[str]) -> dict[str, str]:
         """Return what was noted of parts by an attempt with the same token."""
         marks = ", ".join("?" * len(names))
-        with _told():
+        with told("ledger"):
             found = self._db.execute(
                 f"select name, said from parts where token = ? and name in ({marks})",
                 [self._target.token, *names],
@@ -95,7 +96,7 @@ class Ledger:
 
     def leftovers(self) -> list[str]:
         """Return what earlier attempts have left."""
-        with _told():
+        with told("ledger"):
             found = self._db.execute(
                 "select name from leftovers where fence <= ?", [self._target.fence]
             )
@@ -103,7 +104,7 @@ class Ledger:
 
     def cleared(self, name: str) -> None:
         """Forget a leftover."""
-        with _told():
+        with told("ledger"):
             self._db.execute("delete from leftovers where name = ?", [name])
 
     def check(self) -> None:
@@ -122,19 +123,3 @@ class Ledger:
         """Let go of the file; may be called twice."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Translate what SQLite says."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        text = str(error)
-        if "locked" in text or "busy" in text:
-            raise Unavailable("The ledger is busy.", hint="It will be tried again.") from error
-        if "full" in text:
-            raise Refused("The disk is full.", hint="Make room.") from error
-        raise Refused(f"The ledger cannot be used: {text}") from error
-    except sqlite3.DatabaseError as error:
-        raise Refused(f"The ledger cannot be used: {error}") from error
