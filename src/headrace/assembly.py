@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import glob
 import itertools
 import os
 import shutil
@@ -22,11 +23,12 @@ from headrace.domain.books import Receipt
 from headrace.domain.errors import Invalid
 from headrace.domain.event import NewEvent
 from headrace.domain.task import Action
-from headrace.engine.plan import REJECTS_MAX, Journal, Plan, Segment
+from headrace.engine.plan import REJECTS_MAX, Journal, Plan, Segment, Stopped
 from headrace.engine.pushed import fold
 from headrace.service.orders import (
     Built,
     Order,
+    Phase,
     Push,
     build,
     make_destination,
@@ -60,7 +62,8 @@ def _planned(order: Order, tools: WorkTools, spool: Path, part: str = "") -> tup
         run=order.run, scope=order.scope, fence=order.fence,
         token="/".join(filter(None, (order.run, built.table, part))), table=built.table,
         action=Action(order.action), key=built.key, documents=spec.documents,
-        refuses_nul=spec.refuses_nul, failure_threshold=order.failure_threshold,
+        refuses_nul=spec.refuses_nul, latest=order.latest,
+        failure_threshold=order.failure_threshold,
         rejects_max=order.rejects_max, memory_bytes=order.memory_bytes, threads=order.threads,
         spool=spool, passed=tools.passed,
         transformations=tuple(
@@ -84,6 +87,63 @@ def work(order: Order, journal: Journal) -> Receipt:
         finally:
             built.source.close()
             built.destination.close()
+
+
+def work_phases(order: Order, journal: Journal) -> None:
+    """Load an order's uploaded files, each phase in a commit of its own. Raises as `work`."""
+    sum_ = _Sum(journal)
+    for number, phase in enumerate(order.phases):
+        _work_phase(order, number, phase, sum_)
+
+
+def _work_phase(order: Order, number: int, phase: Phase, journal: "_Sum") -> None:
+    from headrace.engine.execute import RejectsTo, execute
+
+    folder = Path(phase.folder) / str(number)
+    folder.mkdir(exist_ok=True, mode=0o750)
+    for place, name in enumerate(phase.files, 1):  # in the order of their names
+        with contextlib.suppress(FileExistsError):
+            os.link(Path(phase.folder) / name, folder / f"{place:06}{Path(name).suffix}")
+    order = msgspec.structs.replace(
+        order, source_type=phase.source_type, action=phase.action, key=phase.key,
+        latest=phase.latest, files_roots=(*(order.files_roots or ()), phase.folder),
+        source_input=phase.source_input | {"url": f"{glob.escape(str(folder))}/*"},
+    )  # fmt: skip
+    with spooled(Path(order.data_dir) / "spool" / "work") as spool:
+        plan, built = _planned(order, tools_for(order, spool, journal), spool, f"{number}")
+        rejects = RejectsTo(Path(order.rejects_dir), f"{order.run}-{order.attempt}-{number}.jsonl")
+        try:
+            execute(plan, built.source, built.destination, journal, rejects)
+        except Stopped as stopped:
+            receipt = journal.with_earlier(stopped.receipt)
+            raise Stopped(stopped.error, receipt, stopped.rejects) from stopped
+        finally:
+            built.source.close()
+            built.destination.close()
+
+
+class _Sum:
+    """The journal of several commits of one run: what it tells of each is the sum so far.
+
+    A commit of an earlier attempt is told again, so the sum is the same however often it is made.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._receipt: Receipt | None = None
+        self.told = journal.told
+        self.event = journal.event
+
+    def with_earlier(self, more: Receipt | None) -> Receipt | None:
+        """Return the sum of what is committed and `more`."""
+        if self._receipt is None or more is None:
+            return self._receipt or more
+        return self._receipt.with_more(more)
+
+    def advance(self, token: str, receipt: Receipt, rejects: tuple[Segment, ...]) -> None:
+        self._receipt = self.with_earlier(receipt)
+        assert self._receipt is not None  # one was given
+        self._journal.advance(token, self._receipt, rejects)
 
 
 PUSH_ACTIONS: Final = {

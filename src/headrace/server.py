@@ -6,11 +6,12 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Final
 
+import msgspec
 import uvicorn
 
 from headrace.api.app import make_app
@@ -26,12 +27,17 @@ from headrace.runtime.pool import Pool
 from headrace.security import tls
 from headrace.security.vault import Vault, master_key, write_private
 from headrace.service.access import Access
+from headrace.service.aliases import Aliases
+from headrace.service.auditing import Audit
 from headrace.service.catalog import Catalog
 from headrace.service.indexes import Indexes
 from headrace.service.jobs import Jobs
+from headrace.service.pools import Pools
 from headrace.service.queue import Queue
 from headrace.service.runs import Runs
 from headrace.service.services import Services
+from headrace.service.uploads import FOLDER as UPLOADS
+from headrace.service.uploads import Uploads
 from headrace.settings import Settings
 from headrace.store.database import Database
 from headrace.store.migrate import migrate
@@ -49,7 +55,7 @@ class Server:
         vault = Vault(master_key(settings.master_key, settings.data_dir))
         self.database = Database(settings.database_url)
         migrate(self.database)
-        self.access = Access(self.database, vault.pepper)
+        self.access = Access(self.database, vault)
         self.tenant, self.new_key = self.access.first_start(settings.admin_key)
         if self.new_key:
             path = settings.data_dir / "admin.key"
@@ -67,11 +73,15 @@ class Server:
         self.pool = Pool(settings.workers)
         self.runs = Runs(self.database, catalog, settings, self._wake)
         self.jobs = Jobs(self.database, self.runs, self._wake)
-        self.dispatcher = Dispatcher(self.queue, self.runs, self.jobs, self.pool, settings)
+        self.uploads = Uploads(self.database, catalog, self.runs, settings, self._columns)
+        self.dispatcher = Dispatcher(
+            self.queue, self.runs, self.jobs, self.uploads, self.pool, settings
+        )
         self.mailer = Mailer(self.database, settings)
         self.services = Services(
             settings=settings, access=self.access, catalog=catalog, runs=self.runs, jobs=self.jobs,
-            indexes=Indexes(settings.data_dir),
+            pools=Pools(self.database), uploads=self.uploads, aliases=Aliases(self.database),
+            audit=Audit(self.database), indexes=Indexes(settings.data_dir),
             read_table=self._read_table, sample=self._sample, try_transformation=tried,
             ready=self._not_ready,
         )  # fmt: skip
@@ -83,6 +93,7 @@ class Server:
     def start(self) -> None:
         """Take work."""
         self.runs.sweep()
+        self.uploads.sweep(starting=True)
         self.dispatcher.start()
         self.mailer.start()
         gc.freeze()  # what is here stays; a full collection over it stops every call for 0.1 s
@@ -108,12 +119,19 @@ class Server:
         order = self.runs.sampling_order(tenant, type_, given, authentication)
         return list(self.pool.read(order, None, "", SAMPLE_ROWS, None).rows)
 
+    def _columns(self, tenant: TenantId, type_: str, given: Mapping[str, Any]) -> Sequence[str]:
+        """Return the columns of a file that has been uploaded."""
+        order = self.runs.sampling_order(tenant, type_, given, None)
+        roots = (*(order.files_roots or ()), str(self.uploads.folder))
+        order = msgspec.structs.replace(order, files_roots=roots)
+        return self.pool.read(order, None, "", 1, None).columns
+
     def _not_ready(self) -> str | None:
         return None if self.dispatcher.healthy.is_set() else "the dispatcher is not running yet"
 
 
 def _make_folders(data_dir: Path) -> None:
-    for name in ("", "files", "indexes", "lake", "quarantine", "spool"):
+    for name in ("", "files", "indexes", "lake", "quarantine", "spool", UPLOADS):
         try:
             (data_dir / name).mkdir(parents=True, exist_ok=True, mode=0o750)
         except OSError as error:

@@ -30,10 +30,10 @@ class Rate:
     seconds: int = 60
 
 
-def rate(env: Mapping[str, str], name: str) -> Rate:
+def rate(env: Mapping[str, str], name: str, default: Rate | None = None) -> Rate:
     """Read a rate such as 200/30 (requests in seconds). Raises Invalid, naming the variable."""
     if not (text := env.get(name, "")):
-        return Rate()
+        return default or Rate()
     requests, _, seconds = text.partition("/")
     if not (requests.isdecimal() and seconds.isdecimal() and int(seconds)):
         raise Invalid(f"{name}: {text!r} is not a rate.", hint="Write 200/30.", field=name)
@@ -100,6 +100,10 @@ class Settings:
     body_bytes_max: int = 8 << 20  # HEADRACE_BODY_MAX: bytes of a request, e.g. 8MB
     algolia_rate: Rate = Rate()  # HEADRACE_ALGOLIA_RATE: requests/seconds of an address, 200/60
     algolia_looks_rate: Rate = Rate()  # HEADRACE_ALGOLIA_LOOKS_RATE: of runs and events, 200/30
+    amperity_rate: Rate = Rate(10, 1)  # HEADRACE_AMPERITY_RATE: requests/seconds of a tenant
+    celonis_rate: Rate = Rate(200, 1)  # HEADRACE_CELONIS_RATE: requests/seconds of an address
+    lucidum_rate: Rate = Rate()  # HEADRACE_LUCIDUM_RATE: the vendor's own is 60/60
+    chunk_bytes_max: int = 1 << 30  # HEADRACE_CHUNK_MAX: bytes of an uploaded file, e.g. 1GB
     algolia_host: str = ""  # HEADRACE_ALGOLIA_HOST: URL instead of https://APPID.algolia.net
     algolia_insights_host: str = ""  # HEADRACE_ALGOLIA_INSIGHTS_HOST: URL of the events' service
     algolia_record_bytes_max: int = 100_000  # HEADRACE_ALGOLIA_RECORD_MAX: 10000 on small plans
@@ -142,6 +146,10 @@ def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:
         "rejects_max": int(number(env, "HEADRACE_REJECTS_MAX", 100_000, 0, 10_000_000)),
         "algolia_rate": rate(env, "HEADRACE_ALGOLIA_RATE"),
         "algolia_looks_rate": rate(env, "HEADRACE_ALGOLIA_LOOKS_RATE"),
+        "amperity_rate": rate(env, "HEADRACE_AMPERITY_RATE", Rate(10, 1)),
+        "celonis_rate": rate(env, "HEADRACE_CELONIS_RATE", Rate(200, 1)),
+        "lucidum_rate": rate(env, "HEADRACE_LUCIDUM_RATE"),
+        "chunk_bytes_max": size_bytes(env.get("HEADRACE_CHUNK_MAX", "1GB"), "HEADRACE_CHUNK_MAX"),
         "algolia_host": url(env, "HEADRACE_ALGOLIA_HOST"),
         "algolia_insights_host": url(env, "HEADRACE_ALGOLIA_INSIGHTS_HOST"),
         "algolia_record_bytes_max": int(

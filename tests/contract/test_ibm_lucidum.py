@@ -8,9 +8,6 @@ import time
 import pytest
 import urllib3
 
-from headrace.security.vault import Vault, master_key
-from headrace.service.access import Access
-from headrace.store.database import Database
 from tests.algolia_fake import until
 from tests.serving import KEY, serving
 
@@ -60,12 +57,8 @@ def caller(tmp_path):
 
 
 def viewer(caller):
-    folder = caller.server.data_dir
-    database = Database(f"sqlite:///{folder / 'control.db'}")
-    access = Access(database, Vault(master_key("", folder)).pepper)
-    access.add_key("default", "looker", "viewer-key-0123456789", "viewer")
-    database.close()
-    return "viewer-key-0123456789"
+    made = caller.server.client.call("POST", "/v1/keys", {"name": "looker", "role": "viewer"})
+    return made["key"]
 
 
 def ended(caller):

@@ -251,7 +251,7 @@ def test_another_tenants_ids_are_not_there(api, scene):
     settings = api.server.data_dir
     database = Database(f"sqlite:///{settings / 'control.db'}")
     vault = Vault(master_key("", settings))
-    Access(database, vault.pepper).add_tenant("other", "other-key-0123456789")
+    Access(database, vault).add_tenant("other", "other-key-0123456789")
     database.close()
     other = {"x-algolia-application-id": "other", "x-algolia-api-key": "other-key-0123456789"}
     before = api("GET", f"/2/tasks/{scene['task']}"), api("GET", f"/1/sources/{scene['csv']}")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from headrace.domain.errors import HeadraceError
+from headrace.domain.errors import CallerError, HeadraceError
 from tests.serving import serving
 
 
@@ -165,6 +165,9 @@ def test_a_task_that_is_gone_in_between_ends_the_execution_not_hangs_it(shop, ho
     if how == "disabled":
         shop.call("PATCH", f"/v1/tasks/{b}", {"enabled": False})
     else:
+        with pytest.raises(CallerError, match=f"used by job {job}"):
+            shop.call("DELETE", f"/v1/tasks/{b}")
+        shop.call("PATCH", f"/v1/jobs/{job}", {"steps": [{"task": a}, {"task": c}]})
         shop.call("DELETE", f"/v1/tasks/{b}")
     found = shop.wait(execution)
     assert (found["state"], [step["state"] for step in found["steps"]]) == (

@@ -33,7 +33,7 @@ class World:
     def __init__(self, database, folder):
         self.database = database
         self.vault = Vault(bytes(32))
-        self.access = Access(database, self.vault.pepper)
+        self.access = Access(database, self.vault)
         self.tenant, self.key = self.access.first_start("")
         self.catalog = Catalog(database, self.vault)
         (folder / "files").mkdir(exist_ok=True)

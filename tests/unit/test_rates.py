@@ -29,7 +29,7 @@ def test_no_limit_is_no_limit():
 
 
 def test_old_addresses_are_forgotten(monkeypatch):
-    monkeypatch.setattr(rates, "ADDRESSES_MAX", 10)
+    monkeypatch.setattr(rates, "CALLERS_MAX", 10)
     now = [0.0]
     limit = Rates(Rate(2, 10), clock=lambda: now[0])
     for number in range(50):

@@ -14,11 +14,12 @@ from headrace.api import errors
 from headrace.api.auth import AnyRequest, services_of
 from headrace.api.description import describe
 from headrace.api.dialects.algolia.routes import ALGOLIA
+from headrace.api.dialects.amperity.routes import AMPERITY
 from headrace.api.dialects.celonis.routes import CELONIS
 from headrace.api.dialects.ibm.routes import IBM
 from headrace.api.dialects.lucidum.routes import LUCIDUM
 from headrace.api.dialects.native.routes import NATIVE
-from headrace.api.rates import Rates
+from headrace.api.rates import rates_of, tell_quota
 from headrace.domain.errors import Denied, Invalid
 from headrace.service.services import Services
 
@@ -93,16 +94,14 @@ def make_app(services: Services) -> Litestar:
     """Build the app over a server's services."""
     return Litestar(
         route_handlers=[
-            health, ready, openapi, docs, NATIVE, ALGOLIA, CELONIS, IBM, LUCIDUM,
+            health, ready, openapi, docs, NATIVE, ALGOLIA, AMPERITY, CELONIS, IBM, LUCIDUM,
         ],
         before_request=check_request,
+        before_send=[tell_quota],
         state=State(
             {
                 "services": services,
-                "algolia_rates": (
-                    Rates(services.settings.algolia_rate),
-                    Rates(services.settings.algolia_looks_rate),
-                ),
+                "rates": rates_of(services.settings),
             }
         ),
         exception_handlers={Exception: errors.by_path},

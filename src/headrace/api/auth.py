@@ -1,10 +1,11 @@
 """From a request to who is calling. Cookies are never looked at: some GETs start work."""
 
+from dataclasses import replace
+
 from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 
-from headrace.api.rates import Rates
 from headrace.domain.errors import Denied, Unauthenticated
 from headrace.domain.principal import Principal, Role
 from headrace.service.access import need
@@ -12,6 +13,9 @@ from headrace.service.services import Services
 
 AnyRequest = Request[None, None, State]
 SAFE = ("GET", "HEAD", "OPTIONS")
+DATA_POOLS = "integration.data-pools"  # the scope of a token that may do what its key may
+DATA_PUSH = "integration.data-pools:data_push"  # may push data only
+VIA_MAX = 300  # characters of a call that the audit log keeps
 
 
 def services_of(connection: ASGIConnection) -> Services:  # type: ignore[type-arg]  # any of them
@@ -25,6 +29,16 @@ def services(request: AnyRequest) -> Services:
     return services_of(request)
 
 
+def holder(request: AnyRequest, given: str) -> Principal:
+    """Return who holds a key or token. Raises Unauthenticated, Denied for another scope."""
+    found = services_of(request).access.principal(given)
+    allowed = (DATA_POOLS, request.route_handler.opt.get("scope"))
+    if found.scopes and not found.scopes.intersection(filter(None, allowed)):
+        raise Denied(f"The token is for {' '.join(sorted(found.scopes))} only.")
+    came = f"{request.method} {request.url.path}"[:VIA_MAX]
+    return replace(found, via=f"{came} from {request.client.host if request.client else '?'}")
+
+
 def bearer(request: AnyRequest) -> Principal:
     """Return who calls with `Authorization: Bearer KEY`. Raises Unauthenticated."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -32,24 +46,21 @@ def bearer(request: AnyRequest) -> Principal:
         raise Unauthenticated(
             "An API key is needed.", hint="Send the header `Authorization: Bearer KEY`."
         )
-    return judged(request, services_of(request).access.principal(key.strip()))
+    return judged(request, holder(request, key.strip()))
 
 
 def algolia(request: AnyRequest) -> Principal:
     """Return who calls with Algolia's two credentials, in headers or query.
 
-    Raises Denied, or TooMany where the vendor's limits are switched on.
+    Raises Denied.
     """
-    rates: tuple[Rates, Rates] = request.app.state.algolia_rates
-    looks = request.method == "GET" and request.url.path.startswith("/1/runs")
-    rates[looks].take(request.client.host if request.client else "")
 
     def given(name: str) -> str:
         return request.headers.get(name) or str(request.query_params.get(name) or "")
 
     wrong = "Invalid Application-ID or API key"
     try:
-        found = services_of(request).access.principal(given("x-algolia-api-key"))
+        found = holder(request, given("x-algolia-api-key"))
     except Unauthenticated:
         raise Denied(wrong) from None
     if found.tenant.name != given("x-algolia-application-id"):
@@ -72,7 +83,7 @@ def celonis(request: AnyRequest) -> Principal:
             "The Authorization header has the wrong form: it must start with `Bearer ` or"
             " `AppKey ` (case insensitive)."
         )
-    return judged(request, services_of(request).access.principal(key.strip()))
+    return judged(request, holder(request, key.strip()))
 
 
 def refuse_prefetch(request: AnyRequest) -> None:

@@ -2,6 +2,7 @@
 
 import zlib
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 from litestar.exceptions import HTTPException
@@ -32,6 +33,17 @@ def _nul_in(value: object, path: str = "") -> str | None:
     else:
         return None
     return next((at for name, inner in parts if (at := _nul_in(inner, name)) is not None), None)
+
+
+async def fields(request: AnyRequest) -> dict[str, str]:
+    """Return the fields of a form, or the texts of a JSON object. Raises Invalid, TooLarge."""
+    if "json" in request.headers.get("content-type", ""):
+        found = await payload(request)
+        return {name: value for name, value in found.items() if isinstance(value, str)}
+    try:
+        return dict(parse_qsl((await plain_body(request)).decode(), max_num_fields=100))
+    except ValueError as error:
+        raise Invalid("The body is not a form.", hint="Send name=value&name=value.") from error
 
 
 async def plain_body(request: AnyRequest) -> bytes:

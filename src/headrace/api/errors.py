@@ -3,7 +3,7 @@
 No traceback and no row's value leaves; what is unexpected is logged under a report id.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
@@ -68,6 +68,15 @@ def ibm(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     return _answer({"error": f"{message} {hint}".strip()}, status, "application/json", error)
 
 
+def amperity(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
+    """Answer as Amperity does: its object is closed, so the id for support left to the log."""
+    status, _, message, hint, _ = explained(request, error)
+    if isinstance(error, HeadraceError) and status == 422:
+        status = 400
+    body = {"status": status, "message": f"{message} {hint}".strip()}
+    return _answer(body, status, "application/json", error)
+
+
 LUCIDUM_CODES = {401: 401001, 429: 429001}
 
 
@@ -103,17 +112,18 @@ def celonis(request: AnyRequest, error: Exception) -> Response[Any]:
     return _answer(body, status, "application/json", error)
 
 
-def by_path(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
+BY_PATH: Final = (
+    (("/1/", "/2/"), algolia), (("/CMDB/",), lucidum),
+    (("/integration/", "/data-ingestion/", "/oauth2/", "/api/cloud", "/api/team"), celonis),
+    (("/api/ingest/", "/api/workflow/", "/api/v0/"), amperity), (("/api/",), ibm),
+)  # fmt: skip
+
+
+def by_path(request: AnyRequest, error: Exception) -> Response[Any]:
     """Answer in the shape of whose path was asked for, where no route was found."""
-    if request.url.path.startswith(("/1/", "/2/")):
-        return algolia(request, error)
-    if request.url.path.startswith(("/integration/", "/data-ingestion/")):
-        return celonis(request, error)
-    if request.url.path.startswith("/CMDB/"):
-        return lucidum(request, error)
-    if request.url.path.startswith("/api/"):
-        return ibm(request, error)
-    return problem(request, error)
+    path = request.url.path
+    found = (answer for starts, answer in BY_PATH if path.startswith(starts))
+    return next(found, problem)(request, error)
 
 
 def _answer(

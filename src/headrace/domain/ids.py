@@ -18,6 +18,8 @@ JobId = NewType("JobId", str)
 ExecutionId = NewType("ExecutionId", str)
 RunId = NewType("RunId", str)
 EventId = NewType("EventId", str)
+UploadId = NewType("UploadId", str)
+ChunkId = NewType("ChunkId", str)
 
 _lock = threading.Lock()
 _last = 0

@@ -7,19 +7,35 @@ queues the runs of its steps, those of dependent steps when their time comes, an
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from headrace.domain.clock import Millis
-from headrace.domain.ids import ExecutionId, JobId, PoolId, TaskId, TenantId
-from headrace.domain.run import Mode, RunState, Trigger
+from headrace.domain.ids import (
+    DestinationId,
+    ExecutionId,
+    JobId,
+    KeyId,
+    PoolId,
+    TaskId,
+    TenantId,
+)
+from headrace.domain.principal import Permission
+from headrace.domain.run import ENDED, Mode, Run, RunState, Trigger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """A group of jobs."""
+    """A group of jobs, and the place of the tables that are uploaded to it.
+
+    `permissions`: what each key may do; None: every key, what its role allows. `destination` is
+    made with the first upload where nobody has given one.
+    """
 
     id: PoolId
     tenant: TenantId
     name: str
+    permissions: Mapping[KeyId, Permission] | None = None
+    destination: DestinationId | None = None
     created_at: Millis
     updated_at: Millis
 
@@ -73,11 +89,14 @@ OVER: frozenset[ExecutionState] = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """One start of a job. `steps` are the job's at that moment; `percent` never goes back."""
+    """One start of a job. `steps` are the job's at that moment; `percent` never goes back.
+
+    A task that was started alone has one too, which is of no job.
+    """
 
     id: ExecutionId
     tenant: TenantId
-    job: JobId
+    job: JobId | None
     mode: Mode
     trigger: Trigger
     state: ExecutionState
@@ -145,3 +164,38 @@ def percent(steps: Sequence[Step], shares: Mapping[TaskId, float], state: Execut
         return 0
     done = sum(shares.get(step.task, 0.0) for step in steps)
     return max(1, min(99, int(100 * done / max(len(steps), 1))))
+
+
+def share(state: RunState, progress: Mapping[str, Any]) -> float:
+    """Return how much of a run is done, from 0 to 1."""
+    if state in ENDED:
+        return 1.0
+    total = progress.get("total") or 0
+    if state is not RunState.RUNNING or not total or progress.get("phase") != "loading":
+        return 0.0
+    return min(float(progress.get("done") or 0) / total, 1.0) * 0.9  # a commit comes after
+
+
+_ALONE: Mapping[RunState, ExecutionState] = {
+    RunState.QUEUED: ExecutionState.QUEUED, RunState.RUNNING: ExecutionState.RUNNING,
+    RunState.CANCELLING: ExecutionState.RUNNING, RunState.SUCCEEDED: ExecutionState.SUCCEEDED,
+    RunState.FAILED: ExecutionState.FAILED, RunState.CANCELLED: ExecutionState.CANCELLED,
+    RunState.SKIPPED: ExecutionState.SKIPPED,
+}  # fmt: skip
+
+
+def alone(run: Run) -> Execution:
+    """Return the execution of a task that was started alone: its one run."""
+    state = _ALONE[run.state]
+    steps = (Step(task=run.task),)
+    return Execution(
+        id=run.execution, tenant=run.tenant, job=None, mode=run.mode, trigger=run.trigger,
+        state=state, steps=steps, stops=False, cancelled=run.state is RunState.CANCELLING,
+        percent=percent(steps, {run.task: share(run.state, run.progress)}, state),
+        queued_at=run.queued_at, started_at=run.started_at, finished_at=run.finished_at,
+    )  # fmt: skip
+
+
+def alone_in(states: Collection[ExecutionState]) -> list[RunState]:
+    """Return the states of a run whose execution is in one of `states`."""
+    return [of_run for of_run, state in _ALONE.items() if state in states]

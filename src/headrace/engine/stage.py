@@ -472,7 +472,10 @@ class Stager:
         return staged, doubtful
 
     def _take_duplicates(self) -> dict[str, list[int]]:
-        """Remove all but the last row of each key from the stage; return ordinals by file."""
+        """Remove all but the last row of each key from the stage; return ordinals by file.
+
+        The last: the one with the most in the plan's `latest`, then the one that comes last.
+        """
         key = quoted(KEY) if self._plan.documents else ", ".join(map(quoted, self._plan.key))
         table = self.table
         twins = self._con.execute(
@@ -481,11 +484,12 @@ class Stager:
         if not twins or not twins[0]:
             return {}
         file = FILE if self.with_file else "''"
+        best = f"{quoted(self._plan.latest)} desc nulls last, " if self._plan.latest else ""
         self._con.execute(
             f"create or replace temp table __headrace_twins as select place, file, ordinal from"
             f" (select rowid as place, {file} as file,"
             f" row_number() over (partition by {file} order by rowid) - 1 as ordinal,"
-            f" row_number() over (partition by {key} order by rowid desc) as back"
+            f" row_number() over (partition by {key} order by {best}rowid desc) as back"
             f" from {table}) where back > 1"
         )
         self._con.execute(
@@ -570,7 +574,8 @@ class Stager:
                 cell, type_ = one.judged[reason - len(one.checks)]
                 said = f"{value!r} is not {fit.noun(type_)}."
                 yield rejected(place, Rule.BAD_VALUE, said, cell.column.name)
-        later = "A later row of this run has the same key."
+        which = f"with more in {self._plan.latest!r}" if self._plan.latest else "that comes later"
+        later = f"A row of this run {which} has the same key."
         for ordinal in twins:
             yield rejected(survey.wanted[ordinal], Rule.DUPLICATE_KEY, later, None)
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.assembly import read_table, sample, work, work_pushes
+from headrace.assembly import read_table, sample, work, work_phases, work_pushes
 from headrace.domain.books import Receipt
 from headrace.domain.errors import (
     Cancelled,
@@ -140,6 +140,8 @@ class Child:
         try:
             if given.order.pushes:
                 work_pushes(given.order, journal)
+            elif given.order.phases:
+                work_phases(given.order, journal)
             else:
                 work(given.order, journal)
         except Stopped as stopped:

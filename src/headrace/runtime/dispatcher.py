@@ -20,10 +20,12 @@ from headrace.runtime.pool import Pool, Worker
 from headrace.service.jobs import Jobs
 from headrace.service.queue import Queue, told
 from headrace.service.runs import Runs
+from headrace.service.uploads import Uploads
 from headrace.settings import Settings
 
 POLL_S: Final = 0.5
 BEAT_S: Final = 1.0
+SWEEP_S: Final = 20.0  # between two looks at files that nobody needs any more
 GRACE_S: Final = 10.0  # between asking a cancelled run to stop and killing it
 MEMORY_SLACK: Final = 640 << 20  # what a child may hold besides DuckDB's share
 
@@ -48,11 +50,13 @@ class Dispatcher:
     """Claims and supervises."""
 
     def __init__(
-        self, queue: Queue, runs: Runs, jobs: Jobs, pool: Pool, settings: Settings
-    ) -> None:
+        self, queue: Queue, runs: Runs, jobs: Jobs, uploads: Uploads, pool: Pool,
+        settings: Settings,
+    ) -> None:  # fmt: skip
         self._queue = queue
         self._runs = runs
         self._executions = jobs
+        self._uploads = uploads
         self._pool = pool
         self._settings = settings
         self._wake = threading.Event()
@@ -85,7 +89,7 @@ class Dispatcher:
         self._pool.close()
 
     def _loop(self) -> None:
-        next_beat = 0.0
+        next_beat = next_sweep = 0.0
         while not self._stop.is_set():
             try:
                 now = time.monotonic()
@@ -95,6 +99,9 @@ class Dispatcher:
                     next_beat = now + min(BEAT_S, self._settings.lease_s / 3)
                     self._beat()
                     self._runs.tick()
+                if now >= next_sweep:
+                    next_sweep = now + SWEEP_S
+                    self._uploads.sweep()
                 self._pool.warm()
                 self.healthy.set()
             except Unavailable as error:

@@ -26,6 +26,7 @@ class Vault:
     def __init__(self, master: bytes) -> None:
         self._cipher = AESGCM(master)
         self.pepper: Final = hashlib.sha256(b"headrace api keys" + master).digest()
+        self.signing: Final = hashlib.sha256(b"headrace tokens" + master).digest()
 
     def seal(self, members: dict[str, Any], owner: str) -> bytes:
         """Seal JSON members for the thing with the id `owner`."""

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from headrace.connectors import registry
 from headrace.contract.spec import Config, filled_in
+from headrace.domain import alias
 from headrace.domain.errors import Conflict, Invalid, NotFound
 from headrace.domain.ids import (
     AuthenticationId,
@@ -27,7 +28,7 @@ from headrace.engine.steps import code_of
 from headrace.security.vault import Vault
 from headrace.service.orders import Code, judge_task, secret_members
 from headrace.service.schedule import next_moment
-from headrace.store import positions, resources, runs, tables
+from headrace.store import aliases, positions, resources, runs, tables
 from headrace.store.database import Database, Tx
 from headrace.store.paging import Order, Window
 
@@ -160,18 +161,29 @@ class Catalog:
         `planned`: a type whose connector is not there yet is kept as it came (checked by the
         caller); a run of it fails and says so.
         """
+        with self._database.begin() as tx:
+            return self.keep_end(
+                tx, kind, tenant, type_=type_, name=name, given=given,
+                authentication=authentication, planned=planned, transformations=transformations,
+            )  # fmt: skip
+
+    def keep_end(
+        self, tx: Tx, kind: type[E], tenant: TenantId, *, type_: str, name: str, given: object,
+        authentication: str | None = None, planned: bool = False,
+        transformations: Sequence[str] = (),
+    ) -> E:  # fmt: skip
+        """Do `add_end` in the caller's transaction."""
         form = _form(kind, type_, planned=planned)
         shown, secret = _filled(form, given)
-        with self._database.begin() as tx:
-            common: dict[str, Any] = {
-                "id": new_id(), "tenant": tenant, "type": type_, "name": _named(name),
-                "input": shown, "authentication": self._known(tx, tenant, authentication),
-                "created_at": tx.now, "updated_at": tx.now,
-            }  # fmt: skip
-            if kind is Destination:
-                common["transformations"] = self._transformations(tx, tenant, transformations)
-            thing = kind(**common)
-            resources.add(tx, thing, self._vault.seal(secret, thing.id))
+        common: dict[str, Any] = {
+            "id": new_id(), "tenant": tenant, "type": type_, "name": _named(name),
+            "input": shown, "authentication": self._known(tx, tenant, authentication),
+            "created_at": tx.now, "updated_at": tx.now,
+        }  # fmt: skip
+        if kind is Destination:
+            common["transformations"] = self._transformations(tx, tenant, transformations)
+        thing = kind(**common)
+        resources.add(tx, thing, self._vault.seal(secret, thing.id))
         return thing
 
     def change_end(
@@ -279,17 +291,31 @@ class Catalog:
         Raises Invalid for unknown ends, Misconfigured for what they cannot do.
         """
         with self._database.begin() as tx:
-            thing = Task(
-                id=TaskId(new_id()), tenant=tenant, name=name, source=SourceId(source),
-                destination=DestinationId(destination), action=_action(action),
-                trigger=TriggerType.SCHEDULE if cron else trigger, cron=cron,
-                next_run=next_moment(cron, tx.now) if cron else None,
-                enabled=enabled, failure_threshold=_percent(failure_threshold),
-                table=_table(table), key=tuple(key), extra=extra or {}, created_at=tx.now,
-                updated_at=tx.now,
+            return self.keep_task(
+                tx, tenant, source=source, destination=destination, action=action, name=name,
+                trigger=trigger, enabled=enabled, failure_threshold=failure_threshold,
+                table=table, key=key, extra=extra, cron=cron,
             )  # fmt: skip
-            self._judge(tx, thing)
-            resources.add(tx, thing)
+
+    def keep_task(
+        self, tx: Tx, tenant: TenantId, *, source: str, destination: str, action: str,
+        name: str = "", trigger: TriggerType = TriggerType.ON_DEMAND, enabled: bool = True,
+        failure_threshold: int = 0, table: str | None = None, key: Sequence[str] = (),
+        extra: Mapping[str, Any] | None = None, cron: str | None = None,
+    ) -> Task:  # fmt: skip
+        """Do `add_task` in the caller's transaction."""
+        thing = Task(
+            id=TaskId(new_id()), tenant=tenant, name=name, source=SourceId(source),
+            destination=DestinationId(destination), action=_action(action),
+            trigger=TriggerType.SCHEDULE if cron else trigger, cron=cron,
+            next_run=next_moment(cron, tx.now) if cron else None,
+            enabled=enabled, failure_threshold=_percent(failure_threshold),
+            table=_table(table), key=tuple(key), extra=extra or {}, created_at=tx.now,
+            updated_at=tx.now,
+        )  # fmt: skip
+        self._judge(tx, thing)
+        resources.add(tx, thing)
+        aliases.give(tx, tenant, alias.Kind.TASK, thing.id)
         return thing
 
     def change_task(self, tenant: TenantId, id_: str, **changes: Any) -> Task:

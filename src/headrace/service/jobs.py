@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from headrace.domain import alias
 from headrace.domain.clock import Millis
 from headrace.domain.errors import Conflict, Invalid, NotFound, Unavailable
 from headrace.domain.ids import ExecutionId, JobId, PoolId, TaskId, TenantId, is_id, new_id
@@ -18,111 +19,77 @@ from headrace.domain.job import (
     Step,
     outlook,
     percent,
+    share,
 )
+from headrace.domain.principal import Permission, Principal
 from headrace.domain.run import ENDED, Mode, RunState, Trigger
 from headrace.domain.task import Task
 from headrace.observe.log import logger
+from headrace.service import pools
 from headrace.service.runs import Runs
 from headrace.service.schedule import next_moment
-from headrace.store import jobs, resources, runs
+from headrace.store import aliases, audit, jobs, resources, runs
 from headrace.store.database import Database, Tx
+from headrace.store.jobs import ExecutionsAsked
 from headrace.store.paging import Order, Window
 
-NAME_MAX: Final = 400
 STEPS_MAX: Final = 10_000
 DUE_MAX: Final = 100
 EVERYTHING: Final = "everything"
 HUNDRED: Final = Window(100)
+ANY: Final = ExecutionsAsked()
 
 
 class Jobs:
-    """Pools, jobs and executions of every tenant."""
+    """Jobs and executions of every tenant. Who calls must be allowed to, by the job's pool."""
 
     def __init__(self, database: Database, started: Runs, wake: Callable[[], None]) -> None:
         self._database = database
         self._runs = started
         self._wake = wake
 
-    # Pools.
-
-    def add_pool(self, tenant: TenantId, name: str) -> Pool:
-        """Make a pool."""
-        with self._database.begin() as tx:
-            thing = Pool(
-                id=PoolId(new_id()), tenant=tenant, name=_named(name), created_at=tx.now,
-                updated_at=tx.now,
-            )  # fmt: skip
-            jobs.add_pool(tx, thing)
-        return thing
-
-    def pool(self, tenant: TenantId, id_: str) -> Pool:
-        """Return a pool. Raises NotFound."""
-        with self._database.read() as tx:
-            return self._pool(tx, tenant, id_)
-
-    def _pool(self, tx: Tx, tenant: TenantId, id_: str) -> Pool:
-        found = jobs.find_pool(tx, tenant, id_) if is_id(id_) else None
-        if found is None:
-            raise NotFound(f"cannot find pool {id_[:80]}")
-        return found
-
-    def pools(self, tenant: TenantId, window: Window = HUNDRED) -> tuple[list[Pool], int]:
-        """Return one page of pools and how many there are."""
-        with self._database.read() as tx:
-            return jobs.pools(tx, tenant, window)
-
-    def rename_pool(self, tenant: TenantId, id_: str, name: str) -> Pool:
-        """Give a pool another name."""
-        with self._database.begin() as tx:
-            jobs.rename_pool(tx, self._pool(tx, tenant, id_).id, _named(name))
-            return self._pool(tx, tenant, id_)
-
-    def remove_pool(self, tenant: TenantId, id_: str) -> None:
-        """Remove a pool without jobs. Raises Conflict for another."""
-        with self._database.begin() as tx:
-            thing = self._pool(tx, tenant, id_)
-            found, _ = jobs.listed(tx, tenant, thing.id, Window(1))
-            if found:
-                raise Conflict(
-                    f"The pool holds the job {found[0].id}.", hint="Remove its jobs first."
-                )
-            jobs.remove_pool(tx, thing.id)
-
-    # Jobs.
-
     def add(
-        self, tenant: TenantId, *, pool: str, name: str, steps: Sequence[Step], stops: bool = False,
-        mode: Mode = Mode.FULL, cron: str | None = None,
+        self, caller: Principal, *, pool: str, name: str, steps: Sequence[Step],
+        stops: bool = False, mode: Mode = Mode.FULL, cron: str | None = None,
     ) -> Job:  # fmt: skip
         """Keep a job. Raises Invalid, naming the member, for steps that cannot be."""
+        tenant = caller.tenant.id
         with self._database.begin() as tx:
-            owner = jobs.find_pool(tx, tenant, pool) if is_id(pool) else None
-            if owner is None:
-                raise Invalid(f"cannot find pool {pool[:80]}", field="pool")
+            try:
+                owner = pools.of(tx, caller, pool, Permission.MANAGE)
+            except NotFound as error:
+                raise Invalid(error.message, field="pool") from None
             thing = Job(
-                id=JobId(new_id()), tenant=tenant, pool=owner.id, name=_named(name),
+                id=JobId(new_id()), tenant=tenant, pool=owner.id, name=pools.named(name),
                 everything=False, steps=self._checked(tx, tenant, steps), stops=stops, mode=mode,
                 cron=cron, next_run=next_moment(cron, tx.now) if cron else None,
                 created_at=tx.now, updated_at=tx.now,
             )  # fmt: skip
-            jobs.add(tx, thing)
+            self._keep(tx, thing)
+            audit.add(tx, caller, "job.added", thing.id)
         return thing
 
-    def change(self, tenant: TenantId, id_: str, **changes: Any) -> Job:
+    @staticmethod
+    def _keep(tx: Tx, thing: Job) -> None:
+        jobs.add(tx, thing)
+        aliases.give(tx, thing.tenant, alias.Kind.JOB, thing.id)
+
+    def change(self, caller: Principal, id_: str, **changes: Any) -> Job:
         """Change members of a job, by their names in `domain.job`."""
         with self._database.begin() as tx:
-            old = self._get(tx, tenant, id_)
+            old = self._get(tx, caller, id_, Permission.MANAGE)
             if old.everything and {"steps", "name"} & set(changes):
                 raise Invalid("The built-in job has its name and every task.", field="steps")
             if "name" in changes:
-                _named(changes["name"])
+                pools.named(changes["name"])
             if "steps" in changes:
-                changes["steps"] = self._checked(tx, tenant, changes["steps"])
+                changes["steps"] = self._checked(tx, old.tenant, changes["steps"])
             if "cron" in changes:
                 cron = changes["cron"]
                 changes["next_run"] = next_moment(cron, tx.now) if cron else None
             new = replace(old, updated_at=tx.now, **changes)
             jobs.change(tx, new)
+            audit.add(tx, caller, "job.changed", new.id)
         return new
 
     def _checked(self, tx: Tx, tenant: TenantId, steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -152,23 +119,28 @@ class Jobs:
             left = [step for step in left if step.task not in placed]
         return tuple(placed.values())
 
-    def get(self, tenant: TenantId, id_: str) -> Job:
-        """Return a job; the word `everything` names the built-in one. Raises NotFound."""
+    def get(self, caller: Principal, id_: str) -> Job:
+        """Return a job; the word `everything` names the built-in one. Raises NotFound, Denied."""
         if id_ == EVERYTHING:
-            return self.everything(tenant)
+            return self.everything(caller)
         with self._database.read() as tx:
-            return self._get(tx, tenant, id_)
+            return self._get(tx, caller, id_, Permission.VIEW)
 
-    def _get(self, tx: Tx, tenant: TenantId, id_: str, *, lock: bool = False) -> Job:
-        found = jobs.find(tx, tenant, id_, lock=lock) if is_id(id_) else None
+    def _get(
+        self, tx: Tx, caller: Principal, id_: str, permission: Permission, *, lock: bool = False
+    ) -> Job:
+        found = jobs.find(tx, caller.tenant.id, id_, lock=lock) if is_id(id_) else None
         if found is None:
             raise NotFound(f"cannot find job {id_[:80]}")
+        pools.of(tx, caller, found.pool, permission)
         return found
 
-    def everything(self, tenant: TenantId) -> Job:
+    def everything(self, caller: Principal) -> Job:
         """Return the built-in job of a tenant, made if it is not there."""
+        tenant = caller.tenant.id
         with self._database.read() as tx:
             if found := jobs.everything_of(tx, tenant):
+                pools.of(tx, caller, found.pool, Permission.VIEW)
                 return found
         with self._database.begin() as tx:
             tx.lock_claims()
@@ -184,52 +156,65 @@ class Jobs:
                 created_at=tx.now, updated_at=tx.now,
             )  # fmt: skip
             jobs.add_pool(tx, pool)
-            jobs.add(tx, made)
+            self._keep(tx, made)
         return made
 
     def listed(
-        self, tenant: TenantId, pool: str | None = None, window: Window = HUNDRED
+        self, caller: Principal, pool: str | None = None, window: Window = HUNDRED
     ) -> tuple[list[Job], int]:
-        """Return one page of jobs and how many there are."""
+        """Return one page of the jobs that the caller may see, and how many there are."""
         with self._database.read() as tx:
-            return jobs.listed(tx, tenant, pool, window)
+            hidden = pools.hidden(tx, caller)
+            return jobs.listed(tx, caller.tenant.id, pool, window, hidden)
 
-    def remove(self, tenant: TenantId, id_: str) -> None:
+    def remove(self, caller: Principal, id_: str) -> None:
         """Remove a job; its runs stay. Raises Conflict while an execution is under way."""
         with self._database.begin() as tx:
-            thing = self._get(tx, tenant, id_, lock=True)
+            thing = self._get(tx, caller, id_, Permission.MANAGE, lock=True)
             if thing.everything:
                 raise Conflict("The built-in job cannot be removed.")
             if active := jobs.active_of(tx, thing.id):
                 raise Conflict(f"The job has an execution: {active.id}.", hint="Cancel it first.")
             jobs.remove(tx, thing.id)
+            audit.add(tx, caller, "job.removed", thing.id)
 
     # Executions.
 
     def start(
-        self, tenant: TenantId, id_: str, *, mode: Mode, trigger: Trigger = Trigger.API
-    ) -> Execution:
-        """Start a job. Raises Conflict, naming the execution, while one is under way."""
+        self, caller: Principal, id_: str, *, mode: Mode | None = None,
+        trigger: Trigger = Trigger.API,
+    ) -> Execution:  # fmt: skip
+        """Start a job, in its own mode if none is given.
+
+        Raises Conflict, naming the execution, while one is under way.
+        """
         if id_ == EVERYTHING:
-            id_ = self.everything(tenant).id
+            id_ = self.everything(caller).id
         with self._database.begin() as tx:
-            thing = self._get(tx, tenant, id_, lock=True)
+            thing = self._get(tx, caller, id_, Permission.MANAGE, lock=True)
             if active := jobs.active_of(tx, thing.id):
                 raise Conflict(
                     f"The job has an execution that is {active.state}: {active.id}.",
                     hint="Wait for its end, or cancel it.", execution=active.id,
                 )  # fmt: skip
-            found = self._start(tx, thing, mode, trigger, self._steps_of(tx, thing))
+            steps = self._steps_of(tx, thing)
+            found = self._start(tx, thing, mode or thing.mode, trigger, steps)
+            audit.add(tx, caller, "execution.started", found.id)
         self._wake()
         return found
 
-    def retry(self, tenant: TenantId, id_: str) -> Execution:
+    def retry(self, caller: Principal, id_: str) -> Execution:
         """Start the steps of an execution that has ended again which did not succeed."""
         with self._database.begin() as tx:
-            old = self._execution(tx, tenant, id_)
+            old = self._execution(tx, caller, id_, Permission.MANAGE)
             if old.state not in OVER:
                 raise Conflict("The execution is not over.", hint="Cancel it, or wait.")
-            thing = self._get(tx, tenant, old.job, lock=True)
+            if old.job is None:
+                raise Conflict(
+                    "The execution is of a task that was started alone.",
+                    hint=f"Start it again: POST /v1/tasks/{old.steps[0].task}/runs",
+                )
+            thing = self._get(tx, caller, old.job, Permission.MANAGE, lock=True)
             if active := jobs.active_of(tx, thing.id):
                 raise Conflict(f"The job has an execution: {active.id}.", execution=active.id)
             good = {
@@ -245,6 +230,7 @@ class Jobs:
             if not steps:
                 raise Conflict("Every step of the execution has succeeded.")
             found = self._start(tx, thing, old.mode, Trigger.API, steps)
+            audit.add(tx, caller, "execution.retried", found.id)
         self._wake()
         return found
 
@@ -274,35 +260,55 @@ class Jobs:
             cancelled=False, percent=0, queued_at=tx.now, started_at=None, finished_at=None,
         )  # fmt: skip
         jobs.add_execution(tx, made)
+        aliases.give(tx, made.tenant, alias.Kind.EXECUTION, made.id)
         return self._move_on(tx, made)
 
-    def execution(self, tenant: TenantId, id_: str) -> Execution:
-        """Return an execution. Raises NotFound."""
+    def execution(self, caller: Principal, id_: str) -> Execution:
+        """Return an execution. Raises NotFound, Denied."""
         with self._database.read() as tx:
-            return self._execution(tx, tenant, id_)
+            return self._execution(tx, caller, id_, Permission.VIEW)
 
-    def _execution(self, tx: Tx, tenant: TenantId, id_: str, *, lock: bool = False) -> Execution:
+    def _execution(
+        self, tx: Tx, caller: Principal, id_: str, permission: Permission, *, lock: bool = False
+    ) -> Execution:
+        tenant = caller.tenant.id
         found = jobs.find_execution(tx, tenant, id_, lock=lock) if is_id(id_) else None
         if found is None:
             raise NotFound(f"cannot find execution {id_[:80]}")
+        if found.job is not None:
+            self._get(tx, caller, found.job, permission)
         return found
 
     def executions(
-        self, tenant: TenantId, job: str | None = None, window: Window = HUNDRED
+        self, caller: Principal, asked: ExecutionsAsked = ANY, window: Window = HUNDRED
     ) -> tuple[list[Execution], int]:
-        """Return one page of executions, newest first, and how many there are."""
+        """Return one page of the executions that the caller may see, newest first; how many."""
         with self._database.read() as tx:
-            return jobs.executions(tx, tenant, job, window)
+            hidden = pools.hidden(tx, caller)
+            return jobs.executions(tx, caller.tenant.id, asked, window, hidden)
+
+    def names(self, found: Sequence[Execution]) -> dict[ExecutionId, str]:
+        """Return the names of the executions' jobs, or of the tasks that were started alone."""
+        with self._database.read() as tx:
+            of_jobs = jobs.names(tx, [one.job for one in found if one.job])
+            alone = [one.steps[0].task for one in found if not one.job]
+            of_tasks = {
+                task.id: task.name or task.id
+                for task in (resources.some(tx, Task, found[0].tenant, alone) if alone else ())
+            }
+        return {
+            one.id: of_jobs[one.job] if one.job else of_tasks[one.steps[0].task] for one in found
+        }
 
     def last_executions(self, ids: Sequence[JobId]) -> dict[JobId, Execution]:
         """Return the newest execution of each job that has one."""
         with self._database.read() as tx:
             return jobs.last_executions(tx, ids)
 
-    def execution_at(self, tenant: TenantId, job: JobId, moment: Millis) -> Execution | None:
+    def execution_at(self, job: Job, moment: Millis) -> Execution | None:
         """Return the execution of a job that was queued at a moment."""
         with self._database.read() as tx:
-            return jobs.execution_at(tx, tenant, job, moment)
+            return jobs.execution_at(tx, job.tenant, job.id, moment)
 
     def runs_of(self, execution: Execution) -> Mapping[TaskId, tuple[str, RunState]]:
         """Return run and state of the steps that were started."""
@@ -310,22 +316,28 @@ class Jobs:
             found = jobs.runs_of(tx, execution.id)
         return {task: (run, state) for task, run, state, _ in found}
 
-    def cancel(self, tenant: TenantId, id_: str) -> Execution:
+    def cancel(self, caller: Principal, id_: str) -> Execution:
         """Stop an execution: what runs is cancelled, what has not started never will. Repeatable.
 
         Raises Conflict for one that has ended otherwise.
         """
+        tenant = caller.tenant.id
         with self._database.begin() as tx:
-            found = self._execution(tx, tenant, id_, lock=True)
+            found = self._execution(tx, caller, id_, Permission.MANAGE, lock=True)
             if found.state in OVER and found.state is not ExecutionState.CANCELLED:
                 raise Conflict(f"The execution has {found.state} already.")
             if found.state not in OVER:
-                jobs.write_execution(tx, found.id, cancelled=True)
+                if found.job is not None:
+                    jobs.write_execution(tx, found.id, cancelled=True)
                 for _, run_id, state, _ in jobs.runs_of(tx, found.id):
                     run = runs.find(tx, tenant, run_id) if state not in ENDED else None
                     if run is not None:
                         self._runs.stop(tx, run)
-                found = self._move_on(tx, replace(found, cancelled=True))
+                audit.add(tx, caller, "execution.cancelled", found.id)
+                if found.job is not None:
+                    found = self._move_on(tx, replace(found, cancelled=True))
+                else:
+                    found = self._execution(tx, caller, id_, Permission.MANAGE)
         self._wake()
         return found
 
@@ -359,7 +371,7 @@ class Jobs:
             elif run := self._runs.queue_step(tx, task, old.trigger, old.mode, old.id):
                 states[step.task] = run.state
         seen = self._judged(old, states, gone)
-        shares = {task: _share(state, progress) for task, _, state, progress in found}
+        shares = {task: share(state, progress) for task, _, state, progress in found}
         now: dict[str, Any] = {
             "state": seen.state, "percent": max(old.percent, percent(old.steps, shares, seen.state))
         }  # fmt: skip
@@ -388,19 +400,3 @@ def _alone(what: str, id_: str) -> Iterator[None]:
         raise
     except Exception:
         logger().exception("tick", what=what, id=id_)
-
-
-def _share(state: RunState, progress: Mapping[str, Any]) -> float:
-    """Return how much of a run is done, from 0 to 1."""
-    if state in ENDED:
-        return 1.0
-    total = progress.get("total") or 0
-    if state is not RunState.RUNNING or not total or progress.get("phase") != "loading":
-        return 0.0
-    return min(float(progress.get("done") or 0) / total, 1.0) * 0.9  # a commit comes after
-
-
-def _named(name: str) -> str:
-    if not name.strip() or len(name) > NAME_MAX:
-        raise Invalid(f"name must have 1 to {NAME_MAX} characters.", field="name")
-    return name

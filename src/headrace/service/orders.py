@@ -31,6 +31,18 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes
 
 
+class Phase(msgspec.Struct, frozen=True, kw_only=True):
+    """Uploaded files of one folder that go into one commit, in this order."""
+
+    action: str
+    folder: str
+    files: tuple[str, ...]
+    source_type: str
+    source_input: dict[str, Any]  # without its url
+    key: tuple[str, ...]
+    latest: str | None
+
+
 class Code(msgspec.Struct, frozen=True, kw_only=True):
     """A transformation in JavaScript, and the secrets that it may read."""
 
@@ -63,9 +75,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     rejects_max: int
     pushes: tuple[Push, ...] = ()
+    phases: tuple[Phase, ...] = ()
     transformations: tuple[Code, ...] = ()
     hosts: dict[str, str] = {}
     known: Known | None = None  # a run that reads only what has changed since then
+    latest: str | None = None  # of two rows with one key: the higher value here wins
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +112,9 @@ def build(order: Order, tools: Tools) -> Built:
     own_key = getattr(config, "unique_id_column", None)
     key = order.key or ((own_key,) if own_key else ())
     judge_task(registry.destination(order.destination_type).spec.name, order.action, key)
-    return Built(source, destination, destination.table_for(order.table, _stream(order)), key)
+    return Built(
+        source, destination, destination.table_for(order.table, stream_of(order.source_input)), key
+    )
 
 
 def judge_task(destination_type: str, action: str, key: tuple[str, ...]) -> None:
@@ -119,9 +135,9 @@ def judge_task(destination_type: str, action: str, key: tuple[str, ...]) -> None
         raise Misconfigured(f"{spec.title} takes one key column.", field="key")
 
 
-def _stream(order: Order) -> str:
-    """Return the table's name after the file's, where nobody gave one."""
-    url = str(order.source_input.get("url", "")).rstrip("/")
+def stream_of(source: Mapping[str, Any]) -> str:
+    """Return the table's name after a source's file, where nobody gave one."""
+    url = str(source.get("url", "")).rstrip("/")
     name = url.rpartition("/")[2].partition("?")[0].partition(".")[0]
     clean = "".join(char if char.isalnum() or char == "_" else "_" for char in name).strip("_")
     return clean or "rows"

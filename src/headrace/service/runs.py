@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from headrace.connectors import registry
 from headrace.connectors.tools import WorkTools
 from headrace.contract.spec import filled_in
 from headrace.contract.tools import Known
+from headrace.domain import alias
 from headrace.domain.clock import Millis, parse_rfc3339
 from headrace.domain.errors import Conflict, HeadraceError, Invalid, NotFound
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
@@ -18,18 +19,21 @@ from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, i
 from headrace.domain.resources import Destination, Source
 from headrace.domain.run import ENDED, Mode, Run, RunKind, RunState, Trigger
 from headrace.domain.task import Action, Task
+from headrace.domain.upload import Upload, phases
 from headrace.observe import faults
 from headrace.service import pushes
 from headrace.service.catalog import Catalog
-from headrace.service.orders import Order, Push, make_destination, tools_for
+from headrace.service.orders import Order, Phase, Push, make_destination, stream_of, tools_for
 from headrace.service.schedule import next_moment
 from headrace.settings import Settings
-from headrace.store import inbox, positions, resources, runs
+from headrace.store import aliases, inbox, positions, resources, runs, uploads
 from headrace.store.database import Database, Tx
 from headrace.store.paging import Order as SortOrder
 from headrace.store.paging import Window
 
 KEY_MAX: Final = 255
+UPLOADED: Final = "uploaded"  # the type of a source whose files a client brings
+FED: Final = frozenset({"push", UPLOADED})  # types of sources that are not started
 OVERRIDES: Final = "runMetadata.parametersOverride.source"
 ID_CHARACTERS: Final = 36
 DUE_MAX: Final = 500  # schedules started in one transaction
@@ -119,7 +123,7 @@ class Runs:
             task = resources.locked_task(tx, tenant, task_id) if is_id(task_id) else None
             if task is None:
                 raise NotFound(f"cannot find task {task_id[:80]}")
-            if not self._takes_pushes(tx, task):
+            if self._source_type(tx, task) != "push":
                 raise Invalid(
                     f"The task {task.id} takes no pushes: its source is not of type push.",
                     hint="Start it by /run.",
@@ -162,18 +166,21 @@ class Runs:
             )
         return found[0]
 
-    def _takes_pushes(self, tx: Tx, task: Task) -> bool:
+    @staticmethod
+    def _source_type(tx: Tx, task: Task) -> str:
         source = resources.find(tx, Source, task.tenant, task.source)
-        return source is not None and source.type == "push"
+        return source.type if source is not None else ""
 
     def _judge(self, tx: Tx, task: Task) -> None:
         """Raise Invalid for a task that cannot be started."""
         if not task.enabled:
             raise Invalid(_why_disabled(task), hint="Enable it first.", field="enabled")
-        if self._takes_pushes(tx, task):
+        if (fed := self._source_type(tx, task)) in FED:
             raise Invalid(
-                "A task with a push source is not started: it runs when records are pushed to it.",
-                hint="Send them to /2/tasks/{taskID}/push.",
+                f"A task with a source of type {fed} is not started: it runs when something comes.",
+                hint="Send records to /2/tasks/{taskID}/push."
+                if fed == "push"
+                else "Upload files to its pool.",
             )
 
     def _judge_overrides(self, tx: Tx, task: Task, metadata: Mapping[str, Any] | None) -> None:
@@ -259,9 +266,11 @@ class Runs:
     ) -> Run:  # fmt: skip
         """Queue a run. `patient`: whoever ticks goes on, whatever a destination is like."""
         mode = mode or (Mode.DELTA if task.extra.get("cursor") else Mode.FULL)
+        id_ = RunId(new_id())
         run = Run(
-            id=RunId(new_id()), tenant=task.tenant, task=task.id,
-            execution=execution or ExecutionId(new_id()), state=RunState.QUEUED, trigger=trigger,
+            id=id_, tenant=task.tenant, task=task.id,
+            execution=execution or ExecutionId(id_),  # a task that is started alone has its own
+            state=RunState.QUEUED, trigger=trigger,
             kind=kind, table=table, action=task.action, fence=0, attempt=0, deaths=0,
             waiting_for=None, progress={}, receipt=None, error=None,
             failure_threshold=task.failure_threshold,
@@ -272,6 +281,7 @@ class Runs:
             tx, run, source=task.source, destination=task.destination,
             exclusive=self._exclusive(tx, task, table, patient=patient), idempotency_key=key,
         )  # fmt: skip
+        aliases.give(tx, run.tenant, alias.Kind.RUN, run.id)
         # Invariant 4: a change and the event that tells of it commit together.
         runs.add_event(
             tx,
@@ -314,8 +324,10 @@ class Runs:
             destination = resources.find(tx, Destination, run.tenant, task.destination)
             assert source is not None  # foreign keys
             assert destination is not None
+            upload = uploads.of_run(tx, run.id) if source.type == UPLOADED else None
             return self._order(
                 run=run.id, attempt=run.attempt, scope=task.id, fence=run.fence,
+                phases=self._phases(tx, upload) if upload else (),
                 source_type=source.type,
                 source_input=self._catalog.opened(tx, source) | _overrides(run.metadata),
                 destination_type=self._catalog.connector_of(tx, destination),
@@ -337,6 +349,26 @@ class Runs:
                 ),
             )  # fmt: skip
 
+    def _phases(self, tx: Tx, upload: Upload) -> tuple[Phase, ...]:
+        """Return the commits that an upload is loaded in."""
+        form = upload.form
+        folder = self._settings.data_dir.absolute() / "uploads" / upload.id
+        found = []
+        for phase in phases(form, uploads.chunks(tx, upload.id)):
+            present = phase.chunks[0].columns
+            mapping = {name: type_ for name, type_ in form.types.items() if name in present}
+            given: dict[str, Any] = {"mapping": mapping}
+            if form.format == "csv":
+                given |= dict(form.options) | {"unmapped": "string"}
+            found.append(
+                Phase(
+                    action=phase.action, folder=str(folder), source_type=form.format,
+                    files=tuple(chunk.file(form) for chunk in phase.chunks),
+                    source_input=given, key=form.key, latest=form.latest,
+                )
+            )  # fmt: skip
+        return tuple(found)
+
     @staticmethod
     def _known(tx: Tx, task: Task) -> Known | None:
         """Return what the task has read already; None if it must read everything."""
@@ -350,6 +382,8 @@ class Runs:
 
     def _destination_input(self, tx: Tx, end: Destination, table: str | None) -> dict[str, Any]:
         opened = self._catalog.opened(tx, end)
+        if end.type == "duckdb" and str(opened.get("path", "")).startswith("lake/"):
+            opened["path"] = str(self._settings.data_dir.absolute() / opened["path"])
         if self._catalog.connector_of(tx, end) == "algolia":
             opened = {"recordBytesMax": self._settings.algolia_record_bytes_max} | opened
         return opened if table is None else opened | {"indexName": table}
@@ -399,6 +433,7 @@ class Runs:
             rejects_dir=str(self.quarantine.absolute()),
             files_roots=(
                 str(data_dir / "files"),
+                str(data_dir / "lake" / str(values["tenant"])),
                 *(str(r.absolute()) for r in settings.files_roots),
             ),
             open_inside=settings.loopback,
@@ -434,6 +469,36 @@ class Runs:
                 tx, tenant, task=task, states=states, since=since, until=until, kinds=kinds,
                 order=order, window=window,
             )  # fmt: skip
+
+    def started_between(
+        self, tenant: TenantId, since: Millis, until: Millis, kinds: Sequence[RunKind],
+        window: Window,
+    ) -> tuple[list[Run], int]:  # fmt: skip
+        """Return the tasks' runs that started in a window, and how many there are."""
+        with self._database.read() as tx:
+            return runs.started_between(tx, tenant, since, until, kinds, window)
+
+    def table_of(self, run: Run) -> str:
+        """Return the name of the table that a run loads; empty where it cannot be told."""
+        with self._database.read() as tx:
+            task = resources.find(tx, Task, run.tenant, run.task)
+            if task is None:
+                return ""
+            source = resources.find(tx, Source, run.tenant, task.source)
+            end = resources.find(tx, Destination, run.tenant, task.destination)
+            assert source is not None  # foreign keys
+            assert end is not None
+            order = self._order_of_destination(tx, end, run.table)
+        try:
+            made = make_destination(
+                order.destination_type, order.destination_input, self._tools(order)
+            )
+        except HeadraceError:
+            return task.table or ""
+        try:
+            return made.table_for(task.table, stream_of(source.input))
+        finally:
+            made.close()
 
     def last_moments(self, tasks: Sequence[TaskId]) -> dict[TaskId, Millis]:
         """Return when the newest run of each task was queued, if it has one."""
@@ -527,8 +592,19 @@ class Runs:
             self._said(tx, run, "a cancel was asked for")
 
     def can_start(self, tx: Tx, task: Task) -> bool:
-        """Tell whether a task may be started: it is enabled, and takes no pushes."""
-        return task.enabled and not self._takes_pushes(tx, task)
+        """Tell whether a task may be started: it is enabled, and nobody feeds it."""
+        return task.enabled and self._source_type(tx, task) not in FED
+
+    def queue_upload(self, tx: Tx, task: Task, action: Action) -> Run:
+        """Queue a run that loads an upload; several of one task wait for each other."""
+        if not task.enabled:
+            raise Invalid(_why_disabled(task), hint="Enable it first.", field="enabled")
+        task = replace(task, action=action)
+        return self._queued(tx, task, Trigger.API, None, kind=RunKind.UPDATE, mode=Mode.FULL)
+
+    def wake(self) -> None:
+        """Have the dispatcher look for work: after the commit that made some."""
+        self._wake()
 
     def queue_step(
         self, tx: Tx, task: Task, trigger: Trigger, mode: Mode, execution: ExecutionId

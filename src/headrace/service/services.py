@@ -8,10 +8,14 @@ from headrace.contract.destination import Page
 from headrace.domain.ids import TenantId
 from headrace.engine.javascript import Tried
 from headrace.service.access import Access
+from headrace.service.aliases import Aliases
+from headrace.service.auditing import Audit
 from headrace.service.catalog import Catalog
 from headrace.service.indexes import Indexes
 from headrace.service.jobs import Jobs
+from headrace.service.pools import Pools
 from headrace.service.runs import Runs
+from headrace.service.uploads import Uploads
 from headrace.settings import Settings
 
 ReadTable = Callable[[TenantId, str, str, int, str | None], Page]
@@ -31,7 +35,11 @@ class Services:
     access: Access
     catalog: Catalog
     runs: Runs
+    pools: Pools
     jobs: Jobs
+    uploads: Uploads
+    aliases: Aliases
+    audit: Audit
     indexes: Indexes
     read_table: ReadTable
     sample: Sample

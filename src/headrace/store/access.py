@@ -1,9 +1,11 @@
 """Tenants and keys."""
 
+from typing import Any
+
 import sqlalchemy as sa
 
-from headrace.domain.ids import TenantId, new_id
-from headrace.domain.principal import Principal, Role, Tenant
+from headrace.domain.ids import KeyId, TenantId, new_id
+from headrace.domain.principal import Key, Principal, Role, Tenant
 from headrace.store.database import Tx
 from headrace.store.tables import api_key, tenant
 
@@ -17,14 +19,17 @@ def ensure_tenant(tx: Tx, name: str) -> Tenant:
     return made
 
 
-def add_key(tx: Tx, owner: Tenant, name: str, hash_: bytes, role: Role) -> None:
-    """Keep a key's hash; one that is there already stays."""
-    if not tx.first(sa.select(api_key.c.id).where(api_key.c.hash == hash_)):
-        tx.run(
-            sa.insert(api_key).values(
-                id=new_id(), tenant=owner.id, name=name, hash=hash_, role=role, created_at=tx.now
-            )
+def add_key(tx: Tx, owner: TenantId, name: str, hash_: bytes, role: Role) -> Key | None:
+    """Keep a key's hash; None: it is there already, and stays."""
+    if tx.first(sa.select(api_key.c.id).where(api_key.c.hash == hash_)):
+        return None
+    made = Key(id=KeyId(new_id()), name=name, role=role, created_at=tx.now, revoked_at=None)
+    tx.run(
+        sa.insert(api_key).values(
+            id=made.id, tenant=owner, name=name, hash=hash_, role=role, created_at=tx.now
         )
+    )
+    return made
 
 
 def revoke_others(tx: Tx, owner: Tenant, name: str, hash_: bytes) -> None:
@@ -54,14 +59,48 @@ def has_key(tx: Tx, owner: Tenant, name: str) -> bool:
     )
 
 
-def principal(tx: Tx, hash_: bytes) -> Principal | None:
-    """Return who holds the key with that hash."""
+def principal(tx: Tx, *, hash_: bytes = b"", key_id: str = "") -> Principal | None:
+    """Return who holds the key with that hash or id, unless it is revoked."""
     found = tx.first(
-        sa.select(api_key.c.name, api_key.c.role, tenant.c.id, tenant.c.name.label("tenant_name"))
+        sa.select(
+            api_key.c.id.label("key_id"), api_key.c.name, api_key.c.role, tenant.c.id,
+            tenant.c.name.label("tenant_name"),
+        )
         .join(tenant, tenant.c.id == api_key.c.tenant)
-        .where(api_key.c.hash == hash_, api_key.c.revoked_at.is_(None))
-    )
+        .where(
+            api_key.c.id == key_id if key_id else api_key.c.hash == hash_,
+            api_key.c.revoked_at.is_(None),
+        )
+    )  # fmt: skip
     if found is None:
         return None
     owner = Tenant(id=TenantId(found.id), name=found.tenant_name)
-    return Principal(tenant=owner, role=Role(found.role), key=found.name)
+    return Principal(
+        tenant=owner, role=Role(found.role), key=found.name, key_id=KeyId(found.key_id)
+    )
+
+
+def listed(tx: Tx, owner: TenantId) -> list[Key]:
+    """Return a tenant's keys, oldest first."""
+    query = sa.select(api_key).where(api_key.c.tenant == owner)
+    return [_made(row) for row in tx.all(query.order_by(api_key.c.created_at, api_key.c.id))]
+
+
+def find(tx: Tx, owner: TenantId, id_: str) -> Key | None:
+    found = tx.first(sa.select(api_key).where(api_key.c.tenant == owner, api_key.c.id == id_))
+    return None if found is None else _made(found)
+
+
+def revoke(tx: Tx, id_: KeyId) -> None:
+    tx.run(
+        sa.update(api_key)
+        .where(api_key.c.id == id_, api_key.c.revoked_at.is_(None))
+        .values(revoked_at=tx.now)
+    )
+
+
+def _made(row: Any) -> Key:  # Any: a row of SQLAlchemy's
+    return Key(
+        id=KeyId(row.id), name=row.name, role=Role(row.role), created_at=row.created_at,
+        revoked_at=row.revoked_at,
+    )  # fmt: skip

@@ -1,15 +1,25 @@
 """Pools, jobs and executions: kept, found, removed. Every look-up is by tenant."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from headrace.domain.clock import Millis
-from headrace.domain.ids import ExecutionId, JobId, PoolId, TaskId, TenantId
-from headrace.domain.job import Execution, ExecutionState, Job, Pool, Step
+from headrace.domain.ids import (
+    DestinationId,
+    ExecutionId,
+    JobId,
+    KeyId,
+    PoolId,
+    TaskId,
+    TenantId,
+)
+from headrace.domain.job import Execution, ExecutionState, Job, Pool, Step, alone, alone_in
+from headrace.domain.principal import Permission
 from headrace.domain.run import Mode, RunState, Trigger
-from headrace.store import tables
+from headrace.store import aliases, runs, tables
 from headrace.store.database import Tx
 from headrace.store.paging import Order, Window, page
 
@@ -35,10 +45,14 @@ def _plain(steps: Sequence[Step]) -> list[dict[str, Any]]:
 def add_pool(tx: Tx, new: Pool) -> None:
     tx.run(
         sa.insert(pool).values(
-            id=new.id, tenant=new.tenant, name=new.name, created_at=new.created_at,
-            updated_at=new.updated_at,
+            id=new.id, tenant=new.tenant, name=new.name, permissions=_shown(new.permissions),
+            destination=new.destination, created_at=new.created_at, updated_at=new.updated_at,
         )
     )  # fmt: skip
+
+
+def _shown(permissions: Mapping[KeyId, Permission] | None) -> dict[str, str] | None:
+    return None if permissions is None else {str(key): str(may) for key, may in permissions.items()}
 
 
 def find_pool(tx: Tx, tenant: TenantId, id_: str) -> Pool | None:
@@ -46,15 +60,30 @@ def find_pool(tx: Tx, tenant: TenantId, id_: str) -> Pool | None:
     return None if found is None else _made_pool(found)
 
 
-def pools(tx: Tx, tenant: TenantId, window: Window) -> tuple[list[Pool], int]:
+def pools(
+    tx: Tx, tenant: TenantId, window: Window, hidden: Sequence[PoolId] = ()
+) -> tuple[list[Pool], int]:
     """Return one page of pools, oldest first, and how many there are."""
-    query = sa.select(pool).where(pool.c.tenant == tenant)
+    query = sa.select(pool).where(pool.c.tenant == tenant, pool.c.id.not_in(hidden))
     rows, total = page(tx, query, pool, Order("created_at", descending=False), window)
     return [_made_pool(row) for row in rows], total
 
 
-def rename_pool(tx: Tx, id_: PoolId, name: str) -> None:
-    tx.run(sa.update(pool).where(pool.c.id == id_).values(name=name, updated_at=tx.now))
+def restricted_pools(tx: Tx, tenant: TenantId) -> list[Pool]:
+    """Return the pools that are not open to every key."""
+    query = sa.select(pool).where(pool.c.tenant == tenant, pool.c.permissions.is_not(None))
+    return [_made_pool(row) for row in tx.all(query)]
+
+
+def change_pool(tx: Tx, new: Pool) -> None:
+    tx.run(
+        sa.update(pool)
+        .where(pool.c.id == new.id)
+        .values(
+            name=new.name, permissions=_shown(new.permissions), destination=new.destination,
+            updated_at=new.updated_at,
+        )
+    )  # fmt: skip
 
 
 def remove_pool(tx: Tx, id_: PoolId) -> None:
@@ -63,8 +92,12 @@ def remove_pool(tx: Tx, id_: PoolId) -> None:
 
 def _made_pool(row: AnyRow) -> Pool:
     return Pool(
-        id=PoolId(row.id), tenant=TenantId(row.tenant), name=row.name, created_at=row.created_at,
-        updated_at=row.updated_at,
+        id=PoolId(row.id), tenant=TenantId(row.tenant), name=row.name,
+        permissions=None if row.permissions is None else {
+            KeyId(key): Permission(may) for key, may in row.permissions.items()
+        },
+        destination=DestinationId(row.destination) if row.destination else None,
+        created_at=row.created_at, updated_at=row.updated_at,
     )  # fmt: skip
 
 
@@ -101,17 +134,26 @@ def everything_of(tx: Tx, tenant: TenantId) -> Job | None:
     return None if found is None else _made(found)
 
 
-def listed(tx: Tx, tenant: TenantId, pool_id: str | None, window: Window) -> tuple[list[Job], int]:
+def listed(
+    tx: Tx, tenant: TenantId, pool_id: str | None, window: Window, hidden: Sequence[PoolId] = ()
+) -> tuple[list[Job], int]:
     """Return one page of jobs, oldest first, and how many there are."""
-    query = sa.select(job).where(job.c.tenant == tenant)
+    query = sa.select(job).where(job.c.tenant == tenant, job.c.pool.not_in(hidden))
     if pool_id is not None:
         query = query.where(job.c.pool == pool_id)
     rows, total = page(tx, query, job, Order("created_at", descending=False), window)
     return [_made(row) for row in rows], total
 
 
+def names(tx: Tx, ids: Sequence[JobId]) -> dict[JobId, str]:
+    query = sa.select(job.c.id, job.c.name).where(job.c.id.in_(ids))
+    return {JobId(row.id): row.name for row in tx.all(query)}
+
+
 def remove(tx: Tx, id_: JobId) -> None:
     """Remove a job and what is known of its executions; their runs stay."""
+    aliases.forget(tx, sa.select(execution.c.id).where(execution.c.job == id_))
+    aliases.forget(tx, [id_])
     tx.run(sa.delete(execution).where(execution.c.job == id_))
     tx.run(sa.delete(job).where(job.c.id == id_))
 
@@ -150,9 +192,12 @@ def add_execution(tx: Tx, new: Execution) -> None:
 
 
 def find_execution(tx: Tx, tenant: TenantId, id_: str, *, lock: bool = False) -> Execution | None:
+    """Return an execution; also the one of a task that was started alone."""
     query = sa.select(execution).where(execution.c.id == id_, execution.c.tenant == tenant)
-    found = tx.first(query.with_for_update() if lock else query)
-    return None if found is None else made_execution(found)
+    if found := tx.first(query.with_for_update() if lock else query):
+        return made_execution(found)
+    run = runs.find(tx, tenant, id_)
+    return alone(run) if run is not None and id_ == run.execution and run.task else None
 
 
 def active_of(tx: Tx, id_: JobId) -> Execution | None:
@@ -163,15 +208,77 @@ def active_of(tx: Tx, id_: JobId) -> Execution | None:
     return None if found is None else made_execution(found)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionsAsked:
+    """Which executions are wanted: of a job, in some states, queued or ended in a window.
+
+    `alone`: only those of no job, or only the others. `before`: what comes after that one on the
+    newest-first list.
+    """
+
+    job: str | None = None
+    alone: bool | None = None
+    states: Sequence[ExecutionState] | None = None
+    since: Millis | None = None
+    until: Millis | None = None
+    ended_since: Millis | None = None
+    ended_until: Millis | None = None
+    before: tuple[Millis, str] | None = None
+
+
 def executions(
-    tx: Tx, tenant: TenantId, job_id: str | None, window: Window
-) -> tuple[list[Execution], int]:
-    """Return one page of executions, newest first, and how many there are."""
-    query = sa.select(execution).where(execution.c.tenant == tenant)
-    if job_id is not None:
-        query = query.where(execution.c.job == job_id)
-    rows, total = page(tx, query, execution, Order("queued_at"), window)
-    return [made_execution(row) for row in rows], total
+    tx: Tx, tenant: TenantId, asked: ExecutionsAsked, window: Window,
+    hidden: Sequence[PoolId] = (),
+) -> tuple[list[Execution], int]:  # fmt: skip
+    """Return one page of executions, newest first, and how many there are (before `before`).
+
+    Until's are exclusive.
+    """
+    parts = []
+    if asked.alone is not True:
+        of_jobs = [execution.c.tenant == tenant]
+        if asked.job is not None:
+            of_jobs.append(execution.c.job == asked.job)
+        if hidden:
+            seen = sa.select(job.c.id).where(job.c.tenant == tenant, job.c.pool.not_in(hidden))
+            of_jobs.append(execution.c.job.in_(seen))
+        parts.append(_asked(execution, asked, asked.states).where(*of_jobs))
+    if asked.job is None and asked.alone is not False:
+        run = tables.run
+        states = None if asked.states is None else alone_in(asked.states)
+        of_tasks = run.c.tenant == tenant, run.c.execution == run.c.id, run.c.task.is_not(None)
+        parts.append(_asked(run, asked, states).where(*of_tasks))
+    whole = sa.union_all(*parts).subquery()
+    total = tx.con.execute(sa.select(sa.func.count()).select_from(whole)).scalar_one()
+    query = sa.select(whole)
+    if asked.before is not None:
+        at, id_ = asked.before
+        later = sa.and_(whole.c.queued_at == at, whole.c.id < id_)
+        query = query.where(sa.or_(whole.c.queued_at < at, later))
+    order = whole.c.queued_at.desc(), whole.c.id.desc()
+    ids = [
+        row.id for row in tx.all(query.order_by(*order).limit(window.limit).offset(window.offset))
+    ]
+    found = {
+        row.id: made_execution(row)
+        for row in tx.all(sa.select(execution).where(execution.c.id.in_(ids)))
+    } | {one.id: alone(one) for one in runs.some(tx, ids)}
+    return [found[id_] for id_ in ids], total
+
+
+def _asked(
+    table: sa.Table, asked: ExecutionsAsked, states: Sequence[str] | None
+) -> sa.Select[tuple[str, int]]:
+    query = sa.select(table.c.id, table.c.queued_at)
+    for column, low, high in (
+        (table.c.queued_at, asked.since, asked.until),
+        (table.c.finished_at, asked.ended_since, asked.ended_until),
+    ):
+        if low is not None:
+            query = query.where(column >= low)
+        if high is not None:
+            query = query.where(column < high)
+    return query if states is None else query.where(table.c.state.in_(states))
 
 
 def last_executions(tx: Tx, ids: Sequence[JobId]) -> dict[JobId, Execution]:

@@ -37,7 +37,7 @@ TABLES: Final[dict[type, sa.Table]] = {
 USERS: Final[dict[type, Sequence[sa.Column[Any]]]] = {
     Authentication: (tables.source.c.authentication, tables.destination.c.authentication),
     Source: (tables.task.c.source,),
-    Destination: (tables.task.c.destination,),
+    Destination: (tables.task.c.destination, tables.pool.c.destination),
     Transformation: (),
     Task: (),
 }
@@ -45,6 +45,7 @@ USERS: Final[dict[type, Sequence[sa.Column[Any]]]] = {
 LISTS: Final[dict[type, sa.Column[Any]]] = {
     Authentication: tables.transformation.c.authentications,
     Transformation: tables.destination.c.transformations,
+    Task: tables.job.c.steps,
 }
 
 

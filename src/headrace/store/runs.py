@@ -11,7 +11,7 @@ from headrace.domain.errors import LostClaim
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
 from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, new_id
 from headrace.domain.run import ACTIVE, Claim, Mode, Run, RunKind, RunState, Trigger
-from headrace.store import tables
+from headrace.store import aliases, tables
 from headrace.store.database import Tx
 from headrace.store.paging import Order, Window, page
 
@@ -69,6 +69,11 @@ def add_ended(tx: Tx, new: Run) -> None:
 def find(tx: Tx, tenant: TenantId, id_: str) -> Run | None:
     found = tx.first(sa.select(run).where(run.c.id == id_, run.c.tenant == tenant))
     return None if found is None else made(found)
+
+
+def some(tx: Tx, ids: Sequence[str]) -> list[Run]:
+    """Return those of the runs named that are there."""
+    return [made(row) for row in tx.all(sa.select(run).where(run.c.id.in_(ids)))]
 
 
 def wake(tx: Tx, id_: str) -> None:
@@ -172,6 +177,24 @@ def listed(
     return [made(row) for row in rows], total
 
 
+def started_between(
+    tx: Tx, tenant: TenantId, since: Millis, until: Millis, kinds: Sequence[RunKind],
+    window: Window,
+) -> tuple[list[Run], int]:  # fmt: skip
+    """Return the tasks' runs that started in a window, or wait since then; newest first."""
+    query = sa.select(run).where(
+        run.c.tenant == tenant, run.c.task.is_not(None), run.c.kind.in_(kinds),
+        sa.or_(
+            sa.and_(run.c.started_at >= since, run.c.started_at < until),
+            sa.and_(
+                run.c.started_at.is_(None), run.c.queued_at >= since, run.c.queued_at < until
+            ),
+        ),
+    )  # fmt: skip
+    rows, total = page(tx, query, run, Order("queued_at"), window)
+    return [made(row) for row in rows], total
+
+
 def forget_task(tx: Tx, task: TaskId) -> None:
     """Remove a task's runs with all that belongs to them."""
     ids = sa.select(run.c.id).where(run.c.task == task)
@@ -180,6 +203,12 @@ def forget_task(tx: Tx, task: TaskId) -> None:
     tx.run(sa.delete(tables.reject_segment).where(tables.reject_segment.c.run.in_(ids)))
     tx.run(sa.delete(tables.inbox).where(tables.inbox.c.run.in_(ids)))
     tx.run(sa.delete(tables.position).where(tables.position.c.task == task))
+    tx.run(sa.delete(tables.pool_table).where(tables.pool_table.c.task == task))
+    of_runs = sa.select(tables.upload.c.id).where(tables.upload.c.run.in_(ids))
+    tx.run(sa.delete(tables.upload_chunk).where(tables.upload_chunk.c.upload.in_(of_runs)))
+    tx.run(sa.delete(tables.upload).where(tables.upload.c.run.in_(ids)))
+    aliases.forget(tx, ids)
+    aliases.forget(tx, [task])
     tx.run(sa.delete(run).where(run.c.task == task))
 
 
@@ -419,7 +448,8 @@ def events(
 
     A page costs the same anywhere in millions of events, but for one of a filter in a window.
     """
-    low, high = _numbers(tx, id_, asked)
+    written = _events_of(tx, id_)
+    low, high = _numbers(tx, id_, asked, written)
     query = sa.select(event).where(event.c.run == id_)
     by_number = order.column in ("number", "at")
     if asked.kinds is None and asked.statuses is None and by_number:
@@ -444,7 +474,7 @@ def events(
     if sum(known.values()) <= RARE:
         return _rare(tx, id_, list(known), (low, high), order, window)
     query = query.where(event.c.number.between(low, high))
-    if (low, high) == (1, _events_of(tx, id_)):
+    if (low, high) == (1, written):
         total = sum(known.values())
     else:
         counted = query.with_only_columns(sa.func.count(), maintain_column_froms=True)
@@ -487,9 +517,9 @@ def _rare(
     return [made_event(row) for row in sorted(rows, key=lambda row: place[row.number])], len(found)
 
 
-def _numbers(tx: Tx, id_: RunId, asked: EventsAsked) -> tuple[int, int]:
+def _numbers(tx: Tx, id_: RunId, asked: EventsAsked, written: int) -> tuple[int, int]:
     """Return the first and the last number of the events in a window of moments."""
-    low, high = 1, _events_of(tx, id_)
+    low, high = 1, written
     of_run = sa.select(event.c.number).where(event.c.run == id_)
     if asked.since is not None:
         first = of_run.where(event.c.at >= asked.since).order_by(event.c.at, event.c.number)

@@ -59,6 +59,21 @@ api_key: Final = Table(
     Column("revoked_at", BigInteger),
 )  # fmt: skip
 
+# Who did what. Rows are only ever added.
+audit: Final = Table(
+    "audit", metadata, _id(), Column("tenant", ForeignKey("tenant.id"), nullable=False),
+    Column("at", BigInteger, nullable=False), Column("key", String(200), nullable=False),
+    Column("deed", String(40), nullable=False), Column("thing", String(400), nullable=False),
+    Column("via", Text, nullable=False), Index("ix_audit_listed", "tenant", "at", "id"),
+)  # fmt: skip
+
+# What a dialect calls a thing of ours: stored with the thing, never computed.
+alias: Final = Table(
+    "alias", metadata, Column("tenant", ForeignKey("tenant.id"), nullable=False),
+    Column("kind", String(20), nullable=False), Column("alias", String(80), nullable=False),
+    Column("thing", String(36), primary_key=True), UniqueConstraint("tenant", "kind", "alias"),
+)  # fmt: skip
+
 authentication: Final = Table(
     "authentication", metadata, _id(), _tenant(), Column("type", String(40), nullable=False),
     Column("name", String(400), nullable=False), Column("platform", String(40)),
@@ -133,6 +148,7 @@ run: Final = Table(
     ),
     Index("ix_run_queue", "state", "not_before", "queued_at"),
     Index("ix_run_listed", "tenant", "queued_at"),
+    Index("ix_run_started", "tenant", "started_at"),
     Index("ix_run_task", "task", "queued_at"),
 )  # fmt: skip
 
@@ -143,7 +159,33 @@ position: Final = Table(
 )  # fmt: skip
 
 pool: Final = Table(
-    "pool", metadata, _id(), _tenant(), Column("name", String(400), nullable=False), *_times(),
+    "pool", metadata, _id(), _tenant(), Column("name", String(400), nullable=False),
+    Column("permissions", JSON(none_as_null=True)),  # by key; null: every key by its role
+    Column("destination", ForeignKey("destination.id")), *_times(),
+)  # fmt: skip
+
+# The tables that are uploaded to a pool, each by a task of its own.
+pool_table: Final = Table(
+    "pool_table", metadata, Column("pool", ForeignKey("pool.id"), primary_key=True),
+    Column("name", String(400), primary_key=True),
+    Column("task", ForeignKey("task.id"), nullable=False, unique=True),
+)  # fmt: skip
+
+# Files that a client brings for one table of a pool; `run` is null until they are all there.
+upload: Final = Table(
+    "upload", metadata, _id(), _tenant(),
+    Column("pool", ForeignKey("pool.id"), nullable=False, index=True),
+    Column("table_name", String(400), nullable=False), Column("form", JSON, nullable=False),
+    Column("extra", JSON, nullable=False), Column("run", String(36), unique=True), *_times(),
+)  # fmt: skip
+
+# One file. They are loaded in the order of their ids.
+upload_chunk: Final = Table(
+    "upload_chunk", metadata, _id(),
+    Column("upload", ForeignKey("upload.id"), nullable=False, index=True),
+    Column("deletes", Boolean, nullable=False), Column("bytes", BigInteger, nullable=False),
+    Column("checksum", String(64), nullable=False), Column("columns", JSON, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
 )  # fmt: skip
 
 job: Final = Table(

@@ -7,7 +7,7 @@ are exact and records are counted in the bytes that are read.
 import codecs
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from headrace.contract.columns import check_type
 from headrace.contract.source import File
 from headrace.contract.spec import Config, HttpUrl
 from headrace.contract.tools import Known, Tools
@@ -40,6 +41,15 @@ class FilesConfig(Config, frozen=True, kw_only=True):
     username: str = ""
     password: Secret | None = None
     encoding: str = "utf-8"
+
+
+def check_mapping(mapping: Mapping[str, str]) -> None:
+    """Raise ValueError, naming the column, for a type that nobody may write."""
+    for column, type_ in mapping.items():
+        try:
+            check_type(type_, f"input.mapping.{column}")
+        except Invalid as error:
+            raise ValueError(f"mapping of column {column}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

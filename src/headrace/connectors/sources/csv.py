@@ -15,11 +15,11 @@ from headrace.connectors.families import files, text_scan
 from headrace.connectors.families.csv_text import LINE_BYTES_MAX, CsvText
 from headrace.connectors.families.files import FilesConfig
 from headrace.connectors.families.quick_csv import QuickCsv
-from headrace.contract.columns import Column, check_type, literal
+from headrace.contract.columns import Column, literal
 from headrace.contract.source import Cell, File, RowCheck, Scan, SourceMaker, Survey
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
-from headrace.domain.errors import Invalid, Misconfigured, Refused
+from headrace.domain.errors import Misconfigured, Refused
 from headrace.domain.rejected import Rule
 from headrace.native import text as native
 
@@ -49,11 +49,7 @@ class CsvConfig(FilesConfig, frozen=True, kw_only=True):
                 raise ValueError(f"`{name}` must be one ASCII character, no space or line end")
         if self.delimiter == self.quote:
             raise ValueError("`delimiter` and `quote` must differ")
-        for column, type_ in self.mapping.items():
-            try:
-                check_type(type_, f"input.mapping.{column}")
-            except Invalid as error:
-                raise ValueError(f"mapping of column {column}: {error}") from None
+        files.check_mapping(self.mapping)
 
 
 class CsvScan:

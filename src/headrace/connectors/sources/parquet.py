@@ -6,7 +6,7 @@ another library than the one that reads them.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
 import duckdb
 import msgspec
@@ -17,7 +17,7 @@ from headrace.contract.columns import FILE, Column, literal, quoted
 from headrace.contract.source import Cell, File, Place, RowCheck, Scan, SourceMaker, Survey
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
-from headrace.domain.errors import Refused
+from headrace.domain.errors import Misconfigured, Refused
 from headrace.domain.rejected import RAW_BYTES_MAX
 
 _WHOLE: Final = frozenset(
@@ -29,6 +29,13 @@ class ParquetConfig(FilesConfig, frozen=True, kw_only=True):
     """What a user fills in for Parquet files."""
 
     unique_id_column: str | None = msgspec.field(default=None, name="uniqueIDColumn")
+    mapping: Annotated[
+        dict[str, str],
+        msgspec.Meta(description="Types of columns that are to be others than the file's own."),
+    ] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        files.check_mapping(self.mapping)
 
 
 class ParquetScan:
@@ -42,9 +49,12 @@ class ParquetScan:
         scanned: list[File],
         columns: Sequence[tuple[str, str]],
         con: duckdb.DuckDBPyConnection,
+        mapping: Mapping[str, str],
     ) -> None:
         self.files: Sequence[File] = scanned
-        self.cells: Sequence[Cell] = [_cell(name, type_) for name, type_ in columns]
+        self.cells: Sequence[Cell] = [
+            _cell(name, type_, mapping.get(name)) for name, type_ in columns
+        ]
         self._con = con
 
     def needed_cells(self, names: Sequence[str]) -> Sequence[Cell]:
@@ -112,7 +122,15 @@ class Parquet:
                 raise Refused(f"{file.name} cannot be read as Parquet.") from error
             groups.setdefault(tuple((row[0], row[1]) for row in found), []).append(file)
         for columns, members in groups.items():
-            yield ParquetScan(members, columns, con)
+            names = [name for name, _ in columns]
+            for name in self._config.mapping:
+                if name not in names:
+                    raise Misconfigured(
+                        f"{members[0].name} has no column {name!r}, which input.mapping names.",
+                        hint=f"Its columns: {', '.join(names[:20])}.",
+                        field="input.mapping",
+                    )
+            yield ParquetScan(members, columns, con, self._config.mapping)
 
     def close(self) -> None:
         pass
@@ -130,9 +148,11 @@ def _count(file: File) -> int:
         ) from error
 
 
-def _cell(name: str, type_: str) -> Cell:
+def _cell(name: str, type_: str, wanted: str | None) -> Cell:
     column = quoted(name)
     ours, sql = _ours(type_, column)
+    if wanted is not None and wanted != ours:  # then its text is judged
+        return Cell(column=Column(name, wanted), sql=f"({sql})::varchar")
     return Cell(column=Column(name, ours), sql=sql, typed=True)
 
 

@@ -16,6 +16,7 @@ from headrace.api.bodies import converted, decoded, payload, plain_body
 from headrace.api.dialects.algolia import translate, wire
 from headrace.api.dialects.algolia.query import Query
 from headrace.api.dialects.algolia.search import ROUTES
+from headrace.api.rates import limited
 from headrace.domain.clock import Millis, now_ms
 from headrace.domain.errors import HeadraceError, Invalid, TooLarge
 from headrace.domain.event import EventStatus
@@ -817,6 +818,13 @@ def get_event(
     return translate.event_shown(services.runs.event(principal.tenant.id, id, event_id))
 
 
+def caller_of(request: AnyRequest) -> Principal:
+    """Return who calls, within the limits of its address. Raises Denied, TooMany."""
+    looks = request.method == "GET" and request.url.path.startswith("/1/runs")
+    limited(request, "algolia looks" if looks else "algolia")
+    return algolia(request)
+
+
 ALGOLIA: Final = Router(
     path="/",
     route_handlers=[
@@ -836,7 +844,7 @@ ALGOLIA: Final = Router(
     ],
     dependencies={
         "services": Provide(services, sync_to_thread=False),
-        "principal": Provide(algolia, sync_to_thread=False),
+        "principal": Provide(caller_of, sync_to_thread=False),
         "payload": Provide(payload),
         "pushed": Provide(plain_body),
         "asked": Provide(asked),

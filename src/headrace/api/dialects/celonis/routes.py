@@ -8,6 +8,7 @@ from litestar.di import Provide
 from headrace.api import errors
 from headrace.api.auth import AnyRequest, celonis, services
 from headrace.api.bodies import payload
+from headrace.api.rates import limited
 from headrace.domain.clock import Millis
 from headrace.domain.errors import Conflict, Invalid, NotFound
 from headrace.domain.event import EventStatus
@@ -17,6 +18,7 @@ from headrace.domain.run import Mode, RunState
 from headrace.domain.task import Task
 from headrace.service.access import RANK
 from headrace.service.services import Services
+from headrace.store.jobs import ExecutionsAsked
 from headrace.store.paging import Window
 
 Json = dict[str, Any]
@@ -51,10 +53,10 @@ def _number(request: AnyRequest, name: str, default: int, high: int) -> int:
     return int(text)
 
 
-def _job(services: Services, caller: Principal, pool: str, job: str) -> Job:
-    found = services.jobs.get(caller.tenant.id, job)
+def _job(services: Services, caller: Principal, pool: str, job: str | None) -> Job:
+    found = services.jobs.get(caller, job or "")
     if found.pool != pool:
-        raise NotFound(f"cannot find job {job[:80]} in the pool {pool[:80]}")
+        raise NotFound(f"cannot find job {(job or '')[:80]} in the pool {pool[:80]}")
     return found
 
 
@@ -83,7 +85,7 @@ def _job_shown(one: Job, last: Execution | None) -> Json:
 
 def _execute(services: Services, caller: Principal, job: Job, mode: Mode) -> Response[None]:
     try:
-        services.jobs.start(caller.tenant.id, job.id, mode=mode)
+        services.jobs.start(caller, job.id, mode=mode)
     except Conflict as error:
         error.facts["error_code"] = "JOB_ALREADY_RUNNING"
         raise
@@ -128,7 +130,7 @@ def cancel(pool: str, job: str, services: Services, caller: Principal) -> Respon
     found = _job(services, caller, pool, job)
     last = services.jobs.last_executions([found.id]).get(found.id)
     if last is not None and last.finished_at is None:
-        services.jobs.cancel(caller.tenant.id, last.id)
+        services.jobs.cancel(caller, last.id)
     return Response(None, status_code=200)
 
 
@@ -138,7 +140,7 @@ def cancel(pool: str, job: str, services: Services, caller: Principal) -> Respon
 @get("/integration/api/pools", sync_to_thread=True)
 def list_pools(services: Services, caller: Principal) -> list[Json]:
     """List all pools."""
-    found, _ = services.jobs.pools(caller.tenant.id, ALL)
+    found, _ = services.pools.listed(caller, ALL)
     return [_pool_shown(one) for one in found]
 
 
@@ -147,7 +149,7 @@ def page_pools(request: AnyRequest, services: Services, caller: Principal) -> Js
     """List pools in pages."""
     limit = _number(request, "limit", 100, PAGE_MAX) or 100
     page = _number(request, "page", 0, 1_000_000)
-    found, total = services.jobs.pools(caller.tenant.id, Window(limit, page * limit))
+    found, total = services.pools.listed(caller, Window(limit, page * limit))
     return {
         "content": [_pool_shown(one) for one in found], "pageSize": limit, "pageNumber": page,
         "totalCount": total,
@@ -157,7 +159,7 @@ def page_pools(request: AnyRequest, services: Services, caller: Principal) -> Js
 @get("/integration/api/pools/{pool:str}", sync_to_thread=True)
 def get_pool(pool: str, services: Services, caller: Principal) -> Json:
     """Show a pool."""
-    return _pool_shown(services.jobs.pool(caller.tenant.id, pool))
+    return _pool_shown(services.pools.get(caller, pool))
 
 
 @get("/integration/api/pools/{pool:str}/jobs", sync_to_thread=True)
@@ -169,8 +171,8 @@ def list_jobs(pool: str, services: Services, caller: Principal) -> list[Json]:
 
 
 def _jobs(services: Services, caller: Principal, pool: str) -> list[Job]:
-    thing = services.jobs.pool(caller.tenant.id, pool)
-    return services.jobs.listed(caller.tenant.id, thing.id, ALL)[0]
+    thing = services.pools.get(caller, pool)
+    return services.jobs.listed(caller, thing.id, ALL)[0]
 
 
 @get("/integration/api/pools/{pool:str}/jobs/{job:str}", sync_to_thread=True)
@@ -206,6 +208,8 @@ def list_tables(pool: str, services: Services, caller: Principal) -> list[Json]:
             receipt = services.runs.get(caller.tenant.id, run_id).receipt or {"tables": []}
             for table in receipt["tables"]:
                 names[table["name"]] = {"name": table["name"], "loaderSource": None}
+    for name in services.uploads.tables(caller, pool):
+        names[name] = {"name": name, "loaderSource": "PUSH"}
     return list(names.values())
 
 
@@ -245,11 +249,11 @@ def list_executions(
 ) -> Json:
     """List the executions of a job, newest first."""
     found = _job(services, caller, pool, job)
-    owner = services.jobs.pool(caller.tenant.id, pool)
+    owner = services.pools.get(caller, pool)
     limit = _number(request, "limit", 50, PAGE_MAX) or 50
     page = _number(request, "pageNumber", 0, 1_000_000)
     listed, total = services.jobs.executions(
-        caller.tenant.id, found.id, Window(limit, page * limit)
+        caller, ExecutionsAsked(job=found.id), Window(limit, page * limit)
     )
     return {
         "executionItems": [_item(one, found, owner) for one in listed],
@@ -262,9 +266,9 @@ def list_execution_tasks(
     pool: str, request: AnyRequest, services: Services, caller: Principal
 ) -> Json:
     """List the tasks of one execution."""
-    one = services.jobs.execution(caller.tenant.id, request.query_params.get("executionId", ""))
+    one = services.jobs.execution(caller, request.query_params.get("executionId", ""))
     job = _job(services, caller, pool, one.job)
-    owner = services.jobs.pool(caller.tenant.id, pool)
+    owner = services.pools.get(caller, pool)
     items = []
     for task, (run_id, state) in services.jobs.runs_of(one).items():
         run = services.runs.get(caller.tenant.id, run_id)
@@ -282,7 +286,7 @@ def list_execution_tasks(
 def execution_detail(pool: str, request: AnyRequest, services: Services, caller: Principal) -> Json:
     """Tell the messages of an execution, or of one of its tasks (`id`)."""
     tenant = caller.tenant.id
-    one = services.jobs.execution(tenant, request.query_params.get("executionId", ""))
+    one = services.jobs.execution(caller, request.query_params.get("executionId", ""))
     _job(services, caller, pool, one.job)
     wanted = request.query_params.get("id")
     messages: list[Json] = []
@@ -328,6 +332,12 @@ def team(caller: Principal) -> Json:
     return {"id": tenant.id, "name": tenant.name, "domain": tenant.name, "trackingEnabled": False}
 
 
+def caller_of(request: AnyRequest) -> Principal:
+    """Return who calls, within the limit of its address. Raises Unauthenticated, TooMany."""
+    limited(request, "celonis")
+    return celonis(request)
+
+
 CELONIS: Final = Router(
     path="/",
     route_handlers=[
@@ -337,7 +347,7 @@ CELONIS: Final = Router(
     ],
     dependencies={
         "services": Provide(services, sync_to_thread=False),
-        "caller": Provide(celonis, sync_to_thread=False),
+        "caller": Provide(caller_of, sync_to_thread=False),
         "payload": Provide(payload),
     },
     exception_handlers={Exception: errors.celonis},

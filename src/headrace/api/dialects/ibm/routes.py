@@ -9,7 +9,7 @@ from litestar.di import Provide
 from msgspec import Struct
 
 from headrace.api import errors
-from headrace.api.auth import AnyRequest, refuse_prefetch, services
+from headrace.api.auth import AnyRequest, holder, refuse_prefetch, services
 from headrace.api.bodies import converted, payload
 from headrace.domain.clock import Millis, now_ms, rfc3339
 from headrace.domain.errors import Conflict, Unauthenticated
@@ -19,6 +19,7 @@ from headrace.domain.run import Mode
 from headrace.service.access import RANK, need
 from headrace.service.jobs import EVERYTHING
 from headrace.service.services import Services
+from headrace.store.jobs import ExecutionsAsked
 from headrace.store.paging import Window
 
 Json = dict[str, Any]
@@ -36,7 +37,7 @@ class Login(Struct):
 def token(request: AnyRequest) -> Principal:
     """Return who calls with a token, in the header or else in the URL. Raises Unauthenticated."""
     given = request.headers.get("token") or str(request.query_params.get("token") or "")
-    return services(request).access.principal(given)
+    return holder(request, given)
 
 
 @get(["/api/import_status.json", "/api/import_status", "/api/management/imports.json"])
@@ -52,11 +53,11 @@ async def import_status(
 
 
 def _import(services: Services, caller: Principal, starts: bool) -> Json:  # noqa: FBT001  # of a thread
-    job = services.jobs.everything(caller.tenant.id)
+    job = services.jobs.everything(caller)
     if starts:
         with contextlib.suppress(Conflict):  # the answer tells of the one that is running
-            services.jobs.start(caller.tenant.id, EVERYTHING, mode=Mode.FULL)
-    found, _ = services.jobs.executions(caller.tenant.id, job.id, LOOKED_AT)
+            services.jobs.start(caller, EVERYTHING, mode=Mode.FULL)
+    found, _ = services.jobs.executions(caller, ExecutionsAsked(job=job.id), LOOKED_AT)
     return _status(job, found, can_run=RANK[caller.role] >= RANK[Role.OPERATOR])
 
 

@@ -9,6 +9,7 @@ from litestar.di import Provide
 
 from headrace.api import errors
 from headrace.api.auth import AnyRequest, bearer, refuse_prefetch, services
+from headrace.api.rates import limited
 from headrace.domain.clock import Millis, rfc3339
 from headrace.domain.errors import Conflict, NotFound
 from headrace.domain.job import Execution, ExecutionState
@@ -19,6 +20,7 @@ from headrace.domain.task import Task
 from headrace.service.access import need
 from headrace.service.jobs import EVERYTHING
 from headrace.service.services import Services
+from headrace.store.jobs import ExecutionsAsked
 from headrace.store.paging import Window
 
 Json = dict[str, Any]
@@ -63,8 +65,8 @@ def _dag_run(one: Execution) -> Json:
 @get("/system/data-ingestion/jobs", sync_to_thread=True)
 def list_jobs(services: Services, principal: Principal) -> Json:
     """List the runs of the ingestion, newest first."""
-    job = services.jobs.everything(principal.tenant.id)
-    found, total = services.jobs.executions(principal.tenant.id, job.id, HUNDRED)
+    job = services.jobs.everything(principal)
+    found, total = services.jobs.executions(principal, ExecutionsAsked(job=job.id), HUNDRED)
     return {"dag_runs": [_dag_run(one) for one in found], "total_entries": total}
 
 
@@ -73,19 +75,18 @@ def run(request: AnyRequest, services: Services, principal: Principal) -> Respon
     """Start every connector, or tell of the run that is under way."""
     need(principal, Role.OPERATOR)
     refuse_prefetch(request)
-    tenant = principal.tenant.id
     try:
-        found = services.jobs.start(tenant, EVERYTHING, mode=Mode.FULL)
+        found = services.jobs.start(principal, EVERYTHING, mode=Mode.FULL)
     except Conflict as error:
-        found = services.jobs.execution(tenant, str(error.facts["execution"]))
+        found = services.jobs.execution(principal, str(error.facts["execution"]))
     return Response(_dag_run(found), headers={"Cache-Control": "no-store"})
 
 
 @get("/system/metrics/data-ingestion", sync_to_thread=True)
 def metrics(services: Services, principal: Principal) -> Json:
     """List the runs in short."""
-    job = services.jobs.everything(principal.tenant.id)
-    found, _ = services.jobs.executions(principal.tenant.id, job.id, HUNDRED)
+    job = services.jobs.everything(principal)
+    found, _ = services.jobs.executions(principal, ExecutionsAsked(job=job.id), HUNDRED)
     return {
         "data_ingestion_runs": [
             {name: row[other] for name, other in (
@@ -99,7 +100,7 @@ def metrics(services: Services, principal: Principal) -> Json:
 @get("/system/metrics/data-ingestion/next", sync_to_thread=True)
 def next_run(services: Services, principal: Principal) -> Json:
     """Say when the next scheduled run is due."""
-    job = services.jobs.everything(principal.tenant.id)
+    job = services.jobs.everything(principal)
     return {
         "next_run_at": _at(job.next_run), "schedule_interval_value": job.cron,
         "schedule_interval_type": "cron" if job.cron else None,
@@ -127,13 +128,13 @@ def detail(run_id: str, services: Services, principal: Principal) -> Json:
 
 
 def _found(services: Services, principal: Principal, run_id: str) -> Execution:
-    job = services.jobs.everything(principal.tenant.id)
+    job = services.jobs.everything(principal)
     if named := _RUN_ID.fullmatch(run_id.replace(" ", "+")):
         try:
             moment = Millis(round(datetime.fromisoformat(named[2]).timestamp() * 1000))
         except ValueError:
             moment = Millis(-1)
-        one = services.jobs.execution_at(principal.tenant.id, job.id, moment)
+        one = services.jobs.execution_at(job, moment)
         if one is not None and _run_id(one) == named[0]:
             return one
     raise NotFound(f"There is no run {run_id[:80]}.")
@@ -158,12 +159,18 @@ def connectors(services: Services, principal: Principal) -> Json:
     }  # fmt: skip
 
 
+def caller_of(request: AnyRequest) -> Principal:
+    """Return who calls, within the limit of its address. Raises Unauthenticated, TooMany."""
+    limited(request, "lucidum")
+    return bearer(request)
+
+
 LUCIDUM: Final = Router(
     path="/CMDB/v2",
     route_handlers=[list_jobs, run, metrics, next_run, detail, connectors],
     dependencies={
         "services": Provide(services, sync_to_thread=False),
-        "principal": Provide(bearer, sync_to_thread=False),
+        "principal": Provide(caller_of, sync_to_thread=False),
     },
     exception_handlers={Exception: errors.lucidum},
     tags=["Lucidum API v2"],

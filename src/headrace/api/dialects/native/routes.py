@@ -16,11 +16,13 @@ from headrace.api.bodies import converted, payload
 from headrace.api.dialects.native import translate, wire
 from headrace.domain.errors import Invalid
 from headrace.domain.ids import TaskId
+from headrace.domain.job import Job
 from headrace.domain.principal import Principal
 from headrace.domain.resources import Destination, Source
 from headrace.domain.run import ENDED, Mode, RunState, Trigger
 from headrace.domain.task import Task
 from headrace.service.services import Services
+from headrace.store.jobs import ExecutionsAsked
 from headrace.store.paging import Order, Window
 
 ITEMS_MAX: Final = 1000
@@ -182,7 +184,7 @@ def change_task(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> wire.Task:  # fmt: skip
     """Change a task."""
-    given = translate.changes(converted(payload, wire.ChangedTask))
+    given = translate.given_members(converted(payload, wire.ChangedTask))
     return translate.task_shown(services.catalog.change_task(principal.tenant.id, id, **given))
 
 
@@ -211,11 +213,11 @@ def start_run(
 # Pools, jobs, executions.
 
 
-@post("/pools", sync_to_thread=True, opt={"body": wire.PoolGiven})
+@post("/pools", sync_to_thread=True, opt={"body": wire.NewPool})
 def add_pool(payload: Json, services: Services, principal: Principal) -> wire.Pool:
-    """Make a pool: a group of jobs."""
-    given: wire.PoolGiven = converted(payload, wire.PoolGiven)
-    return translate.pool(services.jobs.add_pool(principal.tenant.id, given.name))
+    """Make a pool: a group of jobs, and a place for what is uploaded."""
+    given = translate.given_members(converted(payload, wire.NewPool))
+    return translate.pool(services.pools.add(principal, **given))
 
 
 @get("/pools", sync_to_thread=True)
@@ -224,29 +226,33 @@ def list_pools(
 ) -> wire.Page:
     """List pools, oldest first."""
     offset = _offset(cursor)
-    found, total = services.jobs.pools(principal.tenant.id, Window(limit, offset))
+    found, total = services.pools.listed(principal, Window(limit, offset))
     return _page([translate.pool(one) for one in found], total, offset)
 
 
 @get("/pools/{id:str}", sync_to_thread=True)
 def get_pool(id: str, services: Services, principal: Principal) -> wire.Pool:  # noqa: A002
     """Show a pool."""
-    return translate.pool(services.jobs.pool(principal.tenant.id, id))
+    return translate.pool(services.pools.get(principal, id))
 
 
-@patch("/pools/{id:str}", sync_to_thread=True, opt={"body": wire.PoolGiven})
+@patch("/pools/{id:str}", sync_to_thread=True, opt={"body": wire.ChangedPool})
 def change_pool(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> wire.Pool:  # fmt: skip
-    """Rename a pool."""
-    given: wire.PoolGiven = converted(payload, wire.PoolGiven)
-    return translate.pool(services.jobs.rename_pool(principal.tenant.id, id, given.name))
+    """Change a pool; who may view or manage it is for admins to say."""
+    given = translate.given_members(converted(payload, wire.ChangedPool))
+    return translate.pool(services.pools.change(principal, id, **given))
 
 
 @delete("/pools/{id:str}", sync_to_thread=True)
 def remove_pool(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
-    """Remove a pool that holds no job."""
-    services.jobs.remove_pool(principal.tenant.id, id)
+    """Remove a pool that holds no job and no table."""
+    services.pools.remove(principal, id)
+
+
+def _job(services: Services, thing: Job) -> wire.Job:
+    return translate.job_shown(thing, services.aliases.of([thing.id]))
 
 
 @post("/jobs", sync_to_thread=True, opt={"body": wire.NewJob})
@@ -254,10 +260,10 @@ def add_job(payload: Json, services: Services, principal: Principal) -> wire.Job
     """Make a job: tasks that are started together, perhaps in an order."""
     given: wire.NewJob = converted(payload, wire.NewJob)
     made = services.jobs.add(
-        principal.tenant.id, pool=given.pool, name=given.name, steps=translate.steps(given.steps),
+        principal, pool=given.pool, name=given.name, steps=translate.steps(given.steps),
         stops=given.stop_on_failure, mode=given.mode, cron=given.cron,
     )  # fmt: skip
-    return translate.job_shown(made)
+    return _job(services, made)
 
 
 @get("/jobs", sync_to_thread=True)
@@ -267,14 +273,15 @@ def list_jobs(
 ) -> wire.Page:  # fmt: skip
     """List jobs, oldest first."""
     offset = _offset(cursor)
-    found, total = services.jobs.listed(principal.tenant.id, pool, Window(limit, offset))
-    return _page([translate.job_shown(one) for one in found], total, offset)
+    found, total = services.jobs.listed(principal, pool, Window(limit, offset))
+    aliases = services.aliases.of([one.id for one in found])
+    return _page([translate.job_shown(one, aliases) for one in found], total, offset)
 
 
 @get("/jobs/{id:str}", sync_to_thread=True)
 def get_job(id: str, services: Services, principal: Principal) -> wire.Job:  # noqa: A002
     """Show a job; `everything` names the built-in one."""
-    return translate.job_shown(services.jobs.get(principal.tenant.id, id))
+    return _job(services, services.jobs.get(principal, id))
 
 
 @patch("/jobs/{id:str}", sync_to_thread=True, opt={"body": wire.ChangedJob})
@@ -282,15 +289,15 @@ def change_job(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
 ) -> wire.Job:  # fmt: skip
     """Change a job."""
-    given = translate.job_changes(converted(payload, wire.ChangedJob))
-    thing = services.jobs.get(principal.tenant.id, id)
-    return translate.job_shown(services.jobs.change(principal.tenant.id, thing.id, **given))
+    given = translate.given_members(converted(payload, wire.ChangedJob))
+    thing = services.jobs.get(principal, id)
+    return _job(services, services.jobs.change(principal, thing.id, **given))
 
 
 @delete("/jobs/{id:str}", sync_to_thread=True)
 def remove_job(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
     """Remove a job; its runs stay."""
-    services.jobs.remove(principal.tenant.id, id)
+    services.jobs.remove(principal, id)
 
 
 @post("/jobs/{id:str}/executions", sync_to_thread=True)
@@ -298,7 +305,7 @@ def start_job(
     id: str, services: Services, principal: Principal, mode: Mode = Mode.FULL  # noqa: A002
 ) -> wire.Execution:  # fmt: skip
     """Start every task of a job."""
-    started = services.jobs.start(principal.tenant.id, id, mode=mode)
+    started = services.jobs.start(principal, id, mode=mode)
     return translate.execution_shown(started, services.jobs.runs_of(started))
 
 
@@ -307,9 +314,11 @@ def list_executions(
     services: Services, principal: Principal, limit: Limit = 50, cursor: Cursor = None,
     job: str | None = None,
 ) -> wire.Page:  # fmt: skip
-    """List executions, newest first."""
+    """List executions, newest first; those of tasks that were started alone too."""
     offset = _offset(cursor)
-    found, total = services.jobs.executions(principal.tenant.id, job, Window(limit, offset))
+    found, total = services.jobs.executions(
+        principal, ExecutionsAsked(job=job), Window(limit, offset)
+    )
     shown = [translate.execution_shown(one, services.jobs.runs_of(one)) for one in found]
     return _page(shown, total, offset)
 
@@ -319,7 +328,7 @@ def get_execution(
     id: str, services: Services, principal: Principal  # noqa: A002
 ) -> wire.Execution:  # fmt: skip
     """Show an execution and where each of its steps stands."""
-    found = services.jobs.execution(principal.tenant.id, id)
+    found = services.jobs.execution(principal, id)
     return translate.execution_shown(found, services.jobs.runs_of(found))
 
 
@@ -328,7 +337,7 @@ def cancel_execution(
     id: str, services: Services, principal: Principal  # noqa: A002
 ) -> wire.Execution:  # fmt: skip
     """Stop an execution: what runs is cancelled, what has not started never will."""
-    found = services.jobs.cancel(principal.tenant.id, id)
+    found = services.jobs.cancel(principal, id)
     return translate.execution_shown(found, services.jobs.runs_of(found))
 
 
@@ -337,7 +346,7 @@ def retry_execution(
     id: str, services: Services, principal: Principal  # noqa: A002
 ) -> wire.Execution:  # fmt: skip
     """Start the steps again that did not succeed, in a new execution."""
-    found = services.jobs.retry(principal.tenant.id, id)
+    found = services.jobs.retry(principal, id)
     return translate.execution_shown(found, services.jobs.runs_of(found))
 
 
@@ -445,6 +454,40 @@ async def _watched(id_: str, services: Services, principal: Principal) -> AsyncI
         await asyncio.sleep(STREAM_S)
 
 
+# Keys, and who did what.
+
+
+@post("/keys", sync_to_thread=True, opt={"body": wire.NewKey})
+def add_key(payload: Json, services: Services, principal: Principal) -> wire.Key:
+    """Make a key: viewer, operator or admin. Only this answer holds the key itself."""
+    given: wire.NewKey = converted(payload, wire.NewKey)
+    made, secret = services.access.add_key(principal, given.name, given.role)
+    return translate.key_shown(made, secret)
+
+
+@get("/keys", sync_to_thread=True)
+def list_keys(services: Services, principal: Principal) -> wire.Page:
+    """List keys, the revoked ones too."""
+    found = services.access.keys(principal)
+    return wire.Page(items=[translate.key_shown(one) for one in found], total=len(found))
+
+
+@delete("/keys/{id:str}", sync_to_thread=True, status_code=200)
+def revoke_key(id: str, services: Services, principal: Principal) -> wire.Key:  # noqa: A002
+    """Take a key out of use, with every token that was issued for it."""
+    return translate.key_shown(services.access.revoke_key(principal, id))
+
+
+@get("/audit", sync_to_thread=True)
+def list_deeds(
+    services: Services, principal: Principal, limit: Limit = 50, cursor: Cursor = None
+) -> wire.Page:
+    """List who did what, newest first; for admins."""
+    offset = _offset(cursor)
+    found, total = services.audit.listed(principal, Window(limit, offset))
+    return _page([translate.deed(one) for one in found], total, offset)
+
+
 # What landed, and limits.
 
 
@@ -480,6 +523,7 @@ NATIVE: Final = Router(
         add_pool, list_pools, get_pool, change_pool, remove_pool,
         add_job, list_jobs, get_job, change_job, remove_job, start_job,
         list_executions, get_execution, cancel_execution, retry_execution,
+        add_key, list_keys, revoke_key, list_deeds,
     ],
     dependencies={
         "services": Provide(services, sync_to_thread=False),

@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 
 from headrace.api.dialects.native import wire
-from headrace.domain import event, job, resources, run, task
+from headrace.domain import event, job, principal, resources, run, task
 from headrace.domain.clock import Millis, rfc3339
 from headrace.domain.ids import TaskId
+from headrace.service.auditing import Entry
 
 
 def end(thing: resources.Source | resources.Destination) -> wire.End:
@@ -28,14 +29,18 @@ def task_shown(thing: task.Task) -> wire.Task:
     )  # fmt: skip
 
 
-def changes(given: wire.ChangedTask) -> dict[str, Any]:
+def given_members(given: msgspec.Struct) -> dict[str, Any]:
     """Return the members that were given, by their names in the domain."""
     found = {
         name: getattr(given, name)
         for name in given.__struct_fields__
         if getattr(given, name) is not msgspec.UNSET
     }
-    return found | ({"key": tuple(found["key"])} if "key" in found else {})
+    if "key" in found:
+        found["key"] = tuple(found["key"])
+    if "stop_on_failure" in found:
+        found["stops"] = found.pop("stop_on_failure")
+    return found | ({"steps": steps(found["steps"])} if "steps" in found else {})
 
 
 def run_shown(thing: run.Run) -> wire.Run:
@@ -51,8 +56,25 @@ def run_shown(thing: run.Run) -> wire.Run:
 
 def pool(thing: job.Pool) -> wire.Pool:
     return wire.Pool(
-        id=thing.id, name=thing.name, created_at=_at(thing.created_at),
-        updated_at=_at(thing.updated_at),
+        id=thing.id, name=thing.name, destination=thing.destination,
+        permissions=None if thing.permissions is None else {
+            str(key): str(may) for key, may in thing.permissions.items()
+        },
+        created_at=_at(thing.created_at), updated_at=_at(thing.updated_at),
+    )  # fmt: skip
+
+
+def key_shown(thing: principal.Key, secret: str | msgspec.UnsetType = msgspec.UNSET) -> wire.Key:
+    return wire.Key(
+        id=thing.id, name=thing.name, role=thing.role, created_at=_at(thing.created_at),
+        revoked_at=_maybe(thing.revoked_at), key=secret,
+    )  # fmt: skip
+
+
+def deed(thing: Entry) -> wire.Deed:
+    return wire.Deed(
+        id=thing.id, at=_at(thing.at), key=thing.key, deed=thing.deed, thing=thing.thing,
+        via=thing.via,
     )  # fmt: skip
 
 
@@ -62,21 +84,10 @@ def steps(given: Sequence[wire.Step]) -> tuple[job.Step, ...]:
     )
 
 
-def job_changes(given: wire.ChangedJob) -> dict[str, Any]:
-    """Return the members that were given, by their names in the domain."""
-    found = {
-        name: getattr(given, name)
-        for name in given.__struct_fields__
-        if getattr(given, name) is not msgspec.UNSET
-    }
-    if "stop_on_failure" in found:
-        found["stops"] = found.pop("stop_on_failure")
-    return found | ({"steps": steps(found["steps"])} if "steps" in found else {})
-
-
-def job_shown(thing: job.Job) -> wire.Job:
+def job_shown(thing: job.Job, aliases: Mapping[str, str]) -> wire.Job:
     return wire.Job(
-        id=thing.id, pool=thing.pool, name=thing.name, everything=thing.everything,
+        id=thing.id, alias=aliases[thing.id], pool=thing.pool, name=thing.name,
+        everything=thing.everything,
         steps=[wire.Step(task=step.task, after=list(step.after)) for step in thing.steps],
         stop_on_failure=thing.stops, mode=thing.mode, cron=thing.cron,
         next_run=_maybe(thing.next_run), created_at=_at(thing.created_at),

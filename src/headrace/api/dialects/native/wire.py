@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from headrace.domain.principal import Permission, Role
 from headrace.domain.run import Mode
 
 Json = dict[str, Any]
@@ -87,17 +88,58 @@ class Task(Shown):
     updated_at: str
 
 
-class PoolGiven(Given):
-    """A group of jobs."""
+class NewPool(Given):
+    """A group of jobs, and the destination of what is uploaded to it."""
 
     name: str
+    destination: str | msgspec.UnsetType | None = msgspec.UNSET
+    permissions: dict[str, Permission] | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class ChangedPool(Given):
+    """Members to change. `permissions` by key id; null opens the pool to every key."""
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    destination: str | msgspec.UnsetType | None = msgspec.UNSET
+    permissions: dict[str, Permission] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Pool(Shown):
     id: str
     name: str
+    destination: str | None
+    permissions: dict[str, str] | None
     created_at: str
     updated_at: str
+
+
+class NewKey(Given):
+    """A key for a program or a person."""
+
+    name: str
+    role: Role
+
+
+class Key(Shown):
+    """A key. `key` itself is told once, when it is made."""
+
+    id: str
+    name: str
+    role: str
+    created_at: str
+    revoked_at: str | None
+    key: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Deed(Shown):
+    """A line of the audit log."""
+
+    id: str
+    at: str
+    key: str
+    deed: str
+    thing: str
+    via: str
 
 
 class Step(Given):
@@ -129,7 +171,10 @@ class ChangedJob(Given):
 
 
 class Job(Shown):
+    """`alias`: its short name, which ids of other dialects hold (Amperity's is `cg-` and it)."""
+
     id: str
+    alias: str
     pool: str
     name: str
     everything: bool
@@ -151,10 +196,10 @@ class ExecutedStep(Shown):
 
 
 class Execution(Shown):
-    """One start of a job."""
+    """One start of a job; `job` is null for a task that was started alone."""
 
     id: str
-    job: str
+    job: str | None
     mode: str
     trigger: str
     state: str

@@ -1,0 +1,1 @@
+"""The Amperity dialect: ingest jobs with their counts, and the workflows that ran them."""

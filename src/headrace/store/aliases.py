@@ -1,0 +1,50 @@
+"""Aliases: given in the transaction that makes the thing, unique both ways."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from headrace.domain.alias import Kind, new_alias
+from headrace.domain.ids import TenantId
+from headrace.store import tables
+from headrace.store.database import Tx
+
+alias: Final = tables.alias
+IDS_AT_ONCE: Final = 500  # in one statement
+
+
+def give(tx: Tx, tenant: TenantId, kind: Kind, thing: str) -> str:
+    """Give a thing an alias that nothing else of its kind has."""
+    insert = postgresql.insert if tx.con.dialect.name == "postgresql" else sqlite.insert
+    while True:
+        made = new_alias(kind, tx.now)
+        values = {"tenant": tenant, "kind": kind, "alias": made, "thing": thing}
+        if tx.run(insert(alias).values(**values).on_conflict_do_nothing()):
+            return made
+
+
+def of(tx: Tx, things: Sequence[str]) -> dict[str, str]:
+    """Return the aliases of things, by their ids."""
+    found: dict[str, str] = {}
+    for start in range(0, len(things), IDS_AT_ONCE):
+        wanted = alias.c.thing.in_(things[start : start + IDS_AT_ONCE])
+        rows = tx.all(sa.select(alias.c.thing, alias.c.alias).where(wanted))
+        found |= {row.thing: row.alias for row in rows}
+    return found
+
+
+def find(tx: Tx, tenant: TenantId, kind: Kind, given: str) -> str | None:
+    """Return the id of the thing that an alias names."""
+    found = tx.first(
+        sa.select(alias.c.thing).where(
+            alias.c.tenant == tenant, alias.c.kind == kind, alias.c.alias == given
+        )
+    )
+    return None if found is None else str(found.thing)
+
+
+def forget(tx: Tx, things: sa.Select[tuple[str]] | Sequence[str]) -> None:
+    """Remove the aliases of things that are removed."""
+    tx.run(sa.delete(alias).where(alias.c.thing.in_(things)))
