@@ -27,6 +27,12 @@ class Celonis:
         data = None if body is None else json.dumps(body)
         answer = self.raw(method, path, data, authorization=f"{scheme} {KEY}")
         assert answer.status == status, answer.data
+        if (
+            method == "POST"
+            and path.partition("?")[0].endswith(("execute", "cancel"))
+            and status == 200
+        ):
+            assert answer.data == b""
         return answer.json() if answer.data else None
 
     def execute(self, job, mode="FULL", version="v2", status=200):

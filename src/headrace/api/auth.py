@@ -1,6 +1,8 @@
 """From a request to who is calling. Cookies are never looked at: some GETs start work."""
 
+import base64
 from dataclasses import replace
+from urllib.parse import unquote
 
 from litestar import Request
 from litestar.connection import ASGIConnection
@@ -84,6 +86,18 @@ def celonis(request: AnyRequest) -> Principal:
             " `AppKey ` (case insensitive)."
         )
     return judged(request, holder(request, key.strip()))
+
+
+def basic_password(request: AnyRequest) -> str | None:
+    """Return the password of `Authorization: Basic`, None without one. Raises Unauthenticated."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        _, _, password = base64.b64decode(given, validate=True).decode().partition(":")
+    except ValueError:
+        raise Unauthenticated("The Basic credentials cannot be read.") from None
+    return unquote(password)
 
 
 def refuse_prefetch(request: AnyRequest) -> None:

@@ -112,6 +112,16 @@ def celonis(request: AnyRequest, error: Exception) -> Response[Any]:
     return _answer(body, status, "application/json", error)
 
 
+def oauth(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
+    """Answer as RFC 6749 says of a token endpoint."""
+    status, _, message, hint, _ = explained(request, error)
+    code = "invalid_client" if status == 401 else "invalid_request"
+    if isinstance(error, HeadraceError):
+        code = str(error.facts.get("error", code))
+    body = {"error": code, "error_description": f"{message} {hint}".strip()}
+    return _answer(body, status, "application/json", error)
+
+
 BY_PATH: Final = (
     (("/1/", "/2/"), algolia), (("/CMDB/",), lucidum),
     (("/integration/", "/data-ingestion/", "/oauth2/", "/api/cloud", "/api/team"), celonis),

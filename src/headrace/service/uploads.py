@@ -12,14 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.domain.errors import (
-    CallerError,
-    Conflict,
-    Invalid,
-    NotFound,
-    OwnerError,
-    Unavailable,
-)
+from headrace.domain.errors import Conflict, HeadraceError, Invalid, NotFound
 from headrace.domain.ids import ChunkId, DestinationId, TenantId, UploadId, is_id, new_id
 from headrace.domain.job import Pool
 from headrace.domain.principal import Permission, Principal
@@ -174,11 +167,13 @@ class Uploads:
             given |= dict(found.form.options) | {"unmapped": "string"}
         try:
             return self._look(found.tenant, found.form.format, given)
-        except Unavailable:
-            raise
-        except (CallerError, OwnerError) as error:
-            told = error.message.replace(str(path), "The file")
-            raise Invalid(f"{told}", hint=error.hint, field="file") from None
+        except HeadraceError as error:
+            if error.status >= 500:
+                raise
+            raise Invalid(
+                error.message.replace(str(path), "The file"),
+                hint=f"The job takes files of the type {found.form.format.upper()}.", field="file",
+            ) from None  # fmt: skip
 
     @staticmethod
     def _judge_columns(tx: Tx, found: Upload, columns: Sequence[str]) -> None:

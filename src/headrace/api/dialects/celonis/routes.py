@@ -3,14 +3,23 @@
 from typing import Any, Final
 
 from litestar import Response, Router, get, post
+from litestar.concurrency import sync_to_thread
 from litestar.di import Provide
 
 from headrace.api import errors
-from headrace.api.auth import AnyRequest, celonis, services
-from headrace.api.bodies import payload
+from headrace.api.auth import (
+    DATA_POOLS,
+    DATA_PUSH,
+    AnyRequest,
+    basic_password,
+    celonis,
+    services,
+)
+from headrace.api.bodies import fields, payload
+from headrace.api.dialects.celonis.data_push import DATA_PUSH_ROUTERS, empty
 from headrace.api.rates import limited
 from headrace.domain.clock import Millis
-from headrace.domain.errors import Conflict, Invalid, NotFound
+from headrace.domain.errors import Conflict, Invalid, NotFound, Unauthenticated
 from headrace.domain.event import EventStatus
 from headrace.domain.job import Execution, ExecutionState, Job, Pool
 from headrace.domain.principal import Principal, Role
@@ -25,6 +34,8 @@ Json = dict[str, Any]
 ALL: Final = Window(10_000)
 PAGE_MAX: Final = 1_000
 LOGS_MAX: Final = 500
+TOKEN_S: Final = 899
+SCOPES: Final = {DATA_POOLS, DATA_PUSH}
 MODES: Final = {"FULL": Mode.FULL, "DELTA": Mode.DELTA}
 STATES: Final = {
     ExecutionState.QUEUED: "QUEUED", ExecutionState.RUNNING: "RUNNING",
@@ -83,27 +94,28 @@ def _job_shown(one: Job, last: Execution | None) -> Json:
 # Starting and stopping.
 
 
-def _execute(services: Services, caller: Principal, job: Job, mode: Mode) -> Response[None]:
+def _execute(services: Services, caller: Principal, job: Job, mode: Mode) -> Response[bytes]:
     try:
         services.jobs.start(caller, job.id, mode=mode)
     except Conflict as error:
         error.facts["error_code"] = "JOB_ALREADY_RUNNING"
         raise
-    return Response(None, status_code=200, headers={"Cache-Control": "no-store"})
+    return empty(**{"Cache-Control": "no-store"})
 
 
-@post(
-    "/integration/api/{version:str}/data-pools/{pool:str}/data-jobs/{job:str}/execute",
-    status_code=200, sync_to_thread=True,
-)  # fmt: skip
+@post("/data-pools/{pool:str}/data-jobs/{job:str}/execute", status_code=200, sync_to_thread=True)
 def execute(
-    version: str, pool: str, job: str, request: AnyRequest, services: Services, caller: Principal
-) -> Response[None]:
+    pool: str, job: str, request: AnyRequest, services: Services, caller: Principal
+) -> Response[bytes]:
     """Start a job in the mode of the query."""
-    if version not in ("v1", "v2"):
-        raise NotFound(f"There is nothing at {request.url.path}.")
     mode = _mode(request.query_params.get("mode"))
     return _execute(services, caller, _job(services, caller, pool, job), mode)
+
+
+# The root of the documents, and that of an older edition.
+EXECUTE_ROUTERS: Final = [
+    Router(path=f"/integration/api/{version}", route_handlers=[execute]) for version in ("v1", "v2")
+]
 
 
 @post(
@@ -112,7 +124,7 @@ def execute(
 )  # fmt: skip
 def execute_by_client(
     pool: str, job: str, payload: Json, services: Services, caller: Principal
-) -> Response[None]:
+) -> Response[bytes]:
     """Start a job as the official client does: with a body."""
     for name in ("transformations", "extractions", "dataModels"):
         if payload.get(name):
@@ -125,13 +137,13 @@ def execute_by_client(
     "/integration/api/pools/{pool:str}/jobs/{job:str}/cancel", status_code=200,
     sync_to_thread=True,
 )  # fmt: skip
-def cancel(pool: str, job: str, services: Services, caller: Principal) -> Response[None]:
+def cancel(pool: str, job: str, services: Services, caller: Principal) -> Response[bytes]:
     """Stop the execution that is under way; nothing if there is none."""
     found = _job(services, caller, pool, job)
     last = services.jobs.last_executions([found.id]).get(found.id)
     if last is not None and last.finished_at is None:
         services.jobs.cancel(caller, last.id)
-    return Response(None, status_code=200)
+    return empty()
 
 
 # Pools and jobs.
@@ -338,12 +350,34 @@ def caller_of(request: AnyRequest) -> Principal:
     return celonis(request)
 
 
+# Tokens.
+
+
+@post("/oauth2/token", status_code=200, exception_handlers={Exception: errors.oauth})
+async def token(request: AnyRequest, services: Services) -> Json:
+    """Return a token for client credentials (RFC 6749): by Basic, or in the form."""
+    given = await fields(request)
+    if given.get("grant_type") != "client_credentials":
+        raise Invalid("grant_type must be client_credentials.", error="unsupported_grant_type")
+    scopes = given.get("scope", DATA_POOLS).split()
+    if not scopes or not set(scopes) <= SCOPES:
+        raise Invalid(f"scope must be of {', '.join(sorted(SCOPES))}.", error="invalid_scope")
+    secret = basic_password(request) or given.get("client_secret")
+    if not secret:
+        raise Unauthenticated("The client has sent no secret.")
+    issued = await sync_to_thread(services.access.token, secret, scopes, TOKEN_S)
+    return {
+        "access_token": issued, "token_type": "Bearer", "expires_in": TOKEN_S,
+        "scope": " ".join(scopes),
+    }  # fmt: skip
+
+
 CELONIS: Final = Router(
     path="/",
     route_handlers=[
-        execute, execute_by_client, cancel, list_pools, page_pools, get_pool, list_jobs, get_job,
-        list_tasks, list_tables, logs_status, list_executions, list_execution_tasks,
-        execution_detail, cloud, permissions, team,
+        *EXECUTE_ROUTERS, execute_by_client, cancel, list_pools, page_pools, get_pool, list_jobs,
+        get_job, list_tasks, list_tables, logs_status, list_executions, list_execution_tasks,
+        execution_detail, cloud, permissions, team, token, *DATA_PUSH_ROUTERS,
     ],
     dependencies={
         "services": Provide(services, sync_to_thread=False),
