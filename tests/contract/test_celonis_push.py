@@ -283,7 +283,7 @@ def test_only_a_new_job_is_started_and_takes_chunks(push):
     assert "started" in refused(push.chunk(job, "id\n1\n", status=409), 409)
     assert push.over(job)["status"] == "DONE"
     assert job["id"] in {one["id"] for one in push("GET", push.jobs())}
-    until(lambda: not (push.server.data_dir / "uploads" / job["id"]).exists(), 40)  # swept
+    until(lambda: not (push.server.data_dir / "uploads" / job["id"]).exists(), 5)  # swept
     assert push("DELETE", push.jobs(f"/{job['id']}")) is None
     refused(push("GET", push.jobs(f"/{job['id']}"), status=404), 404)
     assert [row["id"] for row in push.rows(job["targetName"])] == ["1"]  # what landed stays

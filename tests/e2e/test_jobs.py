@@ -15,13 +15,13 @@ class Shop:
     """Tasks over files, in jobs."""
 
     def __init__(self, server):
-        self.server, self.client = server, server.client
+        self.server = server
         self.pool = self.call("POST", "/v1/pools", {"name": "shop"})["id"]
         self.folder = server.data_dir / "files"
         self.n = 0
 
     def call(self, method, path, body=None):
-        return self.client.call(method, path, body)
+        return self.server.client.call(method, path, body)
 
     def task(self, text="id,n\n1,5\n"):
         self.n += 1

@@ -37,6 +37,7 @@ class Job:
     claim: Claim
     run: Run
     worker: Worker
+    uploaded: bool = False  # its files are to be swept when it ends
     progress: Mapping[str, Any] = field(default_factory=dict)
     waiting: str | None = None
     told_at: float = 0.0
@@ -62,6 +63,7 @@ class Dispatcher:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._jobs: dict[str, Job] = {}
+        self._next_sweep = 0.0
         self._lock = threading.RLock()
         self._thread = threading.Thread(target=self._loop, name="headrace-dispatcher", daemon=True)
         self.healthy = threading.Event()
@@ -89,7 +91,7 @@ class Dispatcher:
         self._pool.close()
 
     def _loop(self) -> None:
-        next_beat = next_sweep = 0.0
+        next_beat = 0.0
         while not self._stop.is_set():
             try:
                 now = time.monotonic()
@@ -99,8 +101,8 @@ class Dispatcher:
                     next_beat = now + min(BEAT_S, self._settings.lease_s / 3)
                     self._beat()
                     self._runs.tick()
-                if now >= next_sweep:
-                    next_sweep = now + SWEEP_S
+                if now >= self._next_sweep:
+                    self._next_sweep = now + SWEEP_S
                     self._uploads.sweep()
                 self._pool.warm()
                 self.healthy.set()
@@ -138,7 +140,7 @@ class Dispatcher:
                 logger().error("no worker", run=run.id, error=str(error))
                 self._queue.died(claim, "no worker could be started")
                 continue
-            job = Job(claim=claim, run=run, worker=worker)
+            job = Job(claim=claim, run=run, worker=worker, uploaded=bool(order.phases))
             with self._lock:
                 self._jobs[run.id] = job
 
@@ -244,6 +246,8 @@ class Dispatcher:
 
     def _end(self, job: Job) -> None:
         job.ended = True
+        if job.uploaded:
+            self._next_sweep = 0.0
         with self._lock:
             self._jobs.pop(job.run.id, None)
         job.worker.let_go()
