@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-COMMANDS = ("", "serve", "ingest", "preview", "runs", "logs", "cancel")
+COMMANDS = (
+    "", "serve", "ingest", "preview", "runs", "logs", "cancel", "pools", "jobs", "jobs add",
+    "jobs start", "executions", "executions show", "keys", "keys add",
+)  # fmt: skip
 
 
 def cli() -> str:
@@ -38,12 +41,18 @@ def settings() -> str:
     ]
     lines.append("|---|---|---|")
     for _, given, name, told in rows:
-        default = {"1 << 30": "1GB", "8 << 20": "8MB"}.get(given, given)
+        default = {
+            "1 << 30": "1GB",
+            "8 << 20": "8MB",
+            "Rate()": "",
+            "Rate(10, 1)": "10/1",
+            "Rate(200, 1)": "200/1",
+        }.get(given, given)
         shown = "" if default.startswith("field") or default in ('""', "()") else f"`{default}`"
         lines.append(f"| `{name}` | {told} | {shown} |")
     lines += [
-        "", "`HEADRACE_URL` and `HEADRACE_ADMIN_KEY` (or `HEADRACE_KEY`) tell `headrace runs`, `logs` and",
-        "`cancel` which server to ask. `HEADRACE_DEBUG=1` shows tracebacks.", "",
+        "", "`HEADRACE_URL` and `HEADRACE_ADMIN_KEY` (or `HEADRACE_KEY`) tell the commands that ask a",
+        "server which one. `HEADRACE_DEBUG=1` shows tracebacks.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 

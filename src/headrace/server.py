@@ -82,7 +82,8 @@ class Server:
             settings=settings, access=self.access, catalog=catalog, runs=self.runs, jobs=self.jobs,
             pools=Pools(self.database), uploads=self.uploads, aliases=Aliases(self.database),
             audit=Audit(self.database), indexes=Indexes(settings.data_dir),
-            read_table=self._read_table, sample=self._sample, try_transformation=tried,
+            read_table=self._read_table, sample=self._sample, try_source=self._try_source,
+            try_transformation=tried,
             ready=self._not_ready,
         )  # fmt: skip
         self.app = make_app(self.services)
@@ -117,6 +118,11 @@ class Server:
     ) -> list[dict[str, Any]]:
         registry.source(type_)  # refuses what has no connector before a worker is asked
         order = self.runs.sampling_order(tenant, type_, given, authentication)
+        return list(self.pool.read(order, None, "", SAMPLE_ROWS, None).rows)
+
+    def _try_source(self, tenant: TenantId, source: str) -> list[dict[str, Any]]:
+        order = self.runs.trying_order(tenant, source)
+        registry.source(order.source_type)  # as above
         return list(self.pool.read(order, None, "", SAMPLE_ROWS, None).rows)
 
     def _columns(self, tenant: TenantId, type_: str, given: Mapping[str, Any]) -> Sequence[str]:

@@ -106,7 +106,8 @@ def test_an_import_that_fails_says_so_and_keeps_the_last_success(caller):
     (caller.server.data_dir / "files" / "one.csv").unlink()
     caller.ibm("?run=raw_only")
     bad = ended(caller)
-    assert bad["last_status"] == "failed"
+    assert (bad["last_status"], bad["last_import_type"]) == ("failed", "raw_only")
+    assert good["last_import_type"] == "complete"
     assert bad["last_success_time"] == good["last_success_time"]
     assert bad["last_import_time"] > good["last_import_time"]
 
@@ -205,6 +206,79 @@ def test_lucidum_lists_starts_and_details_runs(caller):
         "one",
         "OK",
     )
+
+
+def test_lucidums_connectors_are_shown_and_tried(caller):
+    caller.task("one", "id,n\n1,2\n")
+    source = caller.server.client.add(
+        "sources", type="csv", name="two", input={"url": f"file://{caller.server.data_dir}/files/no.csv",
+                                                  "username": "me", "password": "canary-word"})["id"]  # fmt: skip
+    end = caller.server.client.add(
+        "destinations", type="search", name="d", input={"indexName": "x"}
+    )["id"]
+    caller.server.client.add("tasks", source=source, destination=end, action="replace")
+    one, two = caller.lucidum("/connector")["connectors"]
+    of = f"connector_name=api&bridge_name={one['bridge_name']}"
+    config = caller.lucidum(f"/connector/config?{of}")
+    assert (config["connector_name"], config["display_name"]) == ("api", "one")
+    fields = {field["name"]: field for field in config["config"]["field_metadata"]}
+    assert (fields["url"]["required"], fields["password"]["secret"]) == (True, True)
+    everyone = caller.lucidum("/connector/profile")["connectorProfiles"]
+    assert [one["profile_name"] for one in everyone] == ["one", "two"]
+    assert "canary-word" not in json.dumps(everyone)
+    assert (
+        caller.lucidum(f"/connector/profile?{of}&profile_name=one")["connectorProfiles"]
+        == everyone[:1]
+    )
+    caller.lucidum(f"/connector/profile?{of}&profile_name=two", 404)
+    assert "bridge_name" in caller.lucidum("/connector/config?connector_name=api", 400)["message"]
+    caller.lucidum("/connector/config?connector_name=api&bridge_name=x", 404)
+
+    def tried(connector, status=200, **more):
+        body = json.dumps({"connector_name": "api", "bridge_name": connector["bridge_name"]} | more)
+        answer = caller.raw(
+            "/CMDB/v2/connector/test/async", "POST", body, authorization=f"Bearer {KEY}"
+        )
+        assert answer.status == status, answer.data
+        if status == 200:
+            return caller.lucidum(f"/connector/test/result?traceId={answer.json()['traceId']}")
+        return None
+
+    good, bad = tried(one), tried(two)
+    assert (good["status"], [step["status"] for step in good["test_result"]]) == ("done", ["OK"])
+    (step,) = bad["test_result"]
+    assert (bad["status"], step["status"]) == ("done", "FAIL")
+    assert "No file matches" in step["message"]
+    tried(one, 404, bridge_name="x")
+    caller.lucidum("/connector/test/result?traceId=x", 404)
+    assert (
+        caller.raw("/CMDB/v2/connector/profile", "DELETE", authorization=f"Bearer {KEY}").status
+        == 405
+    )
+    assert caller.raw("/CMDB/v2/connector/test/async", "POST", "{}").status == 401
+
+
+def test_gets_that_start_work_are_audited(caller):
+    caller.task("one", "id,n\n1,2\n")
+    caller.lucidum("/system/data-ingestion/run")
+    ended(caller)
+    caller.ibm("?run=true")
+    deeds = caller.server.client.call("GET", "/v1/audit")["items"]
+    assert [(one["deed"], one["key"], one["via"].split(" from ")[0]) for one in deeds[:2]] == [
+        ("execution.started", "admin", "GET /api/import_status.json"),
+        ("execution.started", "admin", "GET /CMDB/v2/system/data-ingestion/run"),
+    ]
+    assert KEY not in json.dumps(deeds)
+
+
+def test_lucidums_limit_where_it_is_switched_on(tmp_path):
+    with serving(tmp_path / "data", HEADRACE_LUCIDUM_RATE="2/60") as server:
+        caller = Caller(server)
+        for _ in range(2):
+            caller.lucidum("/connector")
+        answer = caller.raw("/CMDB/v2/connector", authorization=f"Bearer {KEY}")
+        assert (answer.status, set(answer.json())) == (429, {"code", "message"})
+        assert 0 < int(answer.headers["retry-after"]) <= 60
 
 
 def test_lucidums_errors_have_codes(caller):

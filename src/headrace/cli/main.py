@@ -173,6 +173,207 @@ def cancel(run: Annotated[str, typer.Argument(help="The run's id.")], json: Json
     cancel_run(run, as_json=json)
 
 
+def _group(name: str, told: str) -> typer.Typer:
+    made = typer.Typer(help=told, no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(made, name=name)
+    return made
+
+
+Mode = Annotated[Literal["full", "delta"], typer.Option(help="Read all, or what has changed.")]
+Thing = Annotated[str, typer.Argument(help="Its id or its name.")]
+Execution = Annotated[str, typer.Argument(help="The execution's id.")]
+
+pools = _group("pools", "Pools: groups of jobs, and places for what is uploaded.")
+tasks = _group("tasks", "Tasks: each from a source to a destination.")
+jobs = _group("jobs", "Jobs: tasks that are started together, perhaps in an order.")
+executions = _group("executions", "Executions: each one start of a job.")
+keys = _group("keys", "Keys of a server's tenant, for programs and people.")
+
+
+@pools.command("list")
+def pools_list(json: Json = False) -> None:
+    """List pools."""
+    from headrace.cli.jobs import listed
+
+    listed("pools", ("id", "name", "destination", "createdAt"), as_json=json)
+
+
+@pools.command("add")
+def pools_add(
+    name: Annotated[str, typer.Argument(help="The pool's name.")], json: Json = False
+) -> None:
+    """Make a pool."""
+    from headrace.cli.jobs import add_pool
+
+    add_pool(name, as_json=json)
+
+
+@pools.command("rename")
+def pools_rename(
+    pool: Thing, name: Annotated[str, typer.Argument(help="The new name.")], json: Json = False
+) -> None:
+    """Give a pool another name."""
+    from headrace.cli.jobs import rename
+
+    rename("pools", pool, name, as_json=json)
+
+
+@pools.command("remove")
+def pools_remove(pool: Thing, json: Json = False) -> None:
+    """Remove a pool that holds no job and no table."""
+    from headrace.cli.jobs import remove
+
+    remove("pools", pool, as_json=json)
+
+
+@tasks.command("list")
+def tasks_list(json: Json = False) -> None:
+    """List tasks."""
+    from headrace.cli.jobs import listed
+
+    listed("tasks", ("id", "name", "action", "table", "enabled"), as_json=json)
+
+
+@jobs.command("list")
+def jobs_list(json: Json = False) -> None:
+    """List jobs; `everything` is the built-in one of all enabled tasks."""
+    from headrace.cli.jobs import listed
+
+    listed("jobs", ("id", "name", "mode", "steps", "cron", "nextRun"), as_json=json)
+
+
+@jobs.command("show")
+def jobs_show(job: Thing, json: Json = False) -> None:
+    """Show a job and its tasks."""
+    from headrace.cli.jobs import show_thing
+
+    show_thing("jobs", job, as_json=json)
+
+
+@jobs.command("add")
+def jobs_add(
+    name: Annotated[str, typer.Argument(help="The job's name.")],
+    tasks: Annotated[list[str], typer.Argument(help="Its tasks, by id or name.")],
+    pool: Annotated[str, typer.Option(help="Its pool, by id or name.")],
+    after: Annotated[
+        list[str] | None,
+        typer.Option(help="LATER:EARLIER, one task that waits for another; repeat it."),
+    ] = None,
+    mode: Mode = "full",
+    cron: Annotated[str | None, typer.Option(help='Schedule, e.g. "0 3 * * *" (UTC).')] = None,
+    stop_on_failure: Annotated[
+        bool,
+        typer.Option("--stop-on-failure", help="A failure keeps others from starting."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Make a job of TASKS."""
+    from headrace.cli.jobs import add_job
+
+    add_job(
+        name, tasks, after or [], pool=pool, mode=mode, cron=cron, stop_on_failure=stop_on_failure,
+        as_json=json,
+    )  # fmt: skip
+
+
+@jobs.command("start")
+def jobs_start(
+    job: Thing,
+    mode: Mode = "full",
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Until it ends, and exit so.")] = False,
+    json: Json = False,
+) -> None:
+    """Start every task of a job (`everything`: all enabled tasks)."""
+    from headrace.cli.jobs import start_job
+
+    raise typer.Exit(start_job(job, mode=mode, wait=wait, as_json=json))
+
+
+@jobs.command("remove")
+def jobs_remove(job: Thing, json: Json = False) -> None:
+    """Remove a job; its runs stay."""
+    from headrace.cli.jobs import remove
+
+    remove("jobs", job, as_json=json)
+
+
+@executions.command("list")
+def executions_list(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Executions to show.")] = 20,
+    json: Json = False,
+) -> None:
+    """List executions, newest first."""
+    from headrace.cli.jobs import listed
+
+    listed(
+        "executions", ("id", "state", "percent", "steps", "trigger", "queuedAt"), limit=limit,
+        as_json=json,
+    )  # fmt: skip
+
+
+@executions.command("show")
+def executions_show(
+    execution: Execution,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch it until it ends.")] = False,
+    json: Json = False,
+) -> None:
+    """Show an execution and where each of its tasks stands."""
+    from headrace.cli import jobs as parts
+
+    if follow:
+        raise typer.Exit(parts.follow(execution, as_json=json))
+    parts.show_thing("executions", execution, as_json=json)
+
+
+@executions.command("cancel")
+def executions_cancel(execution: Execution, json: Json = False) -> None:
+    """Stop an execution: what runs is cancelled, the rest never starts."""
+    from headrace.cli.jobs import act
+
+    act("cancel", execution, as_json=json)
+
+
+@executions.command("retry")
+def executions_retry(execution: Execution, json: Json = False) -> None:
+    """Start the tasks again that did not succeed."""
+    from headrace.cli.jobs import act
+
+    act("retry", execution, as_json=json)
+
+
+@keys.command("list")
+def keys_list(json: Json = False) -> None:
+    """List keys; the keys themselves are kept nowhere."""
+    from headrace.cli.jobs import listed
+
+    listed("keys", ("id", "name", "role", "createdAt", "revokedAt"), as_json=json)
+
+
+@keys.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(help="Who or what it is for.")],
+    role: Annotated[
+        Literal["viewer", "operator", "admin"],
+        typer.Option(help="viewer looks, operator starts and changes, admin makes keys too."),
+    ] = "operator",
+    json: Json = False,
+) -> None:
+    """Make a key and print it: it is shown only now."""
+    from headrace.cli.jobs import add_key
+
+    add_key(name, role, as_json=json)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    key: Annotated[str, typer.Argument(help="The key's id.")], json: Json = False
+) -> None:
+    """Take a key out of use, with every token issued for it."""
+    from headrace.cli.jobs import remove
+
+    remove("keys", key, as_json=json)
+
+
 def main() -> None:
     """Run the command line; every error becomes a sentence and an exit code."""
     try:

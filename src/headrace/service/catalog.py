@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from headrace.connectors import registry
 from headrace.contract.spec import Config, filled_in
 from headrace.domain import alias
@@ -229,6 +231,22 @@ class Catalog:
         if not is_id(id_) or resources.find(tx, Authentication, tenant, id_) is None:
             raise Invalid(f"cannot find authentication {id_[:80]}", field=field)
         return AuthenticationId(id_)
+
+    @staticmethod
+    def members_of(thing: Source | Destination) -> list[dict[str, Any]]:
+        """Return the members of a thing's form: name, whether required or secret, value."""
+        form = _form(type(thing), thing.type, planned=True)
+        if form is None:
+            return [{"name": name, "value": value} for name, value in thing.input.items()]
+        secret = secret_members(form)
+        return [
+            {
+                "name": field.encode_name, "required": field.required,
+                "secret": field.encode_name in secret,
+                "value": thing.input.get(field.encode_name),
+            }
+            for field in msgspec.structs.fields(form)
+        ]  # fmt: skip
 
     # Transformations.
 

@@ -416,6 +416,19 @@ class Runs:
             failure_threshold=0, tenant=tenant,
         )  # fmt: skip
 
+    def trying_order(self, tenant: TenantId, source_id: str) -> Order:
+        """Return an order to read a source with that is kept, its secrets opened."""
+        with self._database.read() as tx:
+            source = resources.find(tx, Source, tenant, source_id) if is_id(source_id) else None
+            if source is None:
+                raise NotFound(f"cannot find source {source_id[:80]}")
+            return self._order(
+                run="", attempt=0, scope="", fence=0, source_type=source.type,
+                source_input=self._catalog.opened(tx, source), destination_type="",
+                destination_input={}, action="", table=None, key=(), failure_threshold=0,
+                tenant=tenant,
+            )  # fmt: skip
+
     def _order_of_destination(self, tx: Tx, end: Destination, table: str | None = None) -> Order:
         return self._order(
             run="", attempt=0, scope="", fence=0, source_type="", source_input={},

@@ -20,6 +20,7 @@ from headrace.settings import Settings
 
 ReadTable = Callable[[TenantId, str, str, int, str | None], Page]
 Sample = Callable[[TenantId, str, Mapping[str, Any], str | None], list[dict[str, Any]]]
+TrySource = Callable[[TenantId, str], list[dict[str, Any]]]
 TryTransformation = Callable[[str, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], Tried]
 
 
@@ -28,7 +29,8 @@ class Services:
     """`read_table(tenant, destination, table, limit, cursor)` reads back what landed.
 
     `sample(tenant, type, input, authentication)` returns the first records of a source that is not
-    kept; `try_transformation(type, input, secrets, record)` what becomes of one record.
+    kept, `try_source(tenant, id)` those of one that is;
+    `try_transformation(type, input, secrets, record)` what becomes of one record.
     """
 
     settings: Settings
@@ -43,5 +45,6 @@ class Services:
     indexes: Indexes
     read_table: ReadTable
     sample: Sample
+    try_source: TrySource
     try_transformation: TryTransformation
     ready: Callable[[], str | None]  # why the server takes no work, or None

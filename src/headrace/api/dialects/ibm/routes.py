@@ -24,7 +24,9 @@ from headrace.store.paging import Window
 
 Json = dict[str, Any]
 LOOKED_AT: Final = Window(20)  # executions among which the last success is looked for
-STARTS: Final = ("true", "raw_only")
+# What `run` starts: everything, or (BigFix Inventory's short import) what has changed.
+STARTS: Final = {"true": Mode.FULL, "raw_only": Mode.DELTA}
+TYPES: Final = {Mode.FULL: "complete", Mode.DELTA: "raw_only"}
 
 
 class Login(Struct):
@@ -45,18 +47,19 @@ async def import_status(
     request: AnyRequest, services: Services, caller: Principal
 ) -> Response[Json]:
     """Say how the import stands; with `run=true` start it, unless it is running."""
-    if starts := request.query_params.get("run") in STARTS:
+    mode = STARTS.get(request.query_params.get("run", ""))
+    if mode is not None:
         need(caller, Role.OPERATOR)
         refuse_prefetch(request)
-    body = await sync_to_thread(_import, services, caller, starts)
+    body = await sync_to_thread(_import, services, caller, mode)
     return Response(body, headers={"Cache-Control": "no-store", "Content-Language": "en-US"})
 
 
-def _import(services: Services, caller: Principal, starts: bool) -> Json:  # noqa: FBT001  # of a thread
+def _import(services: Services, caller: Principal, mode: Mode | None) -> Json:
     job = services.jobs.everything(caller)
-    if starts:
+    if mode is not None:
         with contextlib.suppress(Conflict):  # the answer tells of the one that is running
-            services.jobs.start(caller, EVERYTHING, mode=Mode.FULL)
+            services.jobs.start(caller, EVERYTHING, mode=mode)
     found, _ = services.jobs.executions(caller, ExecutionsAsked(job=job.id), LOOKED_AT)
     return _status(job, found, can_run=RANK[caller.role] >= RANK[Role.OPERATOR])
 
@@ -77,11 +80,11 @@ def _status(job: Job, found: list[Execution], *, can_run: bool) -> Json:
     if over and over[0].finished_at:
         shown["last_status"] = "successful" if over[0].state in good else "failed"
         shown["last_import_time"] = rfc3339(over[0].finished_at)
-        shown["last_import_type"] = "complete"
+        shown["last_import_type"] = TYPES[over[0].mode]
     if job.next_run is not None:
         shown["next_import_time"] = rfc3339(job.next_run)
         shown["next_import_time_in"] = max(Millis(job.next_run - now_ms()) // 1000, 0)
-        shown["next_import_type"] = "complete"
+        shown["next_import_type"] = TYPES[job.mode]
     return shown
 
 
