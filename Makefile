@@ -52,6 +52,7 @@ types: setup
 
 docs: setup  ## remake the generated reference
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/views.py
 
 bench: setup  ## side by side with DuckDB and COPY; fails on its bars
 	$(BIN)/python bench/run.py

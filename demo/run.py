@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from dialects import Vendors
 from headrace.cli.show import receipt_table
 from headrace.client import ENDED, Client
 from headrace.domain.errors import HeadraceError
@@ -73,7 +76,13 @@ def served(files: dict[str, bytes]) -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = files.get(self.path.lstrip("/"))
-            self.send_response(404 if body is None else 200)
+            state = f'"{zlib.crc32(body or b"")}"'
+            if body is not None and self.headers.get("If-None-Match") == state:
+                body = b""
+                self.send_response(304)
+            else:
+                self.send_response(404 if body is None else 200)
+            self.send_header("ETag", state)
             self.send_header("Content-Length", str(len(body or b"")))
             self.end_headers()
             with contextlib.suppress(OSError):
@@ -226,15 +235,57 @@ def main() -> None:
         rows = client.call("GET", f"/v1/tables/{ends['duckdb']['id']}/flights/rows?limit=10")
         shown = ["month", "day", "dep_time", "arr_delay", "carrier", "flight", "origin", "dest"]
         show_rows(rows["rows"], "flights in DuckDB", shown)
+        _by_every_dialect(client, key, files)
         _say_how_to_go_on(url, key, ends["duckdb"]["id"], runs["flights → DuckDB"])
         OUT.print(f"Done in {time.monotonic() - begun:.1f} s.")
         if unbalanced:
             sys.exit(1)
 
 
+# What the demo shows of each vendor's answer.
+SHOWN = {
+    "Celonis": ("name", "status", "latestExecutionItemId"),
+    "Amperity": ("table_name", "state", "read", "errors", "rejected", "inserted", "updated"),
+    "IBM": ("mode", "last_status", "last_import_type", "last_import_time"),
+    "Lucidum": ("dag_run_id", "state", "end_date"),
+    "Algolia": ("status", "outcome", "reason"),
+}
+
+
+def _by_every_dialect(client: Client, key: str, files: dict[str, bytes]) -> None:
+    """Trigger the load once through each dialect; each reads what has changed since the last."""
+    OUT.print(
+        "[bold]6[/]  The load once more, triggered as five vendors' clients do it. The list of"
+        " airports changes\n   before each; with DELTA, tasks whose files are as they were are"
+        " skipped.\n"
+    )
+    vendors = Vendors(client, key)
+    ends = client.call("GET", "/v1/destinations")["items"]
+    index = next(one["id"] for one in ends if one["type"] == "search")
+    tasks = {one["destination"]: one["id"] for one in client.call("GET", "/v1/tasks")["items"]}
+    header, *airports = files["airports.csv"].splitlines(keepends=True)
+    for number, vendor in enumerate(SHOWN, 1):
+        files["airports.csv"] = header + b"".join(airports[number:])
+        started = vendors.start(vendor, whole=False, task=tasks[index])
+        execution = vendors.wait()
+        steps = [step["state"] for step in execution["steps"]]
+        OUT.print(f"   [bold cyan]{vendor}[/]  {escape(started.line)}", soft_wrap=True)
+        OUT.print(
+            f"      [dim]{started.status}; the execution has {execution['state']}:"
+            f" {steps.count('succeeded')} loaded, {steps.count('skipped')} skipped[/]"
+        )
+        if execution["state"] != "succeeded":
+            sys.exit(f"{vendor}: the load has {execution['state']}.")
+        told = vendors.tell(vendor, execution)
+        answer = told.answer["tables"][0] if vendor == "Amperity" else told.answer
+        OUT.print(f"      {escape(told.line)}", soft_wrap=True)
+        said = ", ".join(f"{name}: [green]{escape(str(answer[name]))}[/]" for name in SHOWN[vendor])
+        OUT.print(f"      {said}\n", soft_wrap=True)
+
+
 def _say_how_to_go_on(url: str, key: str, destination: str, run: str) -> None:
     auth = f"-H 'Authorization: Bearer {key}'"
-    OUT.print("\n[bold]6[/]  To go on, start the server over the same data and try these:\n")
+    OUT.print("\n[bold]7[/]  To go on, start the server over the same data and try these:\n")
     for line in (
         f"HEADRACE_ADMIN_KEY={key} .venv/bin/headrace serve --data-dir demo-data",
         f"curl {auth} 'http://127.0.0.1:8000/v1/runs/{run}/receipt'",

@@ -123,7 +123,10 @@ class Dispatcher:
 
     def _claim(self) -> None:
         # Without room it still says what the waiting runs wait for.
-        for claim, run in self._queue.claim(self._pool.free()):
+        claimed = self._queue.claim(self._pool.free())
+        if claimed:
+            self._wake.set()  # their executions have begun
+        for claim, run in claimed:
             faults.reach("server.claimed")
             try:
                 order = self._runs.order(run)

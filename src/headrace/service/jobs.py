@@ -218,9 +218,9 @@ class Jobs:
             if active := jobs.active_of(tx, thing.id):
                 raise Conflict(f"The job has an execution: {active.id}.", execution=active.id)
             good = {
-                task
-                for task, _, state, _ in jobs.runs_of(tx, old.id)
-                if state in (RunState.SUCCEEDED, RunState.SKIPPED)
+                run.task
+                for run in jobs.runs_of(tx, old.id)
+                if run.state in (RunState.SUCCEEDED, RunState.SKIPPED)
             }
             steps = tuple(
                 replace(step, after=tuple(one for one in step.after if one not in good))
@@ -314,7 +314,7 @@ class Jobs:
         """Return run and state of the steps that were started."""
         with self._database.read() as tx:
             found = jobs.runs_of(tx, execution.id)
-        return {task: (run, state) for task, run, state, _ in found}
+        return {run.task: (run.id, run.state) for run in found}
 
     def cancel(self, caller: Principal, id_: str) -> Execution:
         """Stop an execution: what runs is cancelled, what has not started never will. Repeatable.
@@ -329,8 +329,8 @@ class Jobs:
             if found.state not in OVER:
                 if found.job is not None:
                     jobs.write_execution(tx, found.id, cancelled=True)
-                for _, run_id, state, _ in jobs.runs_of(tx, found.id):
-                    run = runs.find(tx, tenant, run_id) if state not in ENDED else None
+                for step in jobs.runs_of(tx, found.id):
+                    run = runs.find(tx, tenant, step.id) if step.state not in ENDED else None
                     if run is not None:
                         self._runs.stop(tx, run)
                 audit.add(tx, caller, "execution.cancelled", found.id)
@@ -362,7 +362,7 @@ class Jobs:
     def _move_on(self, tx: Tx, old: Execution) -> Execution:
         """Start what may start, and write down where an execution stands."""
         found = jobs.runs_of(tx, old.id)
-        states = {task: state for task, _, state, _ in found}
+        states = {run.task: run.state for run in found}
         gone: set[TaskId] = set()
         for step in self._judged(old, states).start:
             task = resources.find(tx, Task, old.tenant, step.task)
@@ -371,12 +371,13 @@ class Jobs:
             elif run := self._runs.queue_step(tx, task, old.trigger, old.mode, old.id):
                 states[step.task] = run.state
         seen = self._judged(old, states, gone)
-        shares = {task: share(state, progress) for task, _, state, progress in found}
+        shares = {run.task: share(run.state, run.progress) for run in found}
         now: dict[str, Any] = {
             "state": seen.state, "percent": max(old.percent, percent(old.steps, shares, seen.state))
         }  # fmt: skip
         if old.started_at is None and seen.state is not ExecutionState.QUEUED:
-            now["started_at"] = tx.now
+            begun = [run.started_at for run in found if run.started_at is not None]
+            now["started_at"] = min(begun, default=tx.now)
         if seen.state in OVER:
             now["finished_at"] = tx.now
         changed = {name: value for name, value in now.items() if getattr(old, name) != value}

@@ -323,12 +323,23 @@ def write_execution(tx: Tx, id_: ExecutionId, **values: Any) -> None:
     tx.run(sa.update(execution).where(execution.c.id == id_).values(**values))
 
 
-def runs_of(tx: Tx, id_: ExecutionId) -> list[tuple[TaskId, str, RunState, Mapping[str, Any]]]:
-    """Return task, id, state and progress of an execution's runs."""
+@dataclass(frozen=True, slots=True)
+class StepRun:
+    """The run of one step of an execution."""
+
+    task: TaskId
+    id: str
+    state: RunState
+    progress: Mapping[str, Any]
+    started_at: Millis | None
+
+
+def runs_of(tx: Tx, id_: ExecutionId) -> list[StepRun]:
+    """Return the runs of an execution."""
     run = tables.run
-    query = sa.select(run.c.task, run.c.id, run.c.state, run.c.progress)
+    query = sa.select(run.c.task, run.c.id, run.c.state, run.c.progress, run.c.started_at)
     return [
-        (TaskId(row.task), row.id, RunState(row.state), row.progress or {})
+        StepRun(TaskId(row.task), row.id, RunState(row.state), row.progress or {}, row.started_at)
         for row in tx.all(query.where(run.c.execution == id_))
     ]
 
