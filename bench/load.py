@@ -29,18 +29,18 @@ from tests.serving import Serving, serving  # noqa: E402
 class Connection:
     """One kept connection."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, headers: dict[str, str] = HEADERS) -> None:
         self._port = port
         self._streams = None
+        self._head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
     async def call(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         data = b"" if body is None else json.dumps(body).encode()
-        head = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
         writer.write(
-            f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{head}"
+            f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{self._head}"
             f"content-length: {len(data)}\r\n\r\n".encode()
             + data
         )
@@ -53,11 +53,13 @@ def p(values: list[float], percent: float) -> float:
     return sorted(values)[min(int(len(values) * percent / 100), len(values) - 1)]
 
 
-async def at_rate(port: int, path: str, rate: float, seconds: float) -> list[float]:
+async def at_rate(
+    port: int, path: str, rate: float, seconds: float, headers: dict[str, str] = HEADERS
+) -> list[float]:
     """Ask at a steady rate; return latencies from the moment that each was due, in seconds."""
     free: asyncio.Queue[Connection] = asyncio.Queue()
     for _ in range(32):
-        free.put_nowait(Connection(port))
+        free.put_nowait(Connection(port, headers))
     found: list[float] = []
 
     async def one(due: float) -> None:
