@@ -3,10 +3,15 @@
 Nothing here is headrace's own API but what finds the ids; the demo and docs/generate.py use it.
 """
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import urllib3
@@ -15,6 +20,27 @@ from headrace.client import ENDED, Client
 
 Json = Any
 WAIT_S = 120.0
+
+
+@contextlib.contextmanager
+def headrace(folder: Path, key: str) -> Iterator[str]:
+    """Run a server over a folder; yield its address."""
+    log = folder / "server.log"
+    command = [sys.executable, "-m", "headrace", "serve", "--port", "0", "--data-dir", str(folder)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env=os.environ | {"HEADRACE_ADMIN_KEY": key}
+        )
+    try:
+        until = time.monotonic() + 60
+        while "listens on " not in (text := log.read_text()):
+            if process.poll() is not None or time.monotonic() > until:
+                sys.exit(f"The server did not start:\n{text}")
+            time.sleep(0.05)
+        yield text.partition("listens on ")[2].split()[0]
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @dataclass(frozen=True, slots=True)

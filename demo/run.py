@@ -11,7 +11,6 @@ import io
 import os
 import secrets
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -28,7 +27,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from dialects import Vendors
+from dialects import Vendors, headrace
 from headrace.cli.show import receipt_table
 from headrace.client import ENDED, Client
 from headrace.domain.errors import HeadraceError
@@ -100,27 +99,6 @@ def served(files: dict[str, bytes]) -> Iterator[str]:
         server.server_close()
 
 
-@contextlib.contextmanager
-def headrace(key: str) -> Iterator[str]:
-    """Run a server on its embedded default; yield its address."""
-    log = FOLDER / "server.log"
-    command = [sys.executable, "-m", "headrace", "serve", "--port", "0", "--data-dir", FOLDER]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, env=os.environ | {"HEADRACE_ADMIN_KEY": key}
-        )
-    try:
-        until = time.monotonic() + 60
-        while "listens on " not in (text := log.read_text()):
-            if process.poll() is not None or time.monotonic() > until:
-                sys.exit(f"The server did not start:\n{text}")
-            time.sleep(0.05)
-        yield text.partition("listens on ")[2].split()[0]
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def watched(client: Client, runs: dict[str, str]) -> dict[str, Json]:
     """Draw the progress of runs until all have ended; return them by label."""
     bars = Progress(
@@ -174,7 +152,7 @@ def main() -> None:
     files["flights.zip"] = packed.getvalue()
     key = "demo-" + secrets.token_hex(12)
     OUT.print("[bold]1[/]  A web server offers the flights of 2013 from New York; headrace starts.")
-    with served(files) as site, headrace(key) as url, Client(url, key=key) as client:
+    with served(files) as site, headrace(FOLDER, key) as url, Client(url, key=key) as client:
         OUT.print(f"   files at {site}, headrace at {url}\n")
         OUT.print("[bold]2[/]  Sources, destinations and tasks are made over the API, and started.")
         ends = {

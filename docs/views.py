@@ -6,21 +6,16 @@ against a new run.
 """
 
 import json
-import os
 import re
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "demo"))
 
-from dialects import Call, Vendors  # noqa: E402
+from dialects import Call, Vendors, headrace  # noqa: E402
 from headrace.client import Client  # noqa: E402
 
 PAGE = HERE / "five-views.md"
@@ -42,35 +37,13 @@ FACTS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
-@contextmanager
-def server(folder: Path) -> Iterator[Client]:
-    """Run a server over a folder."""
-    command = [sys.executable, "-m", "headrace", "serve", "--port", "0", "--data-dir", str(folder)]
-    log = folder.parent / "server.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, env=os.environ | {"HEADRACE_ADMIN_KEY": KEY}
-        )
-    try:
-        until = time.monotonic() + 60
-        while "listens on " not in (text := log.read_text()):
-            if process.poll() is not None or time.monotonic() > until:
-                sys.exit(f"The server did not start:\n{text}")
-            time.sleep(0.05)
-        with Client(text.partition("listens on ")[2].split()[0], key=KEY) as client:
-            yield client
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def collected() -> dict[str, Call]:
     """Load the file by one execution, and return what each dialect says of it."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "data"
         (folder / "files").mkdir(parents=True)
         (folder / "files" / "people.csv").write_text(ROWS)
-        with server(folder) as client:
+        with headrace(folder, KEY) as url, Client(url, key=KEY) as client:
             source = client.add(
                 "sources", type="csv", name="people",
                 input={

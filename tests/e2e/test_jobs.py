@@ -238,3 +238,37 @@ def test_an_execution_survives_its_server(store, tmp_path, fresh_database):
             "succeeded",
             {"succeeded"},
         )
+
+
+def test_executions_are_paged_newest_first_with_those_of_tasks_started_alone(shop):
+    task, _ = shop.task()
+    job = shop.job(task)
+    made = []
+    for _ in range(2):
+        made.append(shop.start(job))
+        shop.wait(made[-1])
+        run = shop.call("POST", f"/v1/tasks/{task}/runs")
+        made.append(run["execution"])
+        shop.wait(made[-1])
+    found, cursor = [], ""
+    while True:
+        page = shop.call("GET", f"/v1/executions?limit=3{cursor}")
+        found += page["items"]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+    ids = [one["id"] for one in found]
+    assert ids[:4] == made[::-1]
+    assert len(set(ids)) == len(ids)
+    assert [one["job"] for one in found[:4]] == [None, job, None, job]
+    assert {one["id"] for one in shop.call("GET", f"/v1/executions?job={job}")["items"]} == {
+        made[0],
+        made[2],
+    }
+    for cursor in ("x", "1.x", "-1.01a00000-0000-7000-8000-000000000000"):
+        with pytest.raises(CallerError, match="cursor"):
+            shop.call("GET", f"/v1/executions?cursor={cursor}")
+    cancelled = shop.call("POST", f"/v1/tasks/{task}/runs")["execution"]
+    with pytest.raises(CallerError, match=r"/v1/tasks/|not over"):
+        shop.call("POST", f"/v1/executions/{cancelled}/retry")
+    shop.wait(cancelled)

@@ -281,11 +281,17 @@ class Jobs:
 
     def executions(
         self, caller: Principal, asked: ExecutionsAsked = ANY, window: Window = HUNDRED
-    ) -> tuple[list[Execution], int]:
-        """Return one page of the executions that the caller may see, newest first; how many."""
+    ) -> list[Execution]:
+        """Return one page of the executions that the caller may see, newest first."""
         with self._database.read() as tx:
             hidden = pools.hidden(tx, caller)
             return jobs.executions(tx, caller.tenant.id, asked, window, hidden)
+
+    def count_executions(self, caller: Principal, asked: ExecutionsAsked = ANY) -> int:
+        """Return how many executions there are that the caller may see."""
+        with self._database.read() as tx:
+            hidden = pools.hidden(tx, caller)
+            return jobs.count_executions(tx, caller.tenant.id, asked, hidden)
 
     def names(self, found: Sequence[Execution]) -> dict[ExecutionId, str]:
         """Return the names of the executions' jobs, or of the tasks that were started alone."""

@@ -1,6 +1,6 @@
 """Pools, jobs and executions: kept, found, removed. Every look-up is by tenant."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -229,47 +229,58 @@ class ExecutionsAsked:
 def executions(
     tx: Tx, tenant: TenantId, asked: ExecutionsAsked, window: Window,
     hidden: Sequence[PoolId] = (),
-) -> tuple[list[Execution], int]:  # fmt: skip
-    """Return one page of executions, newest first, and how many there are (before `before`).
+) -> list[Execution]:  # fmt: skip
+    """Return one page of executions, newest first. The ends of windows are exclusive."""
+    last = window.offset + window.limit
+    places: list[tuple[Millis, str]] = []
+    for query, table in _asked(tenant, asked, hidden):
+        page = query.with_only_columns(table.c.queued_at, table.c.id)
+        if asked.before is not None:
+            at, id_ = asked.before
+            older = sa.or_(table.c.queued_at < at, table.c.id < id_)
+            page = page.where(table.c.queued_at <= at, older)
+        page = page.order_by(table.c.queued_at.desc(), table.c.id.desc())
+        places += [(row.queued_at, row.id) for row in tx.all(page.limit(last))]
+    ids = [id_ for _, id_ in sorted(places, reverse=True)[window.offset : last]]
+    rows = tx.all(sa.select(execution).where(execution.c.id.in_(ids)))
+    found = {row.id: made_execution(row) for row in rows}
+    found |= {one.id: alone(one) for one in runs.some(tx, ids)}
+    return [found[id_] for id_ in ids]
 
-    Until's are exclusive.
-    """
-    parts = []
-    if asked.alone is not True:
-        of_jobs = [execution.c.tenant == tenant]
-        if asked.job is not None:
-            of_jobs.append(execution.c.job == asked.job)
-        if hidden:
-            seen = sa.select(job.c.id).where(job.c.tenant == tenant, job.c.pool.not_in(hidden))
-            of_jobs.append(execution.c.job.in_(seen))
-        parts.append(_asked(execution, asked, asked.states).where(*of_jobs))
-    if asked.job is None and asked.alone is not False:
-        run = tables.run
-        states = None if asked.states is None else alone_in(asked.states)
-        of_tasks = run.c.tenant == tenant, run.c.execution == run.c.id, run.c.task.is_not(None)
-        parts.append(_asked(run, asked, states).where(*of_tasks))
-    whole = sa.union_all(*parts).subquery()
-    total = tx.con.execute(sa.select(sa.func.count()).select_from(whole)).scalar_one()
-    query = sa.select(whole)
-    if asked.before is not None:
-        at, id_ = asked.before
-        later = sa.and_(whole.c.queued_at == at, whole.c.id < id_)
-        query = query.where(sa.or_(whole.c.queued_at < at, later))
-    order = whole.c.queued_at.desc(), whole.c.id.desc()
-    ids = [
-        row.id for row in tx.all(query.order_by(*order).limit(window.limit).offset(window.offset))
-    ]
-    found = {
-        row.id: made_execution(row)
-        for row in tx.all(sa.select(execution).where(execution.c.id.in_(ids)))
-    } | {one.id: alone(one) for one in runs.some(tx, ids)}
-    return [found[id_] for id_ in ids], total
+
+def count_executions(
+    tx: Tx, tenant: TenantId, asked: ExecutionsAsked, hidden: Sequence[PoolId] = ()
+) -> int:
+    """Return how many executions there are, whatever `before` says."""
+    return sum(
+        int(tx.con.execute(query.with_only_columns(sa.func.count())).scalar_one())
+        for query, _ in _asked(tenant, asked, hidden)
+    )
 
 
 def _asked(
-    table: sa.Table, asked: ExecutionsAsked, states: Sequence[str] | None
-) -> sa.Select[tuple[str, int]]:
-    query = sa.select(table.c.id, table.c.queued_at)
+    tenant: TenantId, asked: ExecutionsAsked, hidden: Sequence[PoolId]
+) -> Iterator[tuple[sa.Select[Any], sa.Table]]:
+    """Yield a query of the executions of jobs, and one of the tasks that were started alone."""
+    if asked.alone is not True:
+        query = _in_windows(execution, tenant, asked, asked.states)
+        if asked.job is not None:
+            query = query.where(execution.c.job == asked.job)
+        if hidden:
+            seen = sa.select(job.c.id).where(job.c.tenant == tenant, job.c.pool.not_in(hidden))
+            query = query.where(execution.c.job.in_(seen))
+        yield query, execution
+    if asked.job is None and asked.alone is not False:
+        run = tables.run
+        states = None if asked.states is None else alone_in(asked.states)
+        query = _in_windows(run, tenant, asked, states)
+        yield query.where(run.c.execution == run.c.id, run.c.task.is_not(None)), run
+
+
+def _in_windows(
+    table: sa.Table, tenant: TenantId, asked: ExecutionsAsked, states: Sequence[str] | None
+) -> sa.Select[Any]:
+    query = sa.select(table).where(table.c.tenant == tenant)
     for column, low, high in (
         (table.c.queued_at, asked.since, asked.until),
         (table.c.finished_at, asked.ended_since, asked.ended_until),

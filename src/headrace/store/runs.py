@@ -19,6 +19,7 @@ run: Final = tables.run
 event: Final = tables.event
 RARE: Final = 5_000  # events: so few are looked up before they are sorted
 CANDIDATES_MAX: Final = 200
+IDS_AT_ONCE: Final = 500  # in one statement
 _ACTIVE: Final = tuple(ACTIVE)
 
 
@@ -73,7 +74,11 @@ def find(tx: Tx, tenant: TenantId, id_: str) -> Run | None:
 
 def some(tx: Tx, ids: Sequence[str]) -> list[Run]:
     """Return those of the runs named that are there."""
-    return [made(row) for row in tx.all(sa.select(run).where(run.c.id.in_(ids)))]
+    return [
+        made(row)
+        for start in range(0, len(ids), IDS_AT_ONCE)
+        for row in tx.all(sa.select(run).where(run.c.id.in_(ids[start : start + IDS_AT_ONCE])))
+    ]
 
 
 def wake(tx: Tx, id_: str) -> None:
@@ -182,17 +187,22 @@ def started_between(
     window: Window,
 ) -> tuple[list[Run], int]:  # fmt: skip
     """Return the tasks' runs that started in a window, or wait since then; newest first."""
-    query = sa.select(run).where(
-        run.c.tenant == tenant, run.c.task.is_not(None), run.c.kind.in_(kinds),
-        sa.or_(
-            sa.and_(run.c.started_at >= since, run.c.started_at < until),
-            sa.and_(
-                run.c.started_at.is_(None), run.c.queued_at >= since, run.c.queued_at < until
-            ),
-        ),
-    )  # fmt: skip
-    rows, total = page(tx, query, run, Order("queued_at"), window)
-    return [made(row) for row in rows], total
+    of_tasks = run.c.tenant == tenant, run.c.task.is_not(None), run.c.kind.in_(kinds)
+    places: list[tuple[Millis, str]] = []
+    total = 0
+    for column, tests in (
+        (run.c.queued_at, (run.c.started_at.is_(None),)), (run.c.started_at, ()),
+    ):  # fmt: skip
+        query = sa.select(column, run.c.id).where(
+            *of_tasks, *tests, column >= since, column < until
+        )
+        count = query.with_only_columns(sa.func.count())
+        total += int(tx.con.execute(count).scalar_one())
+        rows = tx.all(query.order_by(column.desc()).limit(window.limit))
+        places += [(row[0], row.id) for row in rows]
+    ids = [id_ for _, id_ in sorted(places, reverse=True)[: window.limit]]
+    found = {one.id: one for one in some(tx, ids)}
+    return [found[RunId(id_)] for id_ in ids], total
 
 
 def forget_task(tx: Tx, task: TaskId) -> None:

@@ -149,6 +149,11 @@ run: Final = Table(
     Index("ix_run_queue", "state", "not_before", "queued_at"),
     Index("ix_run_listed", "tenant", "queued_at"),
     Index("ix_run_started", "tenant", "started_at"),
+    Index(  # of tasks that were started alone: their runs are executions too
+        "ix_run_alone", "tenant", "queued_at", "id", "state",
+        sqlite_where=text("execution = id and task is not null"),
+        postgresql_where=text("execution = id and task is not null"),
+    ),
     Index("ix_run_task", "task", "queued_at"),
 )  # fmt: skip
 
@@ -210,6 +215,7 @@ execution: Final = Table(
     Column("queued_at", BigInteger, nullable=False), Column("started_at", BigInteger),
     Column("finished_at", BigInteger),
     Index("ix_execution_job", "job", "queued_at"),
+    Index("ix_execution_listed", "tenant", "queued_at", "id"),
     Index(
         "uq_execution_active", "job", unique=True,  # never two of a job at once
         sqlite_where=text("finished_at is null"), postgresql_where=text("finished_at is null"),

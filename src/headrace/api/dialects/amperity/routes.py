@@ -138,11 +138,11 @@ def list_workflows(request: AnyRequest, services: Services, caller: Principal) -
         ended_since=_moment(request, "ended_from"), ended_until=_moment(request, "ended_to"),
         before=_place(request.query_params.get("next_token")),
     )  # fmt: skip
-    found, total = services.jobs.executions(caller, asked, Window(int(limit) + 1))
+    found = services.jobs.executions(caller, asked, Window(int(limit) + 1))
     page = found[: int(limit)]
     shown = wire.Workflows(data=_workflows(services, caller, page))
     if with_total:
-        shown.total = total
+        shown.total = services.jobs.count_executions(caller, asked)
     if len(found) > len(page):
         last = page[-1]
         shown.next_token = base64.urlsafe_b64encode(f"{last.queued_at} {last.id}".encode()).decode()
@@ -161,7 +161,7 @@ def _place(token: str | None) -> tuple[Millis, str] | None:
         return None
     try:
         at, id_ = base64.urlsafe_b64decode(token.encode()).decode().split()
-        return Millis(int(at)), id_
+        return Millis(min(int(at), 1 << 60)), id_
     except (ValueError, binascii.Error):
         raise Invalid("next_token is not one that this list gave.", field="next_token") from None
 

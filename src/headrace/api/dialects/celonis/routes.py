@@ -264,9 +264,9 @@ def list_executions(
     owner = services.pools.get(caller, pool)
     limit = _number(request, "limit", 50, PAGE_MAX) or 50
     page = _number(request, "pageNumber", 0, 1_000_000)
-    listed, total = services.jobs.executions(
-        caller, ExecutionsAsked(job=found.id), Window(limit, page * limit)
-    )
+    asked = ExecutionsAsked(job=found.id)
+    listed = services.jobs.executions(caller, asked, Window(limit, page * limit))
+    total = services.jobs.count_executions(caller, asked)
     return {
         "executionItems": [_item(one, found, owner) for one in listed],
         "numOfPages": max(-(-total // limit), 1),

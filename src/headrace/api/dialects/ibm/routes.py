@@ -60,7 +60,7 @@ def _import(services: Services, caller: Principal, mode: Mode | None) -> Json:
     if mode is not None:
         with contextlib.suppress(Conflict):  # the answer tells of the one that is running
             services.jobs.start(caller, EVERYTHING, mode=mode)
-    found, _ = services.jobs.executions(caller, ExecutionsAsked(job=job.id), LOOKED_AT)
+    found = services.jobs.executions(caller, ExecutionsAsked(job=job.id), LOOKED_AT)
     return _status(job, found, can_run=RANK[caller.role] >= RANK[Role.OPERATOR])
 
 

@@ -72,7 +72,9 @@ def _dag_run(one: Execution) -> Json:
 def list_jobs(services: Services, principal: Principal) -> Json:
     """List the runs of the ingestion, newest first."""
     job = services.jobs.everything(principal)
-    found, total = services.jobs.executions(principal, ExecutionsAsked(job=job.id), HUNDRED)
+    asked = ExecutionsAsked(job=job.id)
+    found = services.jobs.executions(principal, asked, HUNDRED)
+    total = services.jobs.count_executions(principal, asked)
     return {"dag_runs": [_dag_run(one) for one in found], "total_entries": total}
 
 
@@ -92,7 +94,7 @@ def run(request: AnyRequest, services: Services, principal: Principal) -> Respon
 def metrics(services: Services, principal: Principal) -> Json:
     """List the runs in short."""
     job = services.jobs.everything(principal)
-    found, _ = services.jobs.executions(principal, ExecutionsAsked(job=job.id), HUNDRED)
+    found = services.jobs.executions(principal, ExecutionsAsked(job=job.id), HUNDRED)
     return {
         "data_ingestion_runs": [
             {name: row[other] for name, other in (

@@ -14,8 +14,9 @@ from headrace.api import errors
 from headrace.api.auth import bearer, services
 from headrace.api.bodies import converted, payload
 from headrace.api.dialects.native import translate, wire
+from headrace.domain.clock import Millis
 from headrace.domain.errors import Invalid
-from headrace.domain.ids import TaskId
+from headrace.domain.ids import TaskId, is_id
 from headrace.domain.job import Job
 from headrace.domain.principal import Principal
 from headrace.domain.resources import Destination, Source
@@ -315,12 +316,22 @@ def list_executions(
     job: str | None = None,
 ) -> wire.Page:  # fmt: skip
     """List executions, newest first; those of tasks that were started alone too."""
-    offset = _offset(cursor)
-    found, total = services.jobs.executions(
-        principal, ExecutionsAsked(job=job), Window(limit, offset)
-    )
-    shown = [translate.execution_shown(one, services.jobs.runs_of(one)) for one in found]
-    return _page(shown, total, offset)
+    asked = ExecutionsAsked(job=job, before=_place(cursor))
+    found = services.jobs.executions(principal, asked, Window(limit + 1))
+    page = found[:limit]
+    shown = [translate.execution_shown(one, services.jobs.runs_of(one)) for one in page]
+    more = len(found) > len(page)
+    return wire.Page(items=shown, next=f"{page[-1].queued_at}.{page[-1].id}" if more else None)
+
+
+def _place(cursor: str | None) -> tuple[Millis, str] | None:
+    """Read the cursor of a list that goes on after a moment and an id."""
+    if cursor is None:
+        return None
+    at, _, id_ = cursor.partition(".")
+    if not at.isdecimal() or len(at) > 15 or not is_id(id_):
+        raise Invalid("cursor is not one that this list gave.", field="cursor")
+    return Millis(int(at)), id_
 
 
 @get("/executions/{id:str}", sync_to_thread=True)
