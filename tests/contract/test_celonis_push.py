@@ -2,7 +2,9 @@
 
 import io
 import json
+import resource
 import socket
+import threading
 import time
 
 import pyarrow as pa
@@ -273,6 +275,34 @@ def test_a_chunk_that_cannot_be_is_not_kept(push):
     assert "same columns" in refused(push.chunk(replace, "id\n1\n", status=400), 400)
     keyless = push.new()
     assert "keys" in refused(push.chunk(keyless, "id\n1\n", "deleted", 400), 400)
+
+
+def test_a_full_disk_refuses_a_chunk_and_keeps_nothing_of_it(push):
+    job, pid = push.new(), push.server.process.pid
+    content = "id\n" + "".join(f"{n}\n" for n in range(2_000_000))
+    none = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(
+        pid, resource.RLIMIT_FSIZE, (8 << 20, none[1])
+    )  # what a full disk looks like to it
+    try:
+        assert "cannot be kept" in refused(push.chunk(job, content, status=503), 503)
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, none)
+    assert push("GET", push.jobs(f"/{job['id']}/chunks")) == []
+    assert list((push.server.data_dir / "uploads" / job["id"]).iterdir()) == []
+    push.chunk(job, content)
+
+
+def test_chunks_that_come_at_once_are_all_kept(push):
+    job = push.new(keys=["id"])
+    threads = [threading.Thread(target=push.chunk, args=(job, f"id,v\n{n},x\n")) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    push.start(job)
+    assert push.over(job)["status"] == "DONE"
+    assert {row["id"] for row in push.rows(job["targetName"])} == {str(n) for n in range(12)}
 
 
 def test_only_a_new_job_is_started_and_takes_chunks(push):

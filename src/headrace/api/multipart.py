@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from asyncio import to_thread
+from asyncio import to_thread, wait_for
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ PART: Final = "file"
 WRITE_BYTES: Final = 4 << 20  # gathered before a thread writes them
 OTHERS_BYTES_MAX: Final = 1 << 20  # of parts that nobody asked for
 PARTS_MAX: Final = 20
+STALL_S: Final = 60.0  # without a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,9 @@ async def _events(
 ) -> AsyncIterator[MultipartSegment | bytes | bytearray | None]:
     """Yield each part's head, then its bytes. Raises Invalid for a body that breaks off."""
     parser = PushMultipartParser(boundary, max_segment_count=PARTS_MAX, strict=False)
+    body = aiter(request.stream())
     try:
-        async for data in request.stream():
+        while (data := await wait_for(anext(body, None), STALL_S)) is not None:
             for event in parser.parse(data) if data else ():
                 yield event
         parser.close()
@@ -77,6 +79,8 @@ async def _events(
         ) from error
     except HTTPException as error:
         raise Invalid("The body ended before its time.", hint="Send it again.") from error
+    except TimeoutError as error:
+        raise Invalid(f"Nothing has come for {STALL_S:g} s.", hint="Send it again.") from error
 
 
 @dataclass(slots=True)

@@ -38,6 +38,7 @@ T = TypeVar("T", Authentication, Source, Destination, Transformation, Task)
 E = TypeVar("E", Source, Destination)
 NAME_MAX: Final = 400
 ALL_MAX: Final = 100_000
+UPLOADED: Final = "uploaded"  # the type of a source whose files a client brings
 POSITIONED: Final = frozenset({"source", "destination", "table", "action", "key"})
 AUTHENTICATION_FORMS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     # type: members that may be shown, members that are secret
@@ -114,6 +115,10 @@ class Catalog:
                     raise Conflict("The task has a run.", hint="Cancel it, or wait for its end.")
                 runs.forget_task(tx, thing.id)
             resources.remove(tx, kind, thing.id)
+            if isinstance(thing, Task):
+                source = resources.find(tx, Source, tenant, thing.source)
+                if source is not None and source.type == UPLOADED:  # it was made with its task
+                    resources.remove(tx, Source, source.id)
 
     # Authentications.
 

@@ -22,7 +22,7 @@ from headrace.domain.task import Action, Task
 from headrace.domain.upload import Upload, phases
 from headrace.observe import faults
 from headrace.service import pushes
-from headrace.service.catalog import Catalog
+from headrace.service.catalog import UPLOADED, Catalog
 from headrace.service.orders import Order, Phase, Push, make_destination, stream_of, tools_for
 from headrace.service.schedule import next_moment
 from headrace.settings import Settings
@@ -32,7 +32,6 @@ from headrace.store.paging import Order as SortOrder
 from headrace.store.paging import Window
 
 KEY_MAX: Final = 255
-UPLOADED: Final = "uploaded"  # the type of a source whose files a client brings
 FED: Final = frozenset({"push", UPLOADED})  # types of sources that are not started
 OVERRIDES: Final = "runMetadata.parametersOverride.source"
 ID_CHARACTERS: Final = 36

@@ -22,8 +22,8 @@ from headrace.domain.task import Action, Task, TriggerType
 from headrace.domain.upload import Chunk, Form, Upload
 from headrace.observe import faults
 from headrace.service import pools
-from headrace.service.catalog import Catalog
-from headrace.service.runs import UPLOADED, Runs
+from headrace.service.catalog import UPLOADED, Catalog
+from headrace.service.runs import Runs
 from headrace.settings import Settings
 from headrace.store import audit, jobs, resources, runs, uploads
 from headrace.store.database import Database, Tx

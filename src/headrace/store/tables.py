@@ -184,13 +184,14 @@ upload: Final = Table(
     Column("extra", JSON, nullable=False), Column("run", String(36), unique=True), *_times(),
 )  # fmt: skip
 
-# One file. They are loaded in the order of their ids.
+# One file. They are loaded in the order of their numbers.
 upload_chunk: Final = Table(
     "upload_chunk", metadata, _id(),
     Column("upload", ForeignKey("upload.id"), nullable=False, index=True),
-    Column("deletes", Boolean, nullable=False), Column("bytes", BigInteger, nullable=False),
-    Column("checksum", String(64), nullable=False), Column("columns", JSON, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
+    Column("number", Integer, nullable=False), Column("deletes", Boolean, nullable=False),
+    Column("bytes", BigInteger, nullable=False), Column("checksum", String(64), nullable=False),
+    Column("columns", JSON, nullable=False), Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("upload", "number"),
 )  # fmt: skip
 
 job: Final = Table(

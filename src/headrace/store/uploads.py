@@ -67,9 +67,12 @@ def remove(tx: Tx, id_: UploadId) -> None:
 
 
 def add_chunk(tx: Tx, of: UploadId, new: Chunk) -> None:
+    """Keep a chunk as the last one of an upload that is locked."""
+    count = sa.select(sa.func.count()).select_from(chunk).where(chunk.c.upload == of)
     tx.run(
         sa.insert(chunk).values(
-            id=new.id, upload=of, deletes=new.deletes, bytes=new.bytes, checksum=new.checksum,
+            id=new.id, upload=of, number=tx.con.execute(count).scalar_one() + 1,
+            deletes=new.deletes, bytes=new.bytes, checksum=new.checksum,
             columns=list(new.columns), created_at=new.created_at,
         )
     )  # fmt: skip
@@ -78,7 +81,7 @@ def add_chunk(tx: Tx, of: UploadId, new: Chunk) -> None:
 
 def chunks(tx: Tx, of: UploadId) -> list[Chunk]:
     """Return the chunks of an upload in their order."""
-    rows = tx.all(sa.select(chunk).where(chunk.c.upload == of).order_by(chunk.c.id))
+    rows = tx.all(sa.select(chunk).where(chunk.c.upload == of).order_by(chunk.c.number))
     return [
         Chunk(
             id=ChunkId(row.id), deletes=row.deletes, bytes=row.bytes, checksum=row.checksum,
