@@ -161,3 +161,22 @@ def test_help_is_quick_and_teaches(tmp_path):
     assert time.monotonic() - begun < 1.5  # 0.1 s alone; this machine is shared
     for word in ("serve", "ingest", "preview", "runs", "logs", "cancel"):
         assert word in done.stdout
+
+
+def test_a_table_of_postgresql_is_ingested(tmp_path, fresh_database):
+    import psycopg
+
+    with psycopg.connect(fresh_database) as con:
+        con.execute("create table orders (id int, price numeric(8,2))")
+        con.execute("insert into orders values (1, 9.90), (2, null)")
+    done = headrace("ingest", f"{fresh_database}#orders", "o.duckdb", cwd=tmp_path, check=0)
+    assert "the books balance" in done.stdout
+    with duckdb.connect(str(tmp_path / "o.duckdb")) as con:
+        assert [(n, str(p)) for n, p in con.execute("select * from orders").fetchall()] == [
+            (1, "9.90"),
+            (2, "None"),
+        ]
+    done = headrace("ingest", fresh_database, "o.duckdb", cwd=tmp_path, check=2)
+    assert "#SCHEMA.TABLE" in done.stderr
+    done = headrace("ingest", f"{fresh_database}#s.nobody", "o.duckdb", cwd=tmp_path, check=3)
+    assert "no table s.nobody" in done.stderr

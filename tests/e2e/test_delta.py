@@ -5,6 +5,7 @@ import threading
 import time
 from email.utils import formatdate
 
+import psycopg
 import pytest
 
 from tests.serving import serving, website
@@ -237,3 +238,82 @@ def test_files_that_come_while_a_run_reads_are_read_by_a_later_one(server):
     thread.join()
     files.run()
     assert files.ids() == {*written, "1000"}
+
+
+def test_a_table_is_read_by_its_cursor_and_a_job_of_it_is_skipped(server, fresh_database):
+    with psycopg.connect(fresh_database) as con:
+        con.execute("create table orders (id int primary key, v text, at timestamptz)")
+        con.execute("insert into orders values (1, 'a', now()), (2, 'b', now())")
+    client = server.client
+    source = client.add("sources", type="postgresql", name="shop", input={
+        "url": fresh_database, "table": "orders", "cursor": "at", "uniqueIDColumn": "id"})  # fmt: skip
+    assert source["input"]["url"] is None  # sealed
+    end = client.add("destinations", type="search", name="d", input={"indexName": "orders"})["id"]
+    task = client.add("tasks", source=source["id"], destination=end, action="save", name="orders")[
+        "id"
+    ]
+    pool = client.call("POST", "/v1/pools", {"name": "p"})["id"]
+    job = client.call("POST", "/v1/jobs", {"pool": pool, "name": "j", "steps": [{"task": task}]})[
+        "id"
+    ]
+
+    def run(mode="delta"):
+        id_ = client.call("POST", f"/v1/jobs/{job}/executions?mode={mode}")["id"]
+        until = time.monotonic() + 30
+        while (found := client.call("GET", f"/v1/executions/{id_}"))["finishedAt"] is None:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        books = client.run(found["steps"][0]["run"])["books"]
+        return found["state"], books and books["read"]
+
+    assert run() == ("succeeded", 2)  # there is nothing to go by yet
+    assert run() == ("skipped", None)
+    with psycopg.connect(fresh_database) as con:
+        con.execute("update orders set v = 'B', at = now() where id = 2")
+        con.execute("insert into orders select n, 'x', now() from generate_series(3, 5) n")
+    assert run() == ("succeeded", 4)
+    assert run() == ("skipped", None)
+    rows = {row["objectID"]: row["v"] for row in client.rows(end, "orders")}
+    assert rows == {"1": "a", "2": "B", "3": "x", "4": "x", "5": "x"}
+    assert run("full") == ("succeeded", 5)
+    # Another source may mean other rows: everything is read again.
+    client.call("PATCH", f"/v1/sources/{source['id']}", {"input": {"overlap": 5}})
+    assert run() == ("succeeded", 5)
+
+
+def test_rows_that_are_written_all_the_while_are_all_read_once(server, fresh_database):
+    """Many writers, a delta run again and again: the table that is appended to ends up equal."""
+    with psycopg.connect(fresh_database) as con:
+        con.execute("create table log (id serial, at timestamptz default clock_timestamp())")
+    client = server.client
+    source = client.add("sources", type="postgresql", name="log", input={
+        "url": fresh_database, "table": "log", "cursor": "at", "overlap": 2})["id"]  # fmt: skip
+    end = client.add("destinations", type="duckdb", name="d", input={
+        "path": str(server.data_dir / "files" / "log.duckdb")})["id"]  # fmt: skip
+    task = client.add("tasks", source=source, destination=end, action="append", table="log")["id"]
+    stop = threading.Event()
+
+    def write():
+        with psycopg.connect(fresh_database) as con:
+            while not stop.is_set():
+                for _ in range(20):
+                    con.execute("insert into log default values")
+                    time.sleep(0.004)  # so that moments of writers interleave before they commit
+                con.commit()
+
+    writers = [threading.Thread(target=write) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(6):
+            run = client.call("POST", f"/v1/tasks/{task}/runs?mode=delta")
+            assert client.wait(run["id"], 60)["state"] in ("succeeded", "skipped")
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    run = client.call("POST", f"/v1/tasks/{task}/runs?mode=delta")
+    assert client.wait(run["id"], 60)["state"] in ("succeeded", "skipped")
+    with psycopg.connect(fresh_database) as con:
+        written = [row[0] for row in con.execute("select id from log order by id")]
+    assert sorted(row["id"] for row in client.rows(end, "log")) == written

@@ -40,7 +40,9 @@ def _root(
 
 @app.command()
 def ingest(
-    src: Annotated[str, typer.Argument(help="File, glob, https:// or file:// URL.")],
+    src: Annotated[
+        str, typer.Argument(help="File, glob, https:// or file:// URL, postgresql://…#TABLE.")
+    ],
     dest: Annotated[
         str, typer.Argument(help="FILE.duckdb, postgresql://…, or FOLDER/ for Parquet.")
     ],

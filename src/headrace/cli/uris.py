@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from headrace.domain.errors import Invalid
 
@@ -16,6 +16,15 @@ _PACKED = ("gz", "zst", "zstd", "zip")
 
 def source_of(text: str, kind: str | None) -> Ends:
     """Return the source that `text` names; `kind` overrides what its ending says."""
+    if urlsplit(text).scheme in ("postgresql", "postgres"):
+        url, _, name = text.partition("#")
+        schema, _, table = unquote(name).rpartition(".")
+        if not table:
+            raise Invalid(
+                "Which table? The URL names none.",
+                hint="postgresql://USER:PASSWORD@HOST/DATABASE#SCHEMA.TABLE", field="SRC",
+            )  # fmt: skip
+        return "postgresql", {"url": url, "table": table, "schema": schema or "public"}
     path = urlsplit(text).path if "://" in text else text
     endings = [part.lower() for part in Path(path).name.split(".")[1:]]
     while endings and endings[-1] in _PACKED:

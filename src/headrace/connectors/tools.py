@@ -61,6 +61,7 @@ class WorkTools:
         waiting: Callable[[str | None], None] = _patient,
         hosts: Mapping[str, str] | None = None,
         known: Known | None = None,
+        repeatable: bool = False,
     ) -> None:
         self.spool = spool
         self.data_dir = data_dir
@@ -68,6 +69,7 @@ class WorkTools:
         self.memory_bytes = memory_bytes
         self.hosts = hosts or {}
         self.known = known
+        self.repeatable = repeatable
         self.passed: dict[str, str] = {}
         self._paths = paths
         self._address_of = address_of

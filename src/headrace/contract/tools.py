@@ -37,6 +37,7 @@ class Tools(Protocol):
     data_dir: Path
     hosts: Mapping[str, str]  # URLs of services that the operator has elsewhere, by name
     known: Known | None  # None: read everything
+    repeatable: bool  # rows that were read before may be given again: their keys tell
     passed: dict[str, str]  # versions of files that are passed over for the first time
 
     def allowed_paths(self, pattern: str) -> list[Path]:

@@ -136,7 +136,9 @@ def judge_task(destination_type: str, action: str, key: tuple[str, ...]) -> None
 
 
 def stream_of(source: Mapping[str, Any]) -> str:
-    """Return the table's name after a source's file, where nobody gave one."""
+    """Return the table's name after a source's table or file, where nobody gave one."""
+    if table := source.get("table"):
+        return str(table)
     url = str(source.get("url", "")).rstrip("/")
     name = url.rpartition("/")[2].partition("?")[0].partition(".")[0]
     clean = "".join(char if char.isalnum() or char == "_" else "_" for char in name).strip("_")
@@ -167,6 +169,7 @@ def tools_for(order: Order, spool: Path, journal: Journal | None = None) -> Work
         waiting=waiting,
         hosts=order.hosts,
         known=order.known,
+        repeatable=order.action in (*KEYED, Action.REPLACE),
     )
 
 

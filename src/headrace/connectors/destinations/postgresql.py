@@ -16,10 +16,10 @@ from typing import Annotated, Any, ClassVar, Final
 import duckdb
 import msgspec
 import psycopg
-from psycopg import conninfo, errors
+from psycopg import errors
 from psycopg import sql as pgsql
 
-from headrace.connectors.families import sql
+from headrace.connectors.families import postgres, sql
 from headrace.connectors.families.paging import page_of
 from headrace.contract.columns import ATTRIBUTES, FILE, Column, decimal_of, quoted
 from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
@@ -43,7 +43,6 @@ COPIES_MAX: Final = 4
 NAME_BYTES_MAX: Final = 63
 LOCK_TIMEOUT_MS: Final = 2_000
 LOCK_TRIES: Final = 15
-CONNECT_S: Final = 10
 SETUP_LOCK: Final = 0x68656164726163
 
 
@@ -71,7 +70,7 @@ class Postgresql:
         self._tools = tools
 
     def check(self) -> None:
-        with _told(), self._connected() as con:
+        with postgres.told(), self._connected() as con:
             con.execute("select 1")
 
     def table_for(self, wanted: str | None, stream: str) -> str:
@@ -84,12 +83,12 @@ class Postgresql:
         if target.table.startswith(("_headrace_", "__headrace_")):
             raise Misconfigured(f"{target.table!r} cannot be a table's name.", field="table")
         _fit_name(target.table, "table")
-        with _told():
+        with postgres.told():
             return PostgresqlLoad(self._connect, self._config.schema, target)
 
     def read(self, table: str, limit: int, cursor: str | None) -> Page:
         name = pgsql.Identifier(self._config.schema, table)
-        with _told(), self._connected() as con:
+        with postgres.told(), self._connected() as con:
             try:
                 found = con.execute(
                     pgsql.SQL(
@@ -109,18 +108,7 @@ class Postgresql:
             return page_of(names, found.fetchall(), limit)
 
     def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
-        try:
-            parts: dict[str, Any] = conninfo.conninfo_to_dict(self._config.url.reveal())
-        except psycopg.ProgrammingError as error:
-            raise Misconfigured("input.url is not a PostgreSQL URL.", field="input.url") from error
-        host = str(parts.get("host") or "localhost")
-        if not host.startswith("/"):  # a socket in a folder needs no guard
-            parts["hostaddr"] = self._tools.guard_host(host, int(parts.get("port") or 5432))
-            parts["host"] = host
-        parts.setdefault("connect_timeout", CONNECT_S)
-        parts.setdefault("application_name", "headrace")
-        parts |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-        return psycopg.connect(**parts)
+        return postgres.connect(self._config.url, self._tools)
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
@@ -140,32 +128,6 @@ def _fit_name(name: str, field: str) -> None:
             f"{name!r} cannot be a name in PostgreSQL: it has 1 to {NAME_BYTES_MAX} bytes.",
             field=field,
         )
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Translate what the driver says."""
-    try:
-        yield
-    except HeadraceError:
-        raise
-    except (errors.DiskFull, errors.InsufficientPrivilege, errors.InvalidSchemaName) as error:
-        raise Refused(f"PostgreSQL refused: {_line(error)}") from error
-    except (errors.InvalidPassword, errors.InvalidAuthorizationSpecification) as error:
-        raise Refused(f"PostgreSQL refused: {_line(error)}", field="input.url") from error
-    except errors.InvalidCatalogName as error:
-        raise Refused(f"PostgreSQL refused: {_line(error)}", field="input.url") from error
-    except psycopg.OperationalError as error:
-        text = _line(error)
-        if "authentication failed" in text or ("database" in text and "does not exist" in text):
-            raise Refused(f"PostgreSQL refused: {text}", field="input.url") from error
-        raise Unavailable(f"PostgreSQL does not answer: {text}") from error
-    except psycopg.Error as error:
-        raise Refused(f"PostgreSQL refused: {_line(error)}") from error
-
-
-def _line(error: psycopg.Error) -> str:
-    return (error.diag.message_primary or str(error).splitlines()[0] if str(error) else "")[:300]
 
 
 class PostgresqlLoad:
@@ -195,7 +157,7 @@ class PostgresqlLoad:
         threading.Thread(target=_warm_up, daemon=True).start()
 
     def begin(self) -> str | None:
-        with _told():
+        with postgres.told():
             con, target = self._con, self._target
             con.execute("select pg_advisory_xact_lock(%s)", [SETUP_LOCK])
             con.execute(
@@ -247,7 +209,7 @@ class PostgresqlLoad:
             raise LostClaim("A newer attempt loads this table.")
 
     def write(self, rows: Rows) -> dict[str, int]:
-        with _told():
+        with postgres.told():
             if not self._columns:
                 self._make_stage(rows)
             landed = self._copy(rows)
@@ -302,7 +264,7 @@ class PostgresqlLoad:
         self._con.commit()
 
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
-        with _told():
+        with postgres.told():
             con, target = self._con, self._target
             self._check_fence()
             counts = self._apply()

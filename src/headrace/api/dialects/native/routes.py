@@ -389,7 +389,7 @@ def get_run(id: str, services: Services, principal: Principal) -> wire.Run:  # n
 def get_receipt(id: str, services: Services, principal: Principal) -> Json:  # noqa: A002
     """Show the whole receipt: books of tables and files, rejected rows by rule."""
     run = services.runs.get(principal.tenant.id, id)
-    return {"run": run.id, "state": run.state} | dict(run.receipt or {})
+    return {"run": run.id, "state": run.state} | translate.receipt(run.receipt)
 
 
 @get("/runs/{id:str}/tables", sync_to_thread=True)
@@ -403,7 +403,7 @@ def get_tables(id: str, services: Services, principal: Principal) -> wire.Page: 
 def get_files(id: str, services: Services, principal: Principal) -> wire.Page:  # noqa: A002
     """Show the books of a run's files."""
     run = services.runs.get(principal.tenant.id, id)
-    return wire.Page(items=list((run.receipt or {}).get("files", [])))
+    return wire.Page(items=list(translate.receipt(run.receipt).get("files", [])))
 
 
 @get("/runs/{id:str}/rejects", sync_to_thread=True)

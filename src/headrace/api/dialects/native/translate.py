@@ -54,6 +54,17 @@ def run_shown(thing: run.Run) -> wire.Run:
     )  # fmt: skip
 
 
+def receipt(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a receipt without what only the next delta run needs."""
+    shown = {name: value for name, value in (given or {}).items() if name != "passed"}
+    if "files" in shown:
+        shown["files"] = [
+            {name: value for name, value in file.items() if name != "version"}
+            for file in shown["files"]
+        ]
+    return shown
+
+
 def pool(thing: job.Pool) -> wire.Pool:
     return wire.Pool(
         id=thing.id, name=thing.name, destination=thing.destination,
