@@ -94,6 +94,15 @@ def test_a_job_that_fails_exits_so_and_is_tried_again(type_):
     assert type_.json("jobs", "start", "everything", "-w")["state"] == "succeeded"
 
 
+def test_what_is_paused_is_told(type_):
+    task = type_.shop.task()[0]
+    assert "is paused" in type_("tasks", "pause", task).stderr
+    assert [one["paused"] for one in type_.json("tasks", "list") if one["id"] == task] == [True]
+    assert "is not paused" in type_("tasks", "resume", task).stderr
+    assert "everything is paused" in type_("pause").stderr
+    assert type_.json("resume") == {"paused": False}
+
+
 def test_what_cannot_be_is_told_in_a_sentence(type_):
     assert "headrace pools list" in type_("pools", "remove", "nobody", code=2).stderr
     assert (

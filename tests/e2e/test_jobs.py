@@ -8,6 +8,7 @@ import time
 import pytest
 
 from headrace.domain.errors import CallerError, HeadraceError
+from tests.algolia_fake import until
 from tests.serving import serving
 
 
@@ -272,3 +273,57 @@ def test_executions_are_paged_newest_first_with_those_of_tasks_started_alone(sho
     with pytest.raises(CallerError, match=r"/v1/tasks/|not over"):
         shop.call("POST", f"/v1/executions/{cancelled}/retry")
     shop.wait(cancelled)
+
+
+def test_a_moment_of_a_jobs_schedule_waits_for_the_execution_under_way(shop):
+    slow = "id,n\n" + "".join(f"{n},{n}\n" for n in range(200_000))
+    task, _ = shop.task(slow)
+    job = shop.job(
+        task, cron="0 0 1 1 *", timing={"timezone": "Europe/Berlin", "overlap": "queueOne"}
+    )
+    told = shop.call("GET", f"/v1/jobs/{job}")
+    assert told["nextRun"].endswith("-12-31T23:00:00.000Z")
+    assert told["timing"] == {"timezone": "Europe/Berlin", "missed": "latest", "missedMax": 10,
+                              "overlap": "queueOne", "jitter": 0}  # fmt: skip
+    first = shop.start(job)
+    for _ in range(2):  # twice is still one that waits
+        with sqlite3.connect(shop.server.data_dir / "control.db") as con:
+            con.execute("update job set next_run = 1000 where id = ?", [job])
+        until(lambda: shop.call("GET", f"/v1/jobs/{job}")["nextRun"] > "2026", 10)
+    shop.wait(first)
+    found = until(lambda: [one for one in shop.call("GET", f"/v1/executions?job={job}")["items"] if one["id"] != first],
+                  10)  # fmt: skip
+    assert [one["trigger"] for one in found] == ["schedule"]
+    shop.wait(found[0]["id"])
+    time.sleep(1.2)
+    assert len(shop.call("GET", f"/v1/executions?job={job}")["items"]) == 2
+
+
+def test_a_paused_task_waits_and_says_so(shop):
+    task, _ = shop.task()
+    assert shop.call("POST", f"/v1/tasks/{task}/pause")["paused"] is True
+    run = shop.call("POST", f"/v1/tasks/{task}/runs")["id"]
+    waits = "the end of the pause of its task"
+    until(lambda: shop.call("GET", f"/v1/runs/{run}")["waitingFor"] == waits, 10)
+    assert shop.call("POST", f"/v1/tasks/{task}/resume")["paused"] is False
+    assert shop.server.client.wait(run, 20)["state"] == "succeeded"
+    assert shop.call("POST", "/v1/pause") == {"paused": True}
+    assert shop.call("GET", f"/v1/tasks/{task}")["paused"] is True
+    run = shop.call("POST", f"/v1/tasks/{task}/runs")["id"]
+    waits = "the end of the pause of everything"
+    until(lambda: shop.call("GET", f"/v1/runs/{run}")["waitingFor"] == waits, 10)
+    shop.call("POST", "/v1/resume")
+    assert shop.server.client.wait(run, 20)["state"] == "succeeded"
+    for given, field in (({"cron": "x"}, "cron"), ({"cron": "@hourly", "timing": {"timezone": "Mars/X"}}, "timezone"),
+                         ({"cron": "@hourly", "timing": {"jitter": -5}}, "jitter"),
+                         ({"timing": {"overlap": "both"}}, "overlap")):  # fmt: skip
+        with pytest.raises(CallerError) as caught:
+            shop.call("PATCH", f"/v1/tasks/{task}", given)
+        assert field in caught.value.field
+    changed = shop.call("PATCH", f"/v1/tasks/{task}", {"cron": "@hourly", "timing": {"jitter": 60}})
+    assert (changed["cron"], changed["nextRun"] is not None, changed["lastRun"] is not None) == (
+        "@hourly",
+        True,
+        True,
+    )
+    assert shop.call("PATCH", f"/v1/tasks/{task}", {"cron": None})["nextRun"] is None

@@ -198,6 +198,15 @@ def act(deed: str, given: str, *, as_json: bool) -> None:
     done(found, f"execution {found['id']} is {found['state']}", as_json=as_json)
 
 
+def pause(deed: str, task: str | None, *, as_json: bool) -> None:
+    """Pause or resume a task, or everything."""
+    with Client.from_env() as client:
+        of = "" if task is None else f"/tasks/{quote(named(client, 'tasks', task))}"
+        found = client.call("POST", f"/v1{of}/{deed}", {})
+    what = "everything" if task is None else task
+    done(found, f"{what} is {'paused' if found['paused'] else 'not paused'}", as_json=as_json)
+
+
 def add_key(name: str, role: str, *, as_json: bool) -> None:
     """Make a key, and print it: it is shown only now."""
     with Client.from_env() as client:

@@ -233,7 +233,39 @@ def tasks_list(json: Json = False) -> None:
     """List tasks."""
     from headrace.cli.jobs import listed
 
-    listed("tasks", ("id", "name", "action", "table", "enabled"), as_json=json)
+    listed("tasks", ("id", "name", "action", "table", "paused", "cron", "nextRun"), as_json=json)
+
+
+@tasks.command("pause")
+def tasks_pause(task: Thing, json: Json = False) -> None:
+    """Let no run of a task start, nor its schedule fire; what runs goes on."""
+    from headrace.cli.jobs import pause
+
+    pause("pause", task, as_json=json)
+
+
+@tasks.command("resume")
+def tasks_resume(task: Thing, json: Json = False) -> None:
+    """Let a task's runs start again."""
+    from headrace.cli.jobs import pause
+
+    pause("resume", task, as_json=json)
+
+
+@app.command()
+def pause(json: Json = False) -> None:
+    """Let nothing start on a server; what runs goes on."""
+    from headrace.cli.jobs import pause as run
+
+    run("pause", None, as_json=json)
+
+
+@app.command()
+def resume(json: Json = False) -> None:
+    """Let everything start again."""
+    from headrace.cli.jobs import pause as run
+
+    run("resume", None, as_json=json)
 
 
 @jobs.command("list")

@@ -21,6 +21,7 @@ from headrace.domain.ids import (
 )
 from headrace.domain.principal import Permission
 from headrace.domain.run import ENDED, Mode, Run, RunState, Trigger
+from headrace.domain.schedule import DEFAULT, Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,9 @@ class Job:
     stops: bool
     mode: Mode
     cron: str | None
+    timing: Timing = DEFAULT
     next_run: Millis | None
+    owed: int = 0  # moments of the schedule that wait for the execution under way
     created_at: Millis
     updated_at: Millis
 

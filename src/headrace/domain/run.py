@@ -103,4 +103,5 @@ class Run:
     not_before: Millis
     updated_at: Millis
     mode: Mode = Mode.FULL
+    fire: Millis | None = None  # the moment of its task's schedule that it is for
     metadata: Mapping[str, Any] | None = None  # as the caller gave it, for this run only

@@ -7,6 +7,7 @@ from typing import Any
 
 from headrace.domain.clock import Millis
 from headrace.domain.ids import DestinationId, SourceId, TaskId, TenantId
+from headrace.domain.schedule import DEFAULT, Timing
 
 
 class Action(StrEnum):
@@ -49,7 +50,8 @@ class Task:
     failure_threshold: int
     table: str | None
     key: tuple[str, ...]
-    cron: str | None = None  # five fields, UTC, of a schedule
+    cron: str | None = None  # of a schedule
+    timing: Timing = DEFAULT
     next_run: Millis | None = None  # of a schedule
     blocked: str | None = None  # why it was taken out of use; `enabled` is false then
     extra: Mapping[str, Any]  # Any: members of a dialect that are kept and given back as they came

@@ -25,11 +25,12 @@ from headrace.domain.ids import (
     new_id,
 )
 from headrace.domain.resources import Authentication, Destination, Source, Transformation
+from headrace.domain.schedule import DEFAULT, Timing
 from headrace.domain.task import OF_TASKS, Action, Task, TriggerType
 from headrace.engine.steps import code_of
 from headrace.security.vault import Vault
 from headrace.service.orders import Code, judge_task, secret_members
-from headrace.service.schedule import next_moment
+from headrace.service.schedule import check_timing, next_moment
 from headrace.store import aliases, positions, resources, runs, tables
 from headrace.store.database import Database, Tx
 from headrace.store.paging import Order, Window
@@ -307,7 +308,7 @@ class Catalog:
         self, tenant: TenantId, *, source: str, destination: str, action: str, name: str = "",
         trigger: TriggerType = TriggerType.ON_DEMAND, enabled: bool = True,
         failure_threshold: int = 0, table: str | None = None, key: Sequence[str] = (),
-        extra: Mapping[str, Any] | None = None, cron: str | None = None,
+        extra: Mapping[str, Any] | None = None, cron: str | None = None, timing: Timing = DEFAULT,
     ) -> Task:  # fmt: skip
         """Keep a task; with `cron` its trigger is a schedule.
 
@@ -317,21 +318,23 @@ class Catalog:
             return self.keep_task(
                 tx, tenant, source=source, destination=destination, action=action, name=name,
                 trigger=trigger, enabled=enabled, failure_threshold=failure_threshold,
-                table=table, key=key, extra=extra, cron=cron,
+                table=table, key=key, extra=extra, cron=cron, timing=timing,
             )  # fmt: skip
 
     def keep_task(
         self, tx: Tx, tenant: TenantId, *, source: str, destination: str, action: str,
         name: str = "", trigger: TriggerType = TriggerType.ON_DEMAND, enabled: bool = True,
         failure_threshold: int = 0, table: str | None = None, key: Sequence[str] = (),
-        extra: Mapping[str, Any] | None = None, cron: str | None = None,
+        extra: Mapping[str, Any] | None = None, cron: str | None = None, timing: Timing = DEFAULT,
     ) -> Task:  # fmt: skip
         """Do `add_task` in the caller's transaction."""
+        check_timing(timing)
+        id_ = TaskId(new_id())
         thing = Task(
-            id=TaskId(new_id()), tenant=tenant, name=name, source=SourceId(source),
+            id=id_, tenant=tenant, name=name, source=SourceId(source),
             destination=DestinationId(destination), action=_action(action),
-            trigger=TriggerType.SCHEDULE if cron else trigger, cron=cron,
-            next_run=next_moment(cron, tx.now) if cron else None,
+            trigger=TriggerType.SCHEDULE if cron else trigger, cron=cron, timing=timing,
+            next_run=next_moment(cron, tx.now, timing, id_) if cron else None,
             enabled=enabled, failure_threshold=_percent(failure_threshold),
             table=_table(table), key=tuple(key), extra=extra or {}, created_at=tx.now,
             updated_at=tx.now,
@@ -354,9 +357,11 @@ class Catalog:
             given = changes.get("extra") or {}
             if "extra" in changes:
                 changes["extra"] = dict(old.extra) | changes["extra"]
-            if "cron" in changes:
-                cron = changes["cron"]
-                changes["next_run"] = next_moment(cron, tx.now) if cron else None
+            if {"cron", "timing"} & set(changes):
+                timing = check_timing(changes.get("timing", old.timing))
+                cron = changes.get("cron", old.cron)
+                due = next_moment(cron, tx.now, timing, old.id) if cron else None
+                changes["next_run"] = due
                 if cron or old.trigger is TriggerType.SCHEDULE:
                     changes["trigger"] = TriggerType.SCHEDULE if cron else TriggerType.ON_DEMAND
             if changes.get("enabled"):

@@ -23,11 +23,12 @@ from headrace.domain.job import (
 )
 from headrace.domain.principal import Permission, Principal
 from headrace.domain.run import ENDED, Mode, RunState, Trigger
+from headrace.domain.schedule import DEFAULT, Overlap, Timing
 from headrace.domain.task import Task
 from headrace.observe.log import logger
 from headrace.service import pools
 from headrace.service.runs import Runs
-from headrace.service.schedule import next_moment
+from headrace.service.schedule import check_timing, due_moments, is_made_up, next_moment
 from headrace.store import aliases, audit, jobs, resources, runs
 from headrace.store.database import Database, Tx
 from headrace.store.jobs import ExecutionsAsked
@@ -51,6 +52,7 @@ class Jobs:
     def add(
         self, caller: Principal, *, pool: str, name: str, steps: Sequence[Step],
         stops: bool = False, mode: Mode = Mode.FULL, cron: str | None = None,
+        timing: Timing = DEFAULT,
     ) -> Job:  # fmt: skip
         """Keep a job. Raises Invalid, naming the member, for steps that cannot be."""
         tenant = caller.tenant.id
@@ -59,10 +61,13 @@ class Jobs:
                 owner = pools.of(tx, caller, pool, Permission.MANAGE)
             except NotFound as error:
                 raise Invalid(error.message, field="pool") from None
+            id_ = JobId(new_id())
+            check_timing(timing)
             thing = Job(
-                id=JobId(new_id()), tenant=tenant, pool=owner.id, name=pools.named(name),
+                id=id_, tenant=tenant, pool=owner.id, name=pools.named(name),
                 everything=False, steps=self._checked(tx, tenant, steps), stops=stops, mode=mode,
-                cron=cron, next_run=next_moment(cron, tx.now) if cron else None,
+                cron=cron, timing=timing,
+                next_run=next_moment(cron, tx.now, timing, id_) if cron else None,
                 created_at=tx.now, updated_at=tx.now,
             )  # fmt: skip
             self._keep(tx, thing)
@@ -84,10 +89,11 @@ class Jobs:
                 pools.named(changes["name"])
             if "steps" in changes:
                 changes["steps"] = self._checked(tx, old.tenant, changes["steps"])
-            if "cron" in changes:
-                cron = changes["cron"]
-                changes["next_run"] = next_moment(cron, tx.now) if cron else None
             new = replace(old, updated_at=tx.now, **changes)
+            if {"cron", "timing"} & set(changes):
+                check_timing(new.timing)
+                due = next_moment(new.cron, tx.now, new.timing, new.id) if new.cron else None
+                new = replace(new, next_run=due, owed=0)
             jobs.change(tx, new)
             audit.add(tx, caller, "job.changed", new.id)
         return new
@@ -352,18 +358,49 @@ class Jobs:
         with self._database.read() as tx:
             due = jobs.due(tx, DUE_MAX)
             busy = jobs.active_ids(tx)
+            owing = jobs.owing(tx)
         for thing in due:
             with _alone("job", thing.id), self._database.begin() as tx:
-                assert thing.cron is not None  # of a schedule
-                moved = jobs.move_schedule(tx, thing, next_moment(thing.cron, tx.now))
-                if moved and not jobs.active_of(tx, thing.id):
-                    steps = self._steps_of(tx, thing)
-                    self._start(tx, thing, thing.mode, Trigger.SCHEDULE, steps)
+                self._fire(tx, thing)
+        for thing in owing:
+            with _alone("job", thing.id), self._database.begin() as tx:
+                self._settle(tx, thing.id, thing.tenant)
         for id_ in busy:
             with _alone("execution", id_), self._database.begin() as tx:
                 if execution := jobs.taken(tx, id_):
                     self._move_on(tx, execution)
         return len(busy)
+
+    def _fire(self, tx: Tx, thing: Job) -> None:
+        """Start a job whose schedule is due, or note that it is owed an execution."""
+        assert thing.cron is not None  # of a schedule
+        assert thing.next_run is not None
+        moment = next_moment(thing.cron, tx.now, thing.timing, thing.id)
+        if not jobs.move_schedule(tx, thing, moment):
+            return  # another server was quicker
+        moments, _ = due_moments(thing.cron, thing.next_run, tx.now, thing.timing, thing.id)
+        made_up = sum(is_made_up(thing.timing, one, tx.now) for one in moments)
+        count = len(moments)
+        if count and not jobs.active_of(tx, thing.id):
+            self._start(tx, thing, thing.mode, Trigger.SCHEDULE, self._steps_of(tx, thing))
+            count -= 1
+        match thing.timing.overlap:
+            case Overlap.QUEUE_ONE:
+                owed = max(min(thing.owed + count, 1), thing.owed, min(made_up, count))
+            case Overlap.QUEUE_ALL:
+                owed = thing.owed + count
+            case Overlap.SKIP:
+                owed = thing.owed + min(made_up, count)
+        if owed != thing.owed:
+            jobs.owe(tx, thing.id, owed)
+
+    def _settle(self, tx: Tx, id_: JobId, tenant: TenantId) -> None:
+        """Start an execution that a job is owed."""
+        thing = jobs.find(tx, tenant, id_, lock=True)
+        if thing is None or not thing.owed or jobs.active_of(tx, id_):
+            return
+        jobs.owe(tx, id_, thing.owed - 1)
+        self._start(tx, thing, thing.mode, Trigger.SCHEDULE, self._steps_of(tx, thing))
 
     def _move_on(self, tx: Tx, old: Execution) -> Execution:
         """Start what may start, and write down where an execution stands."""

@@ -32,6 +32,10 @@ BACKOFF_MS: Final = 1_000
 BACKOFF_MAX_MS: Final = 300_000
 PUSH_IDLE_MS: Final = 5_000  # a push run stays open for more
 IDLE: Final = "more records"
+PAUSED: Final = {
+    "task": "its task", "source": "its source", "destination": "its destination",
+    "tenant": "everything", "server": "the server",
+}  # fmt: skip
 DEFAULT_LIMITS: Final[Mapping[str, int]] = {"source": 8, "destination": 8, "tenant": 100}
 
 
@@ -111,6 +115,8 @@ class Queue:
         for name in runs.limit_names(one):
             kind = name.partition(":")[0]
             limit = limits.get(name, limits.get(kind, DEFAULT_LIMITS.get(kind)))
+            if limit == 0:
+                return f"the end of the pause of {PAUSED[kind]}"
             if limit is not None and counts.get(name, 0) >= limit:
                 return f"the limit of {limit} runs at a time of its {kind}"
         return None

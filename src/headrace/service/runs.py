@@ -16,17 +16,19 @@ from headrace.domain.clock import Millis, parse_rfc3339
 from headrace.domain.errors import Conflict, HeadraceError, Invalid, NotFound
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
 from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, is_id, new_id
+from headrace.domain.principal import Principal
 from headrace.domain.resources import Destination, Source
 from headrace.domain.run import ENDED, Mode, Run, RunKind, RunState, Trigger
+from headrace.domain.schedule import Overlap
 from headrace.domain.task import Action, Task
 from headrace.domain.upload import Upload, phases
 from headrace.observe import faults
 from headrace.service import pushes
 from headrace.service.catalog import UPLOADED, Catalog
 from headrace.service.orders import Order, Phase, Push, make_destination, stream_of, tools_for
-from headrace.service.schedule import next_moment
+from headrace.service.schedule import due_moments, is_made_up, next_moment
 from headrace.settings import Settings
-from headrace.store import aliases, inbox, positions, resources, runs, uploads
+from headrace.store import aliases, audit, inbox, positions, resources, runs, uploads
 from headrace.store.database import Database, Tx
 from headrace.store.paging import Order as SortOrder
 from headrace.store.paging import Window
@@ -236,32 +238,47 @@ class Runs:
         return run
 
     def tick(self) -> int:
-        """Start what is due by its schedule; return how many runs were queued.
-
-        What was missed while no server ran is started once. A task that still has a run is passed
-        over, and told so by that run's events.
-        """
+        """Start what is due by its schedule; return how many runs were queued."""
         started = 0
         with self._database.begin() as tx:
             for task in resources.due_tasks(tx, DUE_MAX):
                 assert task.cron is not None  # of a schedule
-                moment = next_moment(task.cron, tx.now)
+                assert task.next_run is not None
+                moment = next_moment(task.cron, tx.now, task.timing, task.id)
                 if not resources.move_schedule(tx, task, moment):
                     continue  # another server was quicker
-                if other := runs.unfinished(tx, task.id):
-                    self._said(tx, other, "the schedule was due; this run was still under way")
-                    continue
-                self._queued(tx, task, Trigger.SCHEDULE, None, patient=True)
-                started += 1
+                moments, missed = due_moments(
+                    task.cron, task.next_run, tx.now, task.timing, task.id
+                )
+                started += sum(self._fire(tx, task, one, missed) for one in moments)
         if started:
             self._wake()
         return started
+
+    def _fire(self, tx: Tx, task: Task, moment: Millis, missed: int) -> bool:
+        """Queue the run of one moment of a schedule, as its task's timing says of overlaps."""
+        if runs.fired(tx, task.id, moment):
+            return False
+        others = runs.unfinished_states(tx, task.id)
+        alone = task.timing.overlap is Overlap.SKIP
+        one = task.timing.overlap is Overlap.QUEUE_ONE
+        if is_made_up(task.timing, moment, tx.now):
+            alone = one = False
+        if (alone and others) or (one and RunState.QUEUED in others):
+            other = runs.unfinished(tx, task.id)
+            assert other is not None  # there are some
+            self._said(tx, other, "the schedule was due; this run was still under way")
+            return False
+        run = self._queued(tx, task, Trigger.SCHEDULE, None, patient=True, fire=moment)
+        if missed:
+            self._said(tx, run, f"{missed} earlier moments of the schedule were missed")
+        return True
 
     def _queued(
         self, tx: Tx, task: Task, trigger: Trigger, key: str | None, *,
         kind: RunKind = RunKind.REINDEX, table: str | None = None,
         metadata: Mapping[str, Any] | None = None, mode: Mode | None = None,
-        execution: ExecutionId | None = None, patient: bool = False,
+        execution: ExecutionId | None = None, patient: bool = False, fire: Millis | None = None,
     ) -> Run:  # fmt: skip
         """Queue a run. `patient`: whoever ticks goes on, whatever a destination is like."""
         mode = mode or (Mode.DELTA if task.extra.get("cursor") else Mode.FULL)
@@ -274,7 +291,7 @@ class Runs:
             waiting_for=None, progress={}, receipt=None, error=None,
             failure_threshold=task.failure_threshold,
             queued_at=tx.now, started_at=None, finished_at=None, not_before=tx.now,
-            updated_at=tx.now, metadata=metadata, mode=mode,
+            updated_at=tx.now, metadata=metadata, mode=mode, fire=fire,
         )  # fmt: skip
         runs.add(
             tx, run, source=task.source, destination=task.destination,
@@ -631,14 +648,41 @@ class Runs:
         runs.add_event(tx, run.id, event)
 
     def set_limit(self, name: str, limit: int | None) -> None:
-        """Set how many runs go at a time for `source`, `source:ID`, `tenant:ID` …; None resets."""
+        """Set how many runs go at a time for `source`, `source:ID`, `tenant:ID` …; None resets.
+
+        With 0 nothing starts: it is paused.
+        """
         kind = name.partition(":")[0]
-        if kind not in ("task", "source", "destination", "tenant"):
-            raise Invalid("A limit is of a task, source, destination or tenant.", field="name")
-        if limit is not None and limit < 1:
-            raise Invalid("A limit must be at least 1.", field="runs")
+        if kind not in ("task", "source", "destination", "tenant", "server"):
+            raise Invalid(
+                "A limit is of a task, source, destination, tenant or the server.", field="name"
+            )
+        if limit is not None and limit < 0:
+            raise Invalid("A limit must be at least 0.", field="runs")
         with self._database.begin() as tx:
             runs.set_limit(tx, name, limit)
+
+    def pause(self, caller: Principal, task_id: str | None, *, paused: bool) -> None:
+        """Let no run of a task (None: of the whole tenant) start, nor its schedules fire; or again.
+
+        What runs goes on. What was due meanwhile is made up for as each schedule says.
+        """
+        tenant = caller.tenant.id
+        name = f"tenant:{tenant}" if task_id is None else f"task:{task_id}"
+        with self._database.begin() as tx:
+            known = is_id(task_id or tenant)
+            if task_id and not (known and resources.find(tx, Task, tenant, task_id)):
+                raise NotFound(f"cannot find task {task_id[:80]}")
+            runs.set_limit(tx, name, 0 if paused else None)
+            audit.add(tx, caller, "paused" if paused else "resumed", name)
+        self._wake()
+
+    def paused(self, tenant: TenantId, tasks: Sequence[TaskId]) -> tuple[bool, set[TaskId]]:
+        """Tell whether a tenant is paused, and which of some tasks are."""
+        with self._database.read() as tx:
+            limits = runs.limits(tx)
+        found = {task for task in tasks if limits.get(f"task:{task}") == 0}
+        return limits.get(f"tenant:{tenant}") == 0, found
 
     def sweep(self) -> int:
         """Remove files of rejected rows that no manifest names and no run is writing."""

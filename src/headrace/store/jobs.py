@@ -19,9 +19,10 @@ from headrace.domain.ids import (
 from headrace.domain.job import Execution, ExecutionState, Job, Pool, Step, alone, alone_in
 from headrace.domain.principal import Permission
 from headrace.domain.run import Mode, RunState, Trigger
-from headrace.store import aliases, runs, tables
+from headrace.store import aliases, runs, tables, timing
 from headrace.store.database import Tx
 from headrace.store.paging import Order, Window, page
+from headrace.store.resources import not_paused
 
 pool: Final = tables.pool
 job: Final = tables.job
@@ -108,7 +109,8 @@ def _values(thing: Job) -> dict[str, Any]:
     return {
         "id": thing.id, "tenant": thing.tenant, "pool": thing.pool, "name": thing.name,
         "everything": thing.everything, "steps": _plain(thing.steps), "stops": thing.stops,
-        "mode": thing.mode, "cron": thing.cron, "next_run": thing.next_run,
+        "mode": thing.mode, "cron": thing.cron, "timing": timing.kept(thing.timing),
+        "next_run": thing.next_run, "owed": thing.owed,
         "created_at": thing.created_at, "updated_at": thing.updated_at,
     }  # fmt: skip
 
@@ -159,9 +161,20 @@ def remove(tx: Tx, id_: JobId) -> None:
 
 
 def due(tx: Tx, limit: int) -> list[Job]:
-    """Return jobs whose schedule is due."""
-    query = sa.select(job).where(job.c.next_run <= tx.now).order_by(job.c.next_run)
+    """Return jobs whose schedule is due, unless their tenants are paused."""
+    able = not_paused(sa.literal("tenant:") + job.c.tenant)
+    query = sa.select(job).where(job.c.next_run <= tx.now, able).order_by(job.c.next_run)
     return [_made(row) for row in tx.all(query.limit(limit))]
+
+
+def owing(tx: Tx) -> list[Job]:
+    """Return jobs that moments wait for, and that have no execution under way."""
+    busy = sa.exists().where(execution.c.job == job.c.id, execution.c.finished_at.is_(None))
+    return [_made(row) for row in tx.all(sa.select(job).where(job.c.owed > 0, ~busy))]
+
+
+def owe(tx: Tx, id_: JobId, owed: int) -> None:
+    tx.run(sa.update(job).where(job.c.id == id_).values(owed=owed))
 
 
 def move_schedule(tx: Tx, thing: Job, moment: Millis) -> bool:
@@ -174,7 +187,8 @@ def _made(row: AnyRow) -> Job:
     return Job(
         id=JobId(row.id), tenant=TenantId(row.tenant), pool=PoolId(row.pool), name=row.name,
         everything=row.everything, steps=_steps(row.steps), stops=row.stops, mode=Mode(row.mode),
-        cron=row.cron, next_run=row.next_run, created_at=row.created_at, updated_at=row.updated_at,
+        cron=row.cron, timing=timing.made(row.timing), next_run=row.next_run, owed=row.owed,
+        created_at=row.created_at, updated_at=row.updated_at,
     )  # fmt: skip
 
 

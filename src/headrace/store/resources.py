@@ -19,7 +19,7 @@ from headrace.domain.ids import (
 )
 from headrace.domain.resources import Authentication, Destination, Source, Transformation
 from headrace.domain.task import Action, Task, TriggerType
-from headrace.store import tables
+from headrace.store import tables, timing
 from headrace.store.database import Tx
 from headrace.store.paging import Order, Window, page
 
@@ -122,10 +122,22 @@ def locked_task(tx: Tx, tenant: TenantId, id_: str) -> Task | None:
 
 
 def due_tasks(tx: Tx, limit: int) -> list[Task]:
-    """Return enabled tasks whose schedule is due."""
+    """Return enabled tasks whose schedule is due, unless they or their tenants are paused."""
     table = tables.task
-    query = sa.select(table).where(table.c.next_run <= tx.now, table.c.enabled.is_(True))
+    query = sa.select(table).where(
+        table.c.next_run <= tx.now, table.c.enabled.is_(True),
+        not_paused(sa.literal("task:") + table.c.id, sa.literal("tenant:") + table.c.tenant),
+    )  # fmt: skip
     return [made(Task, row) for row in tx.all(query.order_by(table.c.next_run).limit(limit))]
+
+
+def not_paused(*names: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Return SQL that is true where none of these names, nor the server, has the limit 0."""
+    limit = tables.run_limit
+    paused = sa.select(limit.c.name).where(
+        limit.c.runs == 0, sa.or_(limit.c.name == "server", *(limit.c.name == n for n in names))
+    )
+    return ~paused.exists()
 
 
 def move_schedule(tx: Tx, task: Task, moment: int) -> bool:
@@ -194,7 +206,8 @@ def _values(thing: T) -> dict[str, Any]:
                 "trigger": thing.trigger, "enabled": thing.enabled,
                 "failure_threshold": thing.failure_threshold, "table_name": thing.table,
                 "key_columns": list(thing.key), "extra": dict(thing.extra), "cron": thing.cron,
-                "next_run": thing.next_run, "blocked": thing.blocked,
+                "timing": timing.kept(thing.timing), "next_run": thing.next_run,
+                "blocked": thing.blocked,
             }  # fmt: skip
         case Transformation():
             return common | {
@@ -228,7 +241,7 @@ def made(kind: type[T], row: AnyRow) -> T:
             trigger=TriggerType(row.trigger), enabled=row.enabled,
             failure_threshold=row.failure_threshold, table=row.table_name,
             key=tuple(row.key_columns), extra=row.extra, cron=row.cron, next_run=row.next_run,
-            blocked=row.blocked, **common,
+            timing=timing.made(row.timing), blocked=row.blocked, **common,
         )  # fmt: skip
     elif kind is Transformation:
         thing = Transformation(

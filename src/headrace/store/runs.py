@@ -47,6 +47,7 @@ def add(tx: Tx, new: Run, *, source: str, destination: str, exclusive: str | Non
             fence=0, attempt=0, deaths=0, progress={}, failure_threshold=new.failure_threshold,
             exclusive=exclusive, table_name=new.table, idempotency_key=idempotency_key,
             mode=new.mode, metadata=None if new.metadata is None else dict(new.metadata),
+            fire=new.fire,
             queued_at=new.queued_at,
             not_before=new.not_before, updated_at=new.updated_at, events=0, event_at=0,
         )
@@ -118,6 +119,19 @@ def unfinished(tx: Tx, task: TaskId) -> Run | None:
     states = (RunState.QUEUED, *_ACTIVE)
     found = tx.first(sa.select(run).where(run.c.task == task, run.c.state.in_(states)).limit(1))
     return None if found is None else made(found)
+
+
+def unfinished_states(tx: Tx, task: TaskId) -> list[RunState]:
+    """Return the states of the task's queued and active runs."""
+    states = (RunState.QUEUED, *_ACTIVE)
+    found = tx.all(sa.select(run.c.state).where(run.c.task == task, run.c.state.in_(states)))
+    return [RunState(row.state) for row in found]
+
+
+def fired(tx: Tx, task: TaskId, moment: Millis) -> bool:
+    """Tell whether a moment of a task's schedule has its run."""
+    query = sa.select(run.c.id).where(run.c.task == task, run.c.fire == moment)
+    return tx.first(query) is not None
 
 
 def has_work(tx: Tx, task: TaskId) -> bool:
@@ -252,11 +266,11 @@ def active_counts(tx: Tx) -> tuple[dict[str, int], set[str]]:
     return counts, exclusive
 
 
-def limit_names(row: Any) -> tuple[str, str, str, str]:  # Any: a row or a Waiting
+def limit_names(row: Any) -> tuple[str, ...]:  # Any: a row or a Waiting
     """Return the names of the limits that a run counts towards."""
     return (
         f"task:{row.task}", f"source:{row.source}", f"destination:{row.destination}",
-        f"tenant:{row.tenant}",
+        f"tenant:{row.tenant}", "server",
     )  # fmt: skip
 
 
@@ -273,17 +287,38 @@ def set_limit(tx: Tx, name: str, runs: int | None) -> None:
 
 
 def due(tx: Tx) -> list[Waiting]:
-    """Return the queued runs that may start, oldest first."""
-    query = (
-        sa.select(
-            run.c.id, run.c.tenant, run.c.task, run.c.source, run.c.destination, run.c.exclusive,
-            run.c.waiting_for,
-        )
-        .where(run.c.state == RunState.QUEUED, run.c.not_before <= tx.now)
-        .order_by(run.c.queued_at, run.c.id)
-        .limit(CANDIDATES_MAX)
+    """Return the queued runs that may start: of each task the oldest, of each tenant the first.
+
+    However many runs a task or a tenant has waiting, those of others are among them.
+    """
+    columns = (
+        run.c.id, run.c.tenant, run.c.task, run.c.source, run.c.destination, run.c.exclusive,
+        run.c.waiting_for, run.c.queued_at,
     )  # fmt: skip
-    return [Waiting(**row._asdict()) for row in tx.all(query)]
+    age = run.c.queued_at, run.c.id
+    place = sa.func.row_number().over(partition_by=run.c.task, order_by=age).label("place")
+    queued = sa.select(*columns, place).where(
+        run.c.state == RunState.QUEUED, run.c.not_before <= tx.now
+    )
+    first = queued.subquery()
+    rank = sa.func.row_number().over(
+        partition_by=first.c.tenant, order_by=(first.c.queued_at, first.c.id)
+    )
+    ranked = sa.select(first, rank.label("rank")).where(first.c.place == 1).subquery()
+    found = tx.all(
+        sa.select(ranked)
+        .where(ranked.c.rank <= CANDIDATES_MAX)
+        .order_by(ranked.c.rank, ranked.c.queued_at, ranked.c.id)
+        .limit(10 * CANDIDATES_MAX)
+    )
+    found.sort(key=lambda row: (row.queued_at, row.id))
+    return [
+        Waiting(
+            id=row.id, tenant=row.tenant, task=row.task, source=row.source,
+            destination=row.destination, exclusive=row.exclusive, waiting_for=row.waiting_for,
+        )
+        for row in found
+    ]  # fmt: skip
 
 
 def next_due_in_ms(tx: Tx) -> int | None:

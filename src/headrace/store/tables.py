@@ -111,8 +111,9 @@ task: Final = Table(
     Column("enabled", Boolean, nullable=False),
     Column("failure_threshold", Integer, nullable=False), Column("table_name", String(400)),
     Column("key_columns", JSON, nullable=False), Column("extra", JSON, nullable=False),
-    Column("cron", String(200)), Column("next_run", BigInteger, index=True),
-    Column("blocked", Text), Column("criticals", Integer, nullable=False, default=0), *_times(),
+    Column("cron", String(200)), Column("timing", JSON, nullable=False),
+    Column("next_run", BigInteger, index=True), Column("blocked", Text),
+    Column("criticals", Integer, nullable=False, default=0), *_times(),
     Index("ix_task_listed", "tenant", "created_at", "id"),
 )  # fmt: skip
 
@@ -134,12 +135,14 @@ run: Final = Table(
     Column("mode", String(10), nullable=False), Column("metadata", JSON),
     Column("ordered_at", BigInteger),  # when its source and destination were looked up
     Column("idempotency_key", String(255)),
+    Column("fire", BigInteger),  # the moment of its task's schedule that it is for
     Column("events", Integer, nullable=False, default=0),
     Column("event_at", BigInteger, nullable=False, default=0),  # the newest event's moment
     Column("queued_at", BigInteger, nullable=False), Column("started_at", BigInteger),
     Column("finished_at", BigInteger), Column("not_before", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     UniqueConstraint("task", "idempotency_key"),
+    UniqueConstraint("task", "fire", name="uq_run_fire"),
     # Never two runs of a task at once, even if the code is wrong.
     Index(
         "uq_run_one_active", "task", unique=True,
@@ -199,7 +202,10 @@ job: Final = Table(
     Column("pool", ForeignKey("pool.id"), nullable=False, index=True),
     Column("everything", Boolean, nullable=False), Column("steps", JSON, nullable=False),
     Column("stops", Boolean, nullable=False), Column("mode", String(10), nullable=False),
-    Column("cron", String(200)), Column("next_run", BigInteger, index=True), *_times(),
+    Column("cron", String(200)), Column("timing", JSON, nullable=False),
+    Column("next_run", BigInteger, index=True),
+    Column("owed", Integer, nullable=False, default=0),  # moments that wait for an execution's end
+    *_times(),
     # One built-in job a tenant.
     Index(
         "uq_job_everything", "tenant", unique=True, sqlite_where=text("everything"),

@@ -157,9 +157,20 @@ def add_task(payload: Json, services: Services, principal: Principal) -> wire.Ta
     made = services.catalog.add_task(
         principal.tenant.id, source=given.source, destination=given.destination,
         action=given.action, name=given.name, enabled=given.enabled, table=given.table,
-        failure_threshold=given.failure_threshold, key=given.key,
+        failure_threshold=given.failure_threshold, key=given.key, cron=given.cron,
+        timing=translate.timing(given.timing),
     )  # fmt: skip
-    return translate.task_shown(made)
+    return _tasks(services, principal, [made])[0]
+
+
+def _tasks(services: Services, principal: Principal, found: list[Task]) -> list[wire.Task]:
+    ids = [task.id for task in found]
+    all_, some = services.runs.paused(principal.tenant.id, ids)
+    last = services.runs.last_moments(ids)
+    return [
+        translate.task_shown(task, paused=all_ or task.id in some, last_run=last.get(task.id))
+        for task in found
+    ]
 
 
 @get("/tasks", sync_to_thread=True)
@@ -171,13 +182,14 @@ def list_tasks(
     found, total = services.catalog.listed(
         Task, principal.tenant.id, {}, Order("created_at"), Window(limit, offset)
     )
-    return _page([translate.task_shown(one) for one in found], total, offset)
+    return _page(_tasks(services, principal, found), total, offset)
 
 
 @get("/tasks/{id:str}", sync_to_thread=True)
 def get_task(id: str, services: Services, principal: Principal) -> wire.Task:  # noqa: A002
     """Show a task."""
-    return translate.task_shown(services.catalog.get(Task, principal.tenant.id, id))
+    found = services.catalog.get(Task, principal.tenant.id, id)
+    return _tasks(services, principal, [found])[0]
 
 
 @patch("/tasks/{id:str}", sync_to_thread=True, opt={"body": wire.ChangedTask})
@@ -186,13 +198,44 @@ def change_task(
 ) -> wire.Task:  # fmt: skip
     """Change a task."""
     given = translate.given_members(converted(payload, wire.ChangedTask))
-    return translate.task_shown(services.catalog.change_task(principal.tenant.id, id, **given))
+    changed = services.catalog.change_task(principal.tenant.id, id, **given)
+    return _tasks(services, principal, [changed])[0]
 
 
 @delete("/tasks/{id:str}", sync_to_thread=True)
 def remove_task(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
     """Remove a task and its runs."""
     services.catalog.remove(Task, principal.tenant.id, id)
+
+
+@post("/tasks/{id:str}/pause", sync_to_thread=True, status_code=200)
+def pause_task(id: str, services: Services, principal: Principal) -> wire.Task:  # noqa: A002
+    """Let no run of a task start, nor its schedule fire; what runs goes on."""
+    services.runs.pause(principal, id, paused=True)
+    found = services.catalog.get(Task, principal.tenant.id, id)
+    return _tasks(services, principal, [found])[0]
+
+
+@post("/tasks/{id:str}/resume", sync_to_thread=True, status_code=200)
+def resume_task(id: str, services: Services, principal: Principal) -> wire.Task:  # noqa: A002
+    """Let a task's runs start again; missed moments are made up for as its timing says."""
+    services.runs.pause(principal, id, paused=False)
+    found = services.catalog.get(Task, principal.tenant.id, id)
+    return _tasks(services, principal, [found])[0]
+
+
+@post("/pause", sync_to_thread=True, status_code=200)
+def pause(services: Services, principal: Principal) -> wire.Paused:
+    """Let nothing of this tenant start; what runs goes on."""
+    services.runs.pause(principal, None, paused=True)
+    return wire.Paused(paused=True)
+
+
+@post("/resume", sync_to_thread=True, status_code=200)
+def resume(services: Services, principal: Principal) -> wire.Paused:
+    """Let everything of this tenant start again."""
+    services.runs.pause(principal, None, paused=False)
+    return wire.Paused(paused=False)
 
 
 @post("/tasks/{id:str}/runs", sync_to_thread=True)
@@ -263,6 +306,7 @@ def add_job(payload: Json, services: Services, principal: Principal) -> wire.Job
     made = services.jobs.add(
         principal, pool=given.pool, name=given.name, steps=translate.steps(given.steps),
         stops=given.stop_on_failure, mode=given.mode, cron=given.cron,
+        timing=translate.timing(given.timing),
     )  # fmt: skip
     return _job(services, made)
 
@@ -529,6 +573,7 @@ NATIVE: Final = Router(
         add_destination, list_destinations, get_destination, change_destination,
         remove_destination,
         add_task, list_tasks, get_task, change_task, remove_task, start_run,
+        pause_task, resume_task, pause, resume,
         list_runs, get_run, get_receipt, get_tables, get_files, get_rejects, get_events,
         cancel_run, stream_run, read_rows, set_limit,
         add_pool, list_pools, get_pool, change_pool, remove_pool,

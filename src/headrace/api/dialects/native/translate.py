@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from headrace.api.dialects.native import wire
-from headrace.domain import event, job, principal, resources, run, task
+from headrace.domain import event, job, principal, resources, run, schedule, task
 from headrace.domain.clock import Millis, rfc3339
 from headrace.domain.ids import TaskId
 from headrace.service.auditing import Entry
@@ -20,11 +20,27 @@ def end(thing: resources.Source | resources.Destination) -> wire.End:
     )  # fmt: skip
 
 
-def task_shown(thing: task.Task) -> wire.Task:
+def timing(given: wire.Timing) -> schedule.Timing:
+    return schedule.Timing(
+        timezone=given.timezone, missed=given.missed, missed_max=given.missed_max,
+        overlap=given.overlap, jitter=given.jitter,
+    )  # fmt: skip
+
+
+def timing_shown(thing: schedule.Timing) -> wire.Timing:
+    return wire.Timing(
+        timezone=thing.timezone, missed=thing.missed, missed_max=thing.missed_max,
+        overlap=thing.overlap, jitter=thing.jitter,
+    )  # fmt: skip
+
+
+def task_shown(thing: task.Task, *, paused: bool, last_run: Millis | None) -> wire.Task:
     return wire.Task(
         id=thing.id, name=thing.name, source=thing.source, destination=thing.destination,
         action=thing.action, table=thing.table, key=list(thing.key), enabled=thing.enabled,
-        failure_threshold=thing.failure_threshold, created_at=_at(thing.created_at),
+        failure_threshold=thing.failure_threshold, paused=paused, cron=thing.cron,
+        timing=timing_shown(thing.timing), next_run=_maybe(thing.next_run),
+        last_run=_maybe(last_run), created_at=_at(thing.created_at),
         updated_at=_at(thing.updated_at),
     )  # fmt: skip
 
@@ -38,6 +54,8 @@ def given_members(given: msgspec.Struct) -> dict[str, Any]:
     }
     if "key" in found:
         found["key"] = tuple(found["key"])
+    if "timing" in found:
+        found["timing"] = timing(found["timing"])
     if "stop_on_failure" in found:
         found["stops"] = found.pop("stop_on_failure")
     return found | ({"steps": steps(found["steps"])} if "steps" in found else {})
@@ -101,8 +119,8 @@ def job_shown(thing: job.Job, aliases: Mapping[str, str]) -> wire.Job:
         everything=thing.everything,
         steps=[wire.Step(task=step.task, after=list(step.after)) for step in thing.steps],
         stop_on_failure=thing.stops, mode=thing.mode, cron=thing.cron,
-        next_run=_maybe(thing.next_run), created_at=_at(thing.created_at),
-        updated_at=_at(thing.updated_at),
+        timing=timing_shown(thing.timing), next_run=_maybe(thing.next_run),
+        created_at=_at(thing.created_at), updated_at=_at(thing.updated_at),
     )  # fmt: skip
 
 

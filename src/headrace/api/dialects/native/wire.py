@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 
 from headrace.domain.principal import Permission, Role
 from headrace.domain.run import Mode
+from headrace.domain.schedule import Missed, Overlap
 
 Json = dict[str, Any]
 
@@ -48,6 +49,20 @@ class End(Shown):
     updated_at: str
 
 
+class Timing(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """How a schedule is kept."""
+
+    timezone: Annotated[str, Meta(description="IANA name of the zone of its cron line.")] = "UTC"
+    missed: Annotated[
+        Missed, Meta(description="What is made up for of what passed while nothing could start.")
+    ] = Missed.LATEST
+    missed_max: int = 10
+    overlap: Annotated[
+        Overlap, Meta(description="What becomes of a moment while an earlier one is at work.")
+    ] = Overlap.QUEUE_ONE
+    jitter: Annotated[int, Meta(description="Seconds within which its moments are shifted.")] = 0
+
+
 class NewTask(Given):
     """A task to be made."""
 
@@ -59,6 +74,10 @@ class NewTask(Given):
     key: list[str] = []
     enabled: bool = True
     failure_threshold: Annotated[int, Meta(ge=0, le=100, description="Percent of rows read.")] = 0
+    cron: Annotated[
+        str | None, Meta(description="Five fields, or @hourly, @daily, @weekly, @monthly, @yearly.")
+    ] = None
+    timing: Timing = Timing()
 
 
 class ChangedTask(Given):
@@ -70,6 +89,8 @@ class ChangedTask(Given):
     key: list[str] | msgspec.UnsetType = msgspec.UNSET
     enabled: bool | msgspec.UnsetType = msgspec.UNSET
     failure_threshold: int | msgspec.UnsetType = msgspec.UNSET
+    cron: str | msgspec.UnsetType | None = msgspec.UNSET
+    timing: Timing | msgspec.UnsetType = msgspec.UNSET
 
 
 class Task(Shown):
@@ -83,7 +104,12 @@ class Task(Shown):
     table: str | None
     key: list[str]
     enabled: bool
+    paused: bool
     failure_threshold: int
+    cron: str | None
+    timing: Timing
+    next_run: str | None
+    last_run: str | None
     created_at: str
     updated_at: str
 
@@ -158,6 +184,7 @@ class NewJob(Given):
     stop_on_failure: bool = False
     mode: Mode = Mode.FULL
     cron: str | None = None
+    timing: Timing = Timing()
 
 
 class ChangedJob(Given):
@@ -168,6 +195,7 @@ class ChangedJob(Given):
     stop_on_failure: bool | msgspec.UnsetType = msgspec.UNSET
     mode: Mode | msgspec.UnsetType = msgspec.UNSET
     cron: str | msgspec.UnsetType | None = msgspec.UNSET
+    timing: Timing | msgspec.UnsetType = msgspec.UNSET
 
 
 class Job(Shown):
@@ -182,6 +210,7 @@ class Job(Shown):
     stop_on_failure: bool
     mode: str
     cron: str | None
+    timing: Timing
     next_run: str | None
     created_at: str
     updated_at: str
@@ -259,6 +288,12 @@ class RowsPage(Shown):
 
 
 class Limit(Given):
-    """How many runs may go at a time; null for the default."""
+    """How many runs may go at a time: 0 pauses, null is the default."""
 
-    runs: Annotated[int, Meta(ge=1)] | None
+    runs: Annotated[int, Meta(ge=0)] | None
+
+
+class Paused(Shown):
+    """Whether anything of the tenant starts."""
+
+    paused: bool
