@@ -96,6 +96,8 @@ class Settings:
     workers: int = 2  # HEADRACE_WORKERS: runs at a time
     lease_s: float = 30.0  # HEADRACE_LEASE: seconds a server may be silent before it loses its runs
     stall_s: float = 600.0  # HEADRACE_STALL: seconds after which a silent worker is killed
+    run_max_s: float = 86_400.0  # HEADRACE_RUN_MAX: seconds after which a run is ended, and fails
+    queue_max: int = 10_000  # HEADRACE_QUEUE_MAX: runs of a tenant that may wait; then 429
     rejects_max: int = 100_000  # HEADRACE_REJECTS_MAX: rejected rows of a run; more fail it
     body_bytes_max: int = 8 << 20  # HEADRACE_BODY_MAX: bytes of a request, e.g. 8MB
     algolia_rate: Rate = Rate()  # HEADRACE_ALGOLIA_RATE: requests/seconds of an address, 200/60
@@ -143,6 +145,8 @@ def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:
         "workers": int(number(env, "HEADRACE_WORKERS", 2, 1, 256)),
         "lease_s": number(env, "HEADRACE_LEASE", 30, 0.5, 3600),
         "stall_s": number(env, "HEADRACE_STALL", 600, 1, 86_400),
+        "run_max_s": number(env, "HEADRACE_RUN_MAX", 86_400, 1, 31_536_000),
+        "queue_max": int(number(env, "HEADRACE_QUEUE_MAX", 10_000, 1, 10_000_000)),
         "rejects_max": int(number(env, "HEADRACE_REJECTS_MAX", 100_000, 0, 10_000_000)),
         "algolia_rate": rate(env, "HEADRACE_ALGOLIA_RATE"),
         "algolia_looks_rate": rate(env, "HEADRACE_ALGOLIA_LOOKS_RATE"),

@@ -327,3 +327,29 @@ def test_a_paused_task_waits_and_says_so(shop):
         True,
     )
     assert shop.call("PATCH", f"/v1/tasks/{task}", {"cron": None})["nextRun"] is None
+
+
+def test_limits_of_time_and_of_the_queue(tmp_path):
+    with serving(
+        tmp_path / "data", HEADRACE_RUN_MAX="3", HEADRACE_QUEUE_MAX="3", HEADRACE_WORKERS="1"
+    ) as server:
+        shop = Shop(server)
+        slow = "id,n\n" + "".join(f"{n},{n}\n" for n in range(2_000_000))
+        task, path = shop.task(slow)
+        run = server.client.wait(shop.call("POST", f"/v1/tasks/{task}/runs")["id"], 60)
+        assert (run["state"], run["error"]["code"], run["attempt"]) == ("failed", "timed_out", 1)
+        assert "HEADRACE_RUN_MAX" in run["error"]["hint"]
+        path.write_text("id,n\n1,2\n")
+        assert (
+            server.client.wait(shop.call("POST", f"/v1/tasks/{task}/runs")["id"], 60)["state"]
+            == "succeeded"
+        )
+        shop.call("POST", "/v1/pause")
+        tasks = [shop.task()[0] for _ in range(4)]
+        for one in tasks[:3]:
+            shop.call("POST", f"/v1/tasks/{one}/runs")
+        with pytest.raises(CallerError, match="3 runs are waiting already"):
+            shop.call("POST", f"/v1/tasks/{tasks[3]}/runs")
+        with pytest.raises(CallerError, match="waiting already"):
+            shop.start(shop.job(tasks[3]))
+        shop.call("POST", "/v1/resume")

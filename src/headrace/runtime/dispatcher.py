@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from headrace.domain.errors import LostClaim, Unavailable
+from headrace.domain.errors import LostClaim, TimedOut, Unavailable
 from headrace.domain.event import EventKind, EventStatus, NewEvent
 from headrace.domain.run import Claim, Run, RunKind
 from headrace.observe import faults
@@ -37,6 +37,8 @@ class Job:
     claim: Claim
     run: Run
     worker: Worker
+    begun: float = field(default_factory=time.monotonic)
+    timed_out: bool = False
     uploaded: bool = False  # its files are to be swept when it ends
     progress: Mapping[str, Any] = field(default_factory=dict)
     waiting: str | None = None
@@ -203,13 +205,22 @@ class Dispatcher:
                 self._failed(job, message)
                 self._end(job)
             case None:
-                how = job.killed_for or f"its worker died (status {job.worker.process.returncode})"
-                logger().warning("worker died", run=job.run.id, how=how)
-                self._end(job)
-                if job.cancel_asked:
-                    self._queue.cancelled(job.claim)
-                else:
-                    self._queue.died(job.claim, how)
+                self._gone(job)
+
+    def _gone(self, job: Job) -> None:
+        """Deal with a worker that has ended: killed by us, or by itself."""
+        how = job.killed_for or f"its worker died (status {job.worker.process.returncode})"
+        logger().warning("worker died", run=job.run.id, how=how)
+        self._end(job)
+        if job.timed_out:
+            limit = f"{self._settings.run_max_s:g} s"
+            hint = "Raise HEADRACE_RUN_MAX, or load less at a time. Nothing more was published."
+            error = TimedOut(f"The run was ended after {limit}.", hint=hint)
+            self._queue.fail(job.claim, told(error), None, ())
+        elif job.cancel_asked:
+            self._queue.cancelled(job.claim)
+        else:
+            self._queue.died(job.claim, how)
 
     def _done(self, job: Job) -> None:
         if job.run.kind is RunKind.PUSH:
@@ -296,6 +307,10 @@ class Dispatcher:
 
     def _watch(self, job: Job, now: float) -> None:
         limit = self._settings.run_memory_bytes + MEMORY_SLACK
+        if job.run.kind is not RunKind.PUSH and now - job.begun > self._settings.run_max_s:
+            job.timed_out = True
+            job.worker.kill()
+            return
         if now - job.worker.heard_at > self._settings.stall_s:
             job.killed_for = f"it said nothing for {self._settings.stall_s:.0f} s"
             job.worker.kill()

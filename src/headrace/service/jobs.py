@@ -203,6 +203,7 @@ class Jobs:
                     f"The job has an execution that is {active.state}: {active.id}.",
                     hint="Wait for its end, or cancel it.", execution=active.id,
                 )  # fmt: skip
+            self._runs.judge_queue(tx, thing.tenant)
             steps = self._steps_of(tx, thing)
             found = self._start(tx, thing, mode or thing.mode, trigger, steps)
             audit.add(tx, caller, "execution.started", found.id)

@@ -13,7 +13,7 @@ from headrace.contract.spec import filled_in
 from headrace.contract.tools import Known
 from headrace.domain import alias
 from headrace.domain.clock import Millis, parse_rfc3339
-from headrace.domain.errors import Conflict, HeadraceError, Invalid, NotFound
+from headrace.domain.errors import Conflict, HeadraceError, Invalid, NotFound, TooMany
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
 from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, is_id, new_id
 from headrace.domain.principal import Principal
@@ -89,7 +89,7 @@ class Runs:
 
         `key` makes the call safe to repeat: a second call with the same key returns the first
         call's run. Raises NotFound for an unknown task, Conflict while another run of it is
-        unfinished, Invalid for a disabled one.
+        unfinished, Invalid for a disabled one, TooMany for a queue that is full.
         """
         if key is not None and not 0 < len(key) <= KEY_MAX:
             raise Invalid(f"Idempotency-Key must have 1 to {KEY_MAX} characters.")
@@ -106,6 +106,7 @@ class Runs:
                     hint="Wait for its end, or cancel it.",
                 )
             self._judge_overrides(tx, task, metadata)
+            self.judge_queue(tx, tenant)
             run = self._queued(tx, task, trigger, key, metadata=metadata, mode=mode)
         faults.reach("server.run_queued")
         self._wake()  # after the commit: a dispatcher that wakes must be able to see the run
@@ -184,6 +185,14 @@ class Runs:
                 else "Upload files to its pool.",
             )
 
+    def judge_queue(self, tx: Tx, tenant: TenantId) -> None:
+        """Raise TooMany where so many runs wait that another would not help."""
+        if (waiting := runs.queued(tx, tenant)) >= self._settings.queue_max:
+            raise TooMany(
+                f"{waiting:,} runs are waiting already.",
+                hint="Wait for some to end, or raise HEADRACE_QUEUE_MAX.", retry_after=30,
+            )  # fmt: skip
+
     def _judge_overrides(self, tx: Tx, task: Task, metadata: Mapping[str, Any] | None) -> None:
         """Raise Invalid, naming the member, for overrides that the source's form refuses."""
         if not (overrides := _overrides(metadata)):
@@ -199,6 +208,7 @@ class Runs:
     ) -> list[Run]:  # fmt: skip
         """Queue a run of every enabled task of a source whose index is wanted."""
         with self._database.begin() as tx:
+            self.judge_queue(tx, tenant)
             tasks, _ = resources.listed(
                 tx, Task, tenant, {"source": [source], "enabled": [True]},
                 SortOrder("created_at", descending=False), Window(1_000),

@@ -121,6 +121,14 @@ def unfinished(tx: Tx, task: TaskId) -> Run | None:
     return None if found is None else made(found)
 
 
+def queued(tx: Tx, tenant: TenantId) -> int:
+    """Return how many runs of a tenant wait, but for those that wait for pushes."""
+    query = sa.select(sa.func.count()).where(
+        run.c.state == RunState.QUEUED, run.c.tenant == tenant, run.c.kind != RunKind.PUSH
+    )
+    return int(tx.con.execute(query).scalar_one())
+
+
 def unfinished_states(tx: Tx, task: TaskId) -> list[RunState]:
     """Return the states of the task's queued and active runs."""
     states = (RunState.QUEUED, *_ACTIVE)
