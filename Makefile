@@ -2,6 +2,8 @@
 PYTHON ?= python3
 export UV_PYTHON_DOWNLOADS = never
 export UV_LINK_MODE = copy
+# Every test starts processes: they must not compile what they import again and again.
+export UV_COMPILE_BYTECODE = 1
 UV := $(shell command -v uv 2>/dev/null || echo .boot/bin/uv)
 BIN := .venv/bin
 WORKERS ?= 2
@@ -20,6 +22,7 @@ setup: .venv/ready  ## put everything into .venv
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
 	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.txt requirements-demo.txt
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
+	$(BIN)/python -m compileall -q src
 	@touch $@
 
 demo: setup  ## real data through the server, in well under a minute

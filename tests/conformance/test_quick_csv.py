@@ -9,8 +9,8 @@ import pytest
 
 from headrace.assembly import work
 from headrace.connectors.destinations import postgresql
+from headrace.connectors.families import csv_scan as csv_source
 from headrace.connectors.families import quick_csv
-from headrace.connectors.sources import csv as csv_source
 from headrace.domain.errors import Cancelled, Unavailable
 from headrace.native import text
 from tests.engine import Memory, order

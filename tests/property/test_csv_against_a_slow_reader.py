@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from headrace.assembly import work
+from headrace.connectors.families import csv_scan as csv
 from headrace.connectors.families import quick_csv
-from headrace.connectors.sources import csv
 from headrace.engine.plan import Stopped
 from tests.engine import Memory, order
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from headrace.domain.errors import Conflict, Invalid, LostClaim, NotFound
+from headrace.domain.errors import Conflict, Invalid, LostClaim, Misconfigured, NotFound
 from headrace.domain.run import ARROWS, RunState
 from headrace.service.queue import DEATHS_MAX, Queue
 from headrace.store import tables
@@ -285,3 +285,19 @@ def test_the_arrows_end_and_every_state_is_reachable():
             reached.add(state)
             todo += ARROWS[state]
     assert reached == set(RunState)
+
+
+def test_the_newest_revision_is_named_and_a_newer_store_is_refused(database):
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    from headrace.store import migrate
+
+    config = Config()
+    config.set_main_option("script_location", str(migrate.FOLDER))
+    assert ScriptDirectory.from_config(config).get_current_head() == migrate.NEWEST
+    migrate.migrate(database)  # again: nothing to do
+    with database.begin() as tx:
+        tx.run(sa.text("update alembic_version set version_num = '9999'"))
+    with pytest.raises(Misconfigured, match="newer headrace"):
+        migrate.migrate(database)

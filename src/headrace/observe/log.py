@@ -3,7 +3,14 @@
 import logging
 import sys
 
-import structlog
+# structlog would import rich for its tracebacks: a quarter of a second at every start.
+_hidden = "rich" not in sys.modules
+if _hidden:
+    sys.modules["rich"] = None  # type: ignore[assignment]  # an import of it fails, which it expects
+import structlog  # noqa: E402
+
+if _hidden:
+    del sys.modules["rich"]
 
 
 def set_up(level: str = "info", *, json: bool | None = None) -> None:
