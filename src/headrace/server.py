@@ -21,6 +21,7 @@ from headrace.domain.errors import Conflict, Misconfigured
 from headrace.domain.ids import TenantId, new_id
 from headrace.engine.javascript import tried
 from headrace.observe import log
+from headrace.runtime.cleaner import Cleaner
 from headrace.runtime.dispatcher import Dispatcher
 from headrace.runtime.mailer import Mailer
 from headrace.runtime.pool import Pool
@@ -34,6 +35,7 @@ from headrace.service.indexes import Indexes
 from headrace.service.jobs import Jobs
 from headrace.service.pools import Pools
 from headrace.service.queue import Queue
+from headrace.service.retention import Retention
 from headrace.service.runs import Runs
 from headrace.service.services import Services
 from headrace.service.uploads import FOLDER as UPLOADS
@@ -78,6 +80,9 @@ class Server:
             self.queue, self.runs, self.jobs, self.uploads, self.pool, settings
         )
         self.mailer = Mailer(self.database, settings)
+        self.cleaner = Cleaner(
+            Retention(self.database, self.runs, self.uploads, settings.keep_days)
+        )
         self.services = Services(
             settings=settings, access=self.access, catalog=catalog, runs=self.runs, jobs=self.jobs,
             pools=Pools(self.database), uploads=self.uploads, aliases=Aliases(self.database),
@@ -97,12 +102,14 @@ class Server:
         self.uploads.sweep(starting=True)
         self.dispatcher.start()
         self.mailer.start()
+        self.cleaner.start()
         gc.freeze()  # what is here stays; a full collection over it stops every call for 0.1 s
 
     def stop(self) -> None:
         """Give back what is under way, and let go of everything."""
         self.dispatcher.stop()
         self.mailer.stop()
+        self.cleaner.stop()
         self.database.close()
         self._lock.close()
 

@@ -696,11 +696,12 @@ class Runs:
 
     def sweep(self) -> int:
         """Remove files of rejected rows that no manifest names and no run is writing."""
+        there = list(self.quarantine.glob("*.jsonl"))  # before the look at who is writing
         with self._database.read() as tx:
             named = runs.all_segments(tx)
             busy = runs.unfinished_ids(tx)
         removed = 0
-        for path in self.quarantine.glob("*.jsonl"):
+        for path in there:
             run = path.name[:ID_CHARACTERS]  # what follows tells attempts and batches apart
             if path.name not in named and run not in busy:
                 with contextlib.suppress(FileNotFoundError):

@@ -227,21 +227,25 @@ def started_between(
     return [found[RunId(id_)] for id_ in ids], total
 
 
-def forget_task(tx: Tx, task: TaskId) -> None:
-    """Remove a task's runs with all that belongs to them."""
-    ids = sa.select(run.c.id).where(run.c.task == task)
+def forget(tx: Tx, ids: sa.Select[tuple[str]]) -> None:
+    """Remove runs with all that belongs to them."""
     tx.run(sa.delete(event).where(event.c.run.in_(ids)))
     tx.run(sa.delete(tables.event_count).where(tables.event_count.c.run.in_(ids)))
     tx.run(sa.delete(tables.reject_segment).where(tables.reject_segment.c.run.in_(ids)))
     tx.run(sa.delete(tables.inbox).where(tables.inbox.c.run.in_(ids)))
-    tx.run(sa.delete(tables.position).where(tables.position.c.task == task))
-    tx.run(sa.delete(tables.pool_table).where(tables.pool_table.c.task == task))
     of_runs = sa.select(tables.upload.c.id).where(tables.upload.c.run.in_(ids))
     tx.run(sa.delete(tables.upload_chunk).where(tables.upload_chunk.c.upload.in_(of_runs)))
     tx.run(sa.delete(tables.upload).where(tables.upload.c.run.in_(ids)))
     aliases.forget(tx, ids)
+    tx.run(sa.delete(run).where(run.c.id.in_(ids)))
+
+
+def forget_task(tx: Tx, task: TaskId) -> None:
+    """Remove what is known of a task: its runs, its position, its place in a pool."""
+    forget(tx, sa.select(run.c.id).where(run.c.task == task))
+    tx.run(sa.delete(tables.position).where(tables.position.c.task == task))
+    tx.run(sa.delete(tables.pool_table).where(tables.pool_table.c.task == task))
     aliases.forget(tx, [task])
-    tx.run(sa.delete(run).where(run.c.task == task))
 
 
 # The queue.

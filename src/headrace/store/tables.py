@@ -152,6 +152,7 @@ run: Final = Table(
     Index("ix_run_queue", "state", "not_before", "queued_at"),
     Index("ix_run_listed", "tenant", "queued_at"),
     Index("ix_run_started", "tenant", "started_at"),
+    Index("ix_run_finished", "finished_at"),
     Index(  # of tasks that were started alone: their runs are executions too
         "ix_run_alone", "tenant", "queued_at", "id", "state",
         sqlite_where=text("execution = id and task is not null"),

@@ -1,0 +1,56 @@
+"""Retention: what is older than is wished for is really removed, a little at a time."""
+
+from collections.abc import Callable
+from typing import Final
+
+from headrace.domain.clock import Millis
+from headrace.domain.ids import RunId
+from headrace.service.runs import Runs
+from headrace.service.uploads import Uploads
+from headrace.store import retention
+from headrace.store.database import Database
+
+DAY_MS: Final = 86_400_000
+AT_ONCE: Final = 100  # runs looked up at once
+EVENTS_AT_ONCE: Final = 5_000  # removed in one transaction: others must get in between
+
+
+class Retention:
+    """Forgets what ended more than `days` ago; 0 days: nothing."""
+
+    def __init__(self, database: Database, started: Runs, uploads: Uploads, days: float) -> None:
+        self._database = database
+        self._runs = started
+        self._uploads = uploads
+        self._days = days
+
+    def clean(self, stopped: Callable[[], bool] = lambda: False) -> int:
+        """Remove what is old; return how many runs. Safe beside other servers, and to be killed."""
+        if not self._days:
+            return 0
+        removed = 0
+        while not stopped():
+            with self._database.read() as tx:
+                before = Millis(tx.now - round(self._days * DAY_MS))
+                found = retention.old_runs(tx, before, AT_ONCE)
+            for run, events in found:
+                if events > EVENTS_AT_ONCE:
+                    self._drop_events(run, stopped)
+                with self._database.begin() as tx:
+                    retention.forget_run(tx, run)
+                removed += 1
+            if not found:
+                break
+        with self._database.begin() as tx:
+            before = Millis(tx.now - round(self._days * DAY_MS))
+            retention.forget_executions(tx, before, AT_ONCE)
+            retention.forget_uploads(tx, before, AT_ONCE)
+        self._runs.sweep()
+        self._uploads.sweep()
+        return removed
+
+    def _drop_events(self, run: RunId, stopped: Callable[[], bool]) -> None:
+        gone = EVENTS_AT_ONCE
+        while gone and not stopped():
+            with self._database.begin() as tx:
+                gone = retention.drop_events(tx, run, EVENTS_AT_ONCE)
