@@ -31,6 +31,7 @@ from headrace.service.access import Access
 from headrace.service.aliases import Aliases
 from headrace.service.auditing import Audit
 from headrace.service.catalog import Catalog
+from headrace.service.hooks import Hooks
 from headrace.service.indexes import Indexes
 from headrace.service.jobs import Jobs
 from headrace.service.pools import Pools
@@ -86,6 +87,7 @@ class Server:
         self.services = Services(
             settings=settings, access=self.access, catalog=catalog, runs=self.runs, jobs=self.jobs,
             pools=Pools(self.database), uploads=self.uploads, aliases=Aliases(self.database),
+            hooks=Hooks(self.database, vault, self.runs, self.jobs),
             audit=Audit(self.database), indexes=Indexes(settings.data_dir),
             read_table=self._read_table, sample=self._sample, try_source=self._try_source,
             try_transformation=tried,

@@ -52,6 +52,7 @@ TABLES = (
     "inbox",
     "upload",
     "api_key",
+    "hook",
 )
 
 

@@ -37,8 +37,13 @@ def holder(request: AnyRequest, given: str) -> Principal:
     allowed = (DATA_POOLS, request.route_handler.opt.get("scope"))
     if found.scopes and not found.scopes.intersection(filter(None, allowed)):
         raise Denied(f"The token is for {' '.join(sorted(found.scopes))} only.")
+    return replace(found, via=came_by(request))
+
+
+def came_by(request: AnyRequest) -> str:
+    """Return by which call (without its query) and from where somebody comes."""
     came = f"{request.method} {request.url.path}"[:VIA_MAX]
-    return replace(found, via=f"{came} from {request.client.host if request.client else '?'}")
+    return f"{came} from {request.client.host if request.client else '?'}"
 
 
 def bearer(request: AnyRequest) -> Principal:

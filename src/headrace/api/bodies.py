@@ -49,15 +49,22 @@ async def fields(request: AnyRequest) -> dict[str, str]:
 async def plain_body(request: AnyRequest) -> bytes:
     """Return the body, unpacked; empty for none. Raises Invalid or TooLarge."""
     limit = services_of(request).settings.body_bytes_max
+    body = await raw_body(request)
+    if request.headers.get("content-encoding", "").lower() == "gzip":
+        body = _gunzipped(body, limit)
+    return body.strip()
+
+
+async def raw_body(request: AnyRequest) -> bytes:
+    """Return the body as it came. Raises TooLarge."""
+    limit = services_of(request).settings.body_bytes_max
     try:
         body = await request.body()
     except HTTPException as error:
         raise _too_large(limit) from error
     if len(body) > limit:
         raise _too_large(limit)
-    if request.headers.get("content-encoding", "").lower() == "gzip":
-        body = _gunzipped(body, limit)
-    return body.strip()
+    return body
 
 
 def decoded(body: bytes, shape: type[Any]) -> Any:  # Any: of that shape

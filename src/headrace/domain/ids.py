@@ -20,6 +20,7 @@ RunId = NewType("RunId", str)
 EventId = NewType("EventId", str)
 UploadId = NewType("UploadId", str)
 ChunkId = NewType("ChunkId", str)
+HookId = NewType("HookId", str)
 
 _lock = threading.Lock()
 _last = 0

@@ -49,6 +49,7 @@ class Trigger(StrEnum):
     CLI = "cli"
     SCHEDULE = "schedule"
     RETRY = "retry"
+    HOOK = "hook"
 
 
 class RunKind(StrEnum):

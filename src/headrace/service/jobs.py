@@ -395,6 +395,21 @@ class Jobs:
         if owed != thing.owed:
             jobs.owe(tx, thing.id, owed)
 
+    def start_or_owe(self, tx: Tx, tenant: TenantId, id_: str, mode: Mode | None) -> str:
+        """Start a job for somebody outside; while one is under way another waits for its end.
+
+        Returns the id of the execution that is started, or of the one that it waits for.
+        """
+        thing = jobs.find(tx, tenant, id_, lock=True)
+        if thing is None:
+            raise NotFound("The job of this hook is gone.")
+        if active := jobs.active_of(tx, thing.id):
+            jobs.owe(tx, thing.id, max(thing.owed, 1))
+            return active.id
+        self._runs.judge_queue(tx, tenant)
+        steps = self._steps_of(tx, thing)
+        return self._start(tx, thing, mode or thing.mode, Trigger.HOOK, steps).id
+
     def _settle(self, tx: Tx, id_: JobId, tenant: TenantId) -> None:
         """Start an execution that a job is owed."""
         thing = jobs.find(tx, tenant, id_, lock=True)

@@ -7,7 +7,7 @@ from headrace.domain.clock import Millis
 from headrace.domain.ids import RunId
 from headrace.service.runs import Runs
 from headrace.service.uploads import Uploads
-from headrace.store import retention
+from headrace.store import hooks, retention
 from headrace.store.database import Database
 
 DAY_MS: Final = 86_400_000
@@ -45,6 +45,7 @@ class Retention:
             before = Millis(tx.now - round(self._days * DAY_MS))
             retention.forget_executions(tx, before, AT_ONCE)
             retention.forget_uploads(tx, before, AT_ONCE)
+            hooks.forget_calls(tx, Millis(tx.now - DAY_MS))  # no call is taken that long after
         self._runs.sweep()
         self._uploads.sweep()
         return removed

@@ -641,6 +641,18 @@ class Runs:
         task = replace(task, action=action)
         return self._queued(tx, task, Trigger.API, None, kind=RunKind.UPDATE, mode=Mode.FULL)
 
+    def start_or_wait(self, tx: Tx, task: Task, mode: Mode | None) -> str:
+        """Queue a run for somebody outside, unless one waits already; return its execution."""
+        self._judge(tx, task)
+        waiting, _ = runs.listed(
+            tx, task.tenant, task=task.id, states=[RunState.QUEUED], since=None, until=None,
+            order=NEWEST_FIRST, window=Window(1),
+        )  # fmt: skip
+        if waiting:
+            return waiting[0].execution
+        self.judge_queue(tx, task.tenant)
+        return self._queued(tx, task, Trigger.HOOK, None, mode=mode, patient=True).execution
+
     def wake(self) -> None:
         """Have the dispatcher look for work: after the commit that made some."""
         self._wake()

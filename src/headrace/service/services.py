@@ -11,6 +11,7 @@ from headrace.service.access import Access
 from headrace.service.aliases import Aliases
 from headrace.service.auditing import Audit
 from headrace.service.catalog import Catalog
+from headrace.service.hooks import Hooks
 from headrace.service.indexes import Indexes
 from headrace.service.jobs import Jobs
 from headrace.service.pools import Pools
@@ -40,6 +41,7 @@ class Services:
     pools: Pools
     jobs: Jobs
     uploads: Uploads
+    hooks: Hooks
     aliases: Aliases
     audit: Audit
     indexes: Indexes

@@ -230,6 +230,19 @@ execution: Final = Table(
     ),
 )  # fmt: skip
 
+# What a signed call from outside starts; no foreign keys: it may outlive its task or job.
+hook: Final = Table(
+    "hook", metadata, _id(), _tenant(), Column("name", String(200), nullable=False),
+    Column("task", String(36)), Column("job", String(36)), Column("mode", String(10)),
+    Column("sealed", LargeBinary, nullable=False), Column("created_at", BigInteger, nullable=False),
+)  # fmt: skip
+
+hook_call: Final = Table(
+    "hook_call", metadata, Column("hook", ForeignKey("hook.id"), primary_key=True),
+    Column("message", String(255), primary_key=True), Column("started", String(36), nullable=False),
+    Column("at", BigInteger, nullable=False, index=True),
+)  # fmt: skip
+
 event: Final = Table(
     "event", metadata, _id(),
     Column("run", ForeignKey("run.id"), nullable=False),

@@ -6,13 +6,14 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Router, delete, get, patch, post, put
+from litestar.concurrency import sync_to_thread
 from litestar.di import Provide
 from litestar.params import Parameter
 from litestar.response import ServerSentEvent
 
 from headrace.api import errors
-from headrace.api.auth import bearer, services
-from headrace.api.bodies import converted, payload
+from headrace.api.auth import AnyRequest, bearer, came_by, services
+from headrace.api.bodies import converted, payload, raw_body
 from headrace.api.dialects.native import translate, wire
 from headrace.domain.clock import Millis
 from headrace.domain.errors import Invalid
@@ -22,6 +23,7 @@ from headrace.domain.principal import Principal
 from headrace.domain.resources import Destination, Source
 from headrace.domain.run import ENDED, Mode, RunState, Trigger
 from headrace.domain.task import Task
+from headrace.service.hooks import Signed
 from headrace.service.services import Services
 from headrace.store.jobs import ExecutionsAsked
 from headrace.store.paging import Order, Window
@@ -533,6 +535,41 @@ def revoke_key(id: str, services: Services, principal: Principal) -> wire.Key:  
     return translate.key_shown(services.access.revoke_key(principal, id))
 
 
+@post("/hooks", sync_to_thread=True, opt={"body": wire.NewHook})
+def add_hook(payload: Json, services: Services, principal: Principal) -> wire.Hook:
+    """Make a hook: signed calls (Standard Webhooks) to its path start a task or a job."""
+    given: wire.NewHook = converted(payload, wire.NewHook)
+    made, secret = services.hooks.add(
+        principal, name=given.name, task=given.task, job=given.job, mode=given.mode
+    )
+    return translate.hook(made, secret)
+
+
+@get("/hooks", sync_to_thread=True)
+def list_hooks(services: Services, principal: Principal) -> wire.Page:
+    """List hooks, oldest first."""
+    found = services.hooks.listed(principal)
+    return wire.Page(items=[translate.hook(one) for one in found], total=len(found))
+
+
+@delete("/hooks/{id:str}", sync_to_thread=True)
+def remove_hook(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
+    """Remove a hook: its calls are refused from now on."""
+    services.hooks.remove(principal, id)
+
+
+@post("/hooks/{id:str}/call", status_code=202)
+async def call_hook(id: str, request: AnyRequest, services: Services) -> wire.Called:  # noqa: A002
+    """Start what a hook is for. No key, but the headers of Standard Webhooks."""
+    header = request.headers.get
+    given = Signed(
+        message=header("webhook-id", ""), seconds=header("webhook-timestamp", ""),
+        signatures=header("webhook-signature", ""), body=await raw_body(request),
+        via=came_by(request),
+    )  # fmt: skip
+    return wire.Called(execution=await sync_to_thread(services.hooks.call, id, given))
+
+
 @get("/audit", sync_to_thread=True)
 def list_deeds(
     services: Services, principal: Principal, limit: Limit = 50, cursor: Cursor = None
@@ -579,7 +616,7 @@ NATIVE: Final = Router(
         add_pool, list_pools, get_pool, change_pool, remove_pool,
         add_job, list_jobs, get_job, change_job, remove_job, start_job,
         list_executions, get_execution, cancel_execution, retry_execution,
-        add_key, list_keys, revoke_key, list_deeds,
+        add_key, list_keys, revoke_key, list_deeds, add_hook, list_hooks, remove_hook, call_hook,
     ],
     dependencies={
         "services": Provide(services, sync_to_thread=False),

@@ -10,6 +10,7 @@ from headrace.domain import event, job, principal, resources, run, schedule, tas
 from headrace.domain.clock import Millis, rfc3339
 from headrace.domain.ids import TaskId
 from headrace.service.auditing import Entry
+from headrace.store.hooks import Hook
 
 
 def end(thing: resources.Source | resources.Destination) -> wire.End:
@@ -97,6 +98,13 @@ def key_shown(thing: principal.Key, secret: str | msgspec.UnsetType = msgspec.UN
     return wire.Key(
         id=thing.id, name=thing.name, role=thing.role, created_at=_at(thing.created_at),
         revoked_at=_maybe(thing.revoked_at), key=secret,
+    )  # fmt: skip
+
+
+def hook(thing: Hook, secret: str | msgspec.UnsetType = msgspec.UNSET) -> wire.Hook:
+    return wire.Hook(
+        id=thing.id, name=thing.name, task=thing.task, job=thing.job, mode=thing.mode,
+        path=f"/v1/hooks/{thing.id}/call", created_at=_at(thing.created_at), secret=secret,
     )  # fmt: skip
 
 

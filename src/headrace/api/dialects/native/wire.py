@@ -157,6 +157,34 @@ class Key(Shown):
     key: str | msgspec.UnsetType = msgspec.UNSET
 
 
+class NewHook(Given):
+    """What a signed call from outside is to start: a task, or a job."""
+
+    name: str
+    task: str | None = None
+    job: str | None = None
+    mode: Mode | None = None
+
+
+class Hook(Shown):
+    """`secret` is told once, when the hook is made. Calls go to `path`."""
+
+    id: str
+    name: str
+    task: str | None
+    job: str | None
+    mode: str | None
+    path: str
+    created_at: str
+    secret: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Called(Shown):
+    """What a call has started, or waits for."""
+
+    execution: str
+
+
 class Deed(Shown):
     """A line of the audit log."""
 
