@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from headrace.client import Client
 from headrace.domain.errors import CallerError, HeadraceError
 from tests.algolia_fake import until
 from tests.serving import serving
@@ -353,3 +354,26 @@ def test_limits_of_time_and_of_the_queue(tmp_path):
         with pytest.raises(CallerError, match="waiting already"):
             shop.start(shop.job(tasks[3]))
         shop.call("POST", "/v1/resume")
+
+
+def test_limits_are_of_what_is_ones_own_and_of_all_for_admins(shop):
+    task, _ = shop.task()
+    made = shop.call("POST", "/v1/keys", {"name": "operator", "role": "operator"})
+    operator = Client(shop.server.client.url, key=made["key"])
+    assert operator.call("PUT", f"/v1/limits/task:{task}", {"runs": 1}) == {
+        "name": f"task:{task}",
+        "runs": 1,
+    }
+    for name in ("server", "source", "tenant"):
+        with pytest.raises(CallerError, match="needs the role admin"):
+            operator.call("PUT", f"/v1/limits/{name}", {"runs": 1})
+        shop.call("PUT", f"/v1/limits/{name}", {"runs": 5})
+        shop.call("PUT", f"/v1/limits/{name}", {"runs": None})
+    other = "01a00000-0000-7000-8000-000000000000"
+    for name in (f"task:{other}", f"tenant:{other}", "source:x", "destination:x"):
+        with pytest.raises(CallerError, match="cannot find"):
+            shop.call("PUT", f"/v1/limits/{name}", {"runs": 1})
+    for name, runs in (("pool", 1), (f"task:{task}", -1)):
+        with pytest.raises(CallerError):
+            shop.call("PUT", f"/v1/limits/{name}", {"runs": runs})
+    operator.close()

@@ -16,7 +16,7 @@ from headrace.domain.clock import Millis, parse_rfc3339
 from headrace.domain.errors import Conflict, HeadraceError, Invalid, NotFound, TooMany
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
 from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, is_id, new_id
-from headrace.domain.principal import Principal
+from headrace.domain.principal import Principal, Role
 from headrace.domain.resources import Destination, Source
 from headrace.domain.run import ENDED, Mode, Run, RunKind, RunState, Trigger
 from headrace.domain.schedule import Overlap
@@ -24,6 +24,7 @@ from headrace.domain.task import Action, Task
 from headrace.domain.upload import Upload, phases
 from headrace.observe import faults
 from headrace.service import pushes
+from headrace.service.access import need
 from headrace.service.catalog import UPLOADED, Catalog
 from headrace.service.orders import Order, Phase, Push, make_destination, stream_of, tools_for
 from headrace.service.schedule import due_moments, is_made_up, next_moment
@@ -683,6 +684,25 @@ class Runs:
             raise Invalid("A limit must be at least 0.", field="runs")
         with self._database.begin() as tx:
             runs.set_limit(tx, name, limit)
+
+    def limit(self, caller: Principal, name: str, limit: int | None) -> None:
+        """Do `set_limit` for a caller: of all things of a kind and of the server for admins only.
+
+        Raises Denied, and NotFound for what is not the caller's.
+        """
+        kind, _, id_ = name.partition(":")
+        tenant = caller.tenant.id
+        if not id_:
+            need(caller, Role.ADMIN)
+        elif kind == "tenant" and id_ != tenant:
+            raise NotFound(f"cannot find tenant {id_[:80]}")
+        elif kind == "task":
+            self._catalog.get(Task, tenant, id_)
+        elif kind == "source":
+            self._catalog.get(Source, tenant, id_)
+        elif kind == "destination":
+            self._catalog.get(Destination, tenant, id_)
+        self.set_limit(name, limit)
 
     def pause(self, caller: Principal, task_id: str | None, *, paused: bool) -> None:
         """Let no run of a task (None: of the whole tenant) start, nor its schedules fire; or again.

@@ -599,7 +599,7 @@ def read_rows(
 def set_limit(name: str, payload: Json, services: Services, principal: Principal) -> Json:
     """Set how many runs may go at a time: `source`, `source:ID`, `destination:ID`, `tenant:ID`."""
     given: wire.Limit = converted(payload, wire.Limit)
-    services.runs.set_limit(name, given.runs)
+    services.runs.limit(principal, name, given.runs)
     return {"name": name, "runs": given.runs}
 
 
