@@ -25,6 +25,7 @@ from headrace.settings import Settings
 
 POLL_S: Final = 0.5
 BEAT_S: Final = 1.0
+SOON_S: Final = 0.1  # between two beats, however often somebody wakes it
 SWEEP_S: Final = 20.0  # between two looks at files that nobody needs any more
 GRACE_S: Final = 10.0  # between asking a cancelled run to stop and killing it
 MEMORY_SLACK: Final = 640 << 20  # what a child may hold besides DuckDB's share
@@ -93,13 +94,17 @@ class Dispatcher:
         self._pool.close()
 
     def _loop(self) -> None:
-        next_beat = 0.0
+        next_beat = last_beat = 0.0
+        woken = False
         while not self._stop.is_set():
             try:
                 now = time.monotonic()
                 self._executions.tick()
                 self._claim()
+                if woken and now >= last_beat + SOON_S:
+                    next_beat = now  # somebody may have cancelled a run
                 if now >= next_beat:
+                    last_beat = now
                     next_beat = now + min(BEAT_S, self._settings.lease_s / 3)
                     self._beat()
                     self._runs.tick()
@@ -120,7 +125,7 @@ class Dispatcher:
                 due_ms = self._queue.next_due_ms()
                 if due_ms is not None and due_ms > 0:
                     wait_s = min(POLL_S, due_ms / 1000 + 0.005)
-            self._wake.wait(wait_s)
+            woken = self._wake.wait(wait_s)
             self._wake.clear()
 
     def _claim(self) -> None:
