@@ -251,7 +251,13 @@ def test_a_cancel_while_scanning_stops_and_leaves_the_old_table(tmp_path):
             input={"path": str(tmp_path / "data/files/o.duckdb")},
         )  # fmt: skip
         source = client.add("sources", type="csv", name="s", input={"url": f"file://{path}"})
-        task = client.add("tasks", source=source["id"], destination=end["id"], action="replace")
+        task = client.add(
+            "tasks",
+            source=source["id"],
+            destination=end["id"],
+            action="replace",
+            failureThreshold=1,
+        )
         run = client.start(task["id"])["id"]
         until = time.monotonic() + 20
         while client.run(run)["state"] != "running" and time.monotonic() < until:
