@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     given = parser.parse_args()
     bars = Bars(judged=not given.short)
-    folder = Path(tempfile.mkdtemp(prefix="headrace-jobs-", dir=ROOT / "bench" / "data"))
+    folder = Path(tempfile.mkdtemp(prefix="headrace-jobs-"))
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     try:
         with serving(folder / "data", **LIMITS) as server:

@@ -363,6 +363,7 @@ def test_limits_are_of_what_is_ones_own_and_of_all_for_admins(shop):
     assert operator.call("PUT", f"/v1/limits/task:{task}", {"runs": 1}) == {
         "name": f"task:{task}",
         "runs": 1,
+        "perMinute": None,
     }
     for name in ("server", "source", "tenant"):
         with pytest.raises(CallerError, match="needs the role admin"):
@@ -373,7 +374,7 @@ def test_limits_are_of_what_is_ones_own_and_of_all_for_admins(shop):
     for name in (f"task:{other}", f"tenant:{other}", "source:x", "destination:x"):
         with pytest.raises(CallerError, match="cannot find"):
             shop.call("PUT", f"/v1/limits/{name}", {"runs": 1})
-    for name, runs in (("pool", 1), (f"task:{task}", -1)):
+    for name, runs in (("nothing", 1), (f"task:{task}", -1)):
         with pytest.raises(CallerError):
             shop.call("PUT", f"/v1/limits/{name}", {"runs": runs})
     operator.close()

@@ -1,7 +1,10 @@
 """The same store on both databases."""
 
+import copy
+
 import pytest
 
+from headrace.domain.principal import Principal, Role
 from headrace.domain.resources import Destination, Source
 from headrace.domain.run import Trigger
 from headrace.security.vault import Vault
@@ -39,10 +42,21 @@ class World:
         (folder / "files").mkdir(exist_ok=True)
         self.folder = folder
         self.woken = 0
+        self.caller = Principal(tenant=self.tenant, role=Role.ADMIN, key="k", key_id="k")
         self.runs = Runs(database, self.catalog, Settings(data_dir=folder), self._wake)
+
+    def another(self, name):
+        """Return the same world for another tenant."""
+        other = copy.copy(self)
+        other.tenant = self.access.add_tenant(name, f"{name}-key-0123456789")
+        other.caller = Principal(tenant=other.tenant, role=Role.ADMIN, key="k", key_id="k")
+        return other
 
     def _wake(self):
         self.woken += 1
+
+    def limit(self, name, most=None, per_minute=None):
+        self.runs.limit(self.caller, name, most=most, per_minute=per_minute)
 
     def queue(self, holder="one", lease_ms=60_000):
         return Queue(self.database, holder, lease_ms, chance=lambda: 0.0)

@@ -110,7 +110,7 @@ def test_a_second_run_for_the_same_file_waits_and_says_so(world):
 def test_limits_hold(world, kind):
     source = world.source()
     runs = [world.start(world.task(f"f{n}", source)) for n in range(3)]
-    world.runs.set_limit(kind, 2 if kind in ("source", "tenant") else 1)
+    world.limit(kind, 2 if kind in ("source", "tenant") else 1)
     claimed = world.queue().claim(10)
     assert len(claimed) == (2 if kind in ("source", "tenant") else 3)
     if kind in ("source", "tenant"):

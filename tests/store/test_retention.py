@@ -13,6 +13,7 @@ from headrace.service.retention import Retention
 from headrace.service.uploads import Uploads
 from headrace.settings import Settings
 from headrace.store import runs, tables
+from headrace.store.jobs import ExecutionsAsked
 
 DAY_MS = 86_400_000
 
@@ -140,3 +141,28 @@ def test_uploads_that_nobody_started_go_with_their_files(scene):
     scene.clean()
     assert [one.id for one, _ in scene.uploads.listed(scene.caller, pool.id)] == [young.id]
     assert [path.name for path in scene.uploads.folder.iterdir()] == [young.id]
+
+
+def test_however_many_executions_are_old_they_go_at_once(scene, monkeypatch):
+    monkeypatch.setattr(retention, "AT_ONCE", 2)
+    from headrace.domain.job import Step
+
+    task = scene.world.task("a")
+    pool = scene.pools.add(scene.caller, "p")
+    job = scene.jobs.add(scene.caller, pool=pool.id, name="j", steps=[Step(task=task.id)])
+    for days in range(40, 33, -1):
+        execution = scene.jobs.start(scene.caller, job.id)
+        with scene.world.database.begin() as tx:
+            at = tx.now - days * DAY_MS
+            for table, test in ((tables.run, tables.run.c.execution == execution.id),
+                                (tables.execution, tables.execution.c.id == execution.id)):  # fmt: skip
+                tx.run(
+                    sa.update(table)
+                    .where(test)
+                    .values(state="succeeded", queued_at=at, finished_at=at)
+                )
+    scene.ended(task, 1)  # newer than the job's: it is not what keeps the runs of the newest
+    assert scene.clean() == 6
+    [left] = scene.jobs.executions(scene.caller, ExecutionsAsked(alone=False))
+    assert left.id == execution.id
+    assert len(scene.jobs.runs_of(left)) == 1

@@ -6,7 +6,6 @@ import pytest
 import sqlalchemy as sa
 
 from headrace.domain.errors import NotFound
-from headrace.domain.principal import Principal, Role
 from headrace.domain.run import RunState, Trigger
 from headrace.domain.schedule import Missed, Overlap, Timing
 from headrace.domain.task import Task
@@ -17,7 +16,7 @@ MINUTE = 60_000
 
 @pytest.fixture
 def caller(world):
-    return Principal(tenant=world.tenant, role=Role.ADMIN, key="k", key_id="k")
+    return world.caller
 
 
 def scheduled(world, name="a", **timing):
@@ -130,10 +129,10 @@ def test_a_pause_keeps_runs_and_schedules_from_starting(world, caller):
     )
     assert world.runs.tick() == 0
     world.runs.pause(caller, None, paused=False)
-    world.runs.set_limit("server", 0)
+    world.runs.pause_server(caller, paused=True)
     assert world.queue().claim(9) == []
     assert world.runs.tick() == 0
-    world.runs.set_limit("server", None)
+    world.runs.pause_server(caller, paused=False)
     assert [run.id for _, run in world.queue().claim(9)] == [queued.id]
     assert world.runs.tick() == 1  # what was missed in the pause is made up for, once
     with pytest.raises(NotFound):

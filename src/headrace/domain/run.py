@@ -104,5 +104,6 @@ class Run:
     not_before: Millis
     updated_at: Millis
     mode: Mode = Mode.FULL
+    priority: int = 0  # runs of a higher one go first, of the same tenant
     fire: Millis | None = None  # the moment of its task's schedule that it is for
     metadata: Mapping[str, Any] | None = None  # as the caller gave it, for this run only

@@ -52,6 +52,7 @@ class Task:
     key: tuple[str, ...]
     cron: str | None = None  # of a schedule
     timing: Timing = DEFAULT
+    priority: int = 0  # its runs go before those of a lower one, of the same tenant
     next_run: Millis | None = None  # of a schedule
     blocked: str | None = None  # why it was taken out of use; `enabled` is false then
     extra: Mapping[str, Any]  # Any: members of a dialect that are kept and given back as they came

@@ -94,19 +94,19 @@ class Dispatcher:
         self._pool.close()
 
     def _loop(self) -> None:
-        next_beat = last_beat = 0.0
+        next_beat = last_beat = next_tick = 0.0
         woken = False
         while not self._stop.is_set():
             try:
                 now = time.monotonic()
                 self._executions.tick()
                 self._claim()
-                if woken and now >= last_beat + SOON_S:
-                    next_beat = now  # somebody may have cancelled a run
-                if now >= next_beat:
-                    last_beat = now
+                if now >= next_beat or (woken and now >= last_beat + SOON_S):
+                    last_beat = now  # sooner when woken: somebody may have cancelled a run
                     next_beat = now + min(BEAT_S, self._settings.lease_s / 3)
                     self._beat()
+                if now >= next_tick:
+                    next_tick = now + BEAT_S
                     self._runs.tick()
                 if now >= self._next_sweep:
                     self._next_sweep = now + SWEEP_S
@@ -129,7 +129,6 @@ class Dispatcher:
             self._wake.clear()
 
     def _claim(self) -> None:
-        # Without room it still says what the waiting runs wait for.
         claimed = self._queue.claim(self._pool.free())
         if claimed:
             self._wake.set()  # their executions have begun

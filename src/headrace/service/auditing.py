@@ -3,11 +3,8 @@
 from headrace.domain.principal import Principal, Role
 from headrace.service.access import need
 from headrace.store import audit
-from headrace.store.audit import Entry
 from headrace.store.database import Database
 from headrace.store.paging import Window
-
-__all__ = ["Audit", "Entry"]
 
 
 class Audit:
@@ -16,7 +13,7 @@ class Audit:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def listed(self, caller: Principal, window: Window) -> tuple[list[Entry], int]:
+    def listed(self, caller: Principal, window: Window) -> tuple[list[audit.Entry], int]:
         """Return one page of deeds, newest first, and how many there are. For admins."""
         need(caller, Role.ADMIN)
         with self._database.read() as tx:

@@ -38,6 +38,7 @@ from headrace.store.paging import Order, Window
 T = TypeVar("T", Authentication, Source, Destination, Transformation, Task)
 E = TypeVar("E", Source, Destination)
 NAME_MAX: Final = 400
+PRIORITY_MAX: Final = 100
 ALL_MAX: Final = 100_000
 UPLOADED: Final = "uploaded"  # the type of a source whose files a client brings
 POSITIONED: Final = frozenset({"source", "destination", "table", "action", "key"})
@@ -309,6 +310,7 @@ class Catalog:
         trigger: TriggerType = TriggerType.ON_DEMAND, enabled: bool = True,
         failure_threshold: int = 0, table: str | None = None, key: Sequence[str] = (),
         extra: Mapping[str, Any] | None = None, cron: str | None = None, timing: Timing = DEFAULT,
+        priority: int = 0,
     ) -> Task:  # fmt: skip
         """Keep a task; with `cron` its trigger is a schedule.
 
@@ -318,7 +320,7 @@ class Catalog:
             return self.keep_task(
                 tx, tenant, source=source, destination=destination, action=action, name=name,
                 trigger=trigger, enabled=enabled, failure_threshold=failure_threshold,
-                table=table, key=key, extra=extra, cron=cron, timing=timing,
+                table=table, key=key, extra=extra, cron=cron, timing=timing, priority=priority,
             )  # fmt: skip
 
     def keep_task(
@@ -326,6 +328,7 @@ class Catalog:
         name: str = "", trigger: TriggerType = TriggerType.ON_DEMAND, enabled: bool = True,
         failure_threshold: int = 0, table: str | None = None, key: Sequence[str] = (),
         extra: Mapping[str, Any] | None = None, cron: str | None = None, timing: Timing = DEFAULT,
+        priority: int = 0,
     ) -> Task:  # fmt: skip
         """Do `add_task` in the caller's transaction."""
         check_timing(timing)
@@ -336,7 +339,8 @@ class Catalog:
             trigger=TriggerType.SCHEDULE if cron else trigger, cron=cron, timing=timing,
             next_run=next_moment(cron, tx.now, timing, id_) if cron else None,
             enabled=enabled, failure_threshold=_percent(failure_threshold),
-            table=_table(table), key=tuple(key), extra=extra or {}, created_at=tx.now,
+            table=_table(table), key=tuple(key), extra=extra or {},
+            priority=_priority(priority), created_at=tx.now,
             updated_at=tx.now,
         )  # fmt: skip
         self._judge(tx, thing)
@@ -352,6 +356,8 @@ class Catalog:
                 changes["action"] = _action(changes["action"])
             if "failure_threshold" in changes:
                 changes["failure_threshold"] = _percent(changes["failure_threshold"])
+            if "priority" in changes:
+                changes["priority"] = _priority(changes["priority"])
             if "table" in changes:
                 changes["table"] = _table(changes["table"])
             given = changes.get("extra") or {}
@@ -525,6 +531,14 @@ def _action(action: str) -> Action:
 def _percent(value: int) -> int:
     if not 0 <= value <= 100:  # percent
         raise Invalid("failureThreshold must be a number from 0 to 100.", field="failureThreshold")
+    return value
+
+
+def _priority(value: int) -> int:
+    if not -PRIORITY_MAX <= value <= PRIORITY_MAX:
+        raise Invalid(
+            f"priority must be a number from {-PRIORITY_MAX} to {PRIORITY_MAX}.", field="priority"
+        )
     return value
 
 

@@ -423,11 +423,13 @@ class Jobs:
         found = jobs.runs_of(tx, old.id)
         states = {run.task: run.state for run in found}
         gone: set[TaskId] = set()
+        assert old.job is not None  # one of a lone task is never moved on
+        pool = jobs.pool_of(tx, old.job)
         for step in self._judged(old, states).start:
             task = resources.find(tx, Task, old.tenant, step.task)
             if task is None or not self._runs.can_start(tx, task):
                 gone.add(step.task)  # removed or disabled since the execution began
-            elif run := self._runs.queue_step(tx, task, old.trigger, old.mode, old.id):
+            elif run := self._runs.queue_step(tx, task, old.trigger, old.mode, old.id, pool):
                 states[step.task] = run.state
         seen = self._judged(old, states, gone)
         shares = {run.task: share(run.state, run.progress) for run in found}

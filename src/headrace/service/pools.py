@@ -35,10 +35,10 @@ class Pools:
             audit.add(tx, caller, "pool.added", thing.id)
         return thing
 
-    def get(self, caller: Principal, id_: str, permission: Permission = Permission.VIEW) -> Pool:
+    def get(self, caller: Principal, id_: str) -> Pool:
         """Return a pool. Raises NotFound, Denied."""
         with self._database.read() as tx:
-            return of(tx, caller, id_, permission)
+            return of(tx, caller, id_, Permission.VIEW)
 
     def listed(self, caller: Principal, window: Window = HUNDRED) -> tuple[list[Pool], int]:
         """Return one page of the pools that the caller may see, and how many there are."""

@@ -4,6 +4,7 @@ Only this module and `runs` change a run's state, and only along the arrows of `
 """
 
 import contextlib
+import heapq
 import itertools
 import json
 import random
@@ -19,7 +20,7 @@ from headrace.domain.event import EventKind, EventStatus, NewEvent
 from headrace.domain.ids import RunId
 from headrace.domain.run import ACTIVE, Claim, Run, RunState
 from headrace.observe import faults
-from headrace.service import policies, pushes
+from headrace.service import limits, policies, pushes
 from headrace.service.pushes import told_push
 from headrace.store import inbox, positions, runs
 from headrace.store.database import Database, Tx
@@ -32,11 +33,6 @@ BACKOFF_MS: Final = 1_000
 BACKOFF_MAX_MS: Final = 300_000
 PUSH_IDLE_MS: Final = 5_000  # a push run stays open for more
 IDLE: Final = "more records"
-PAUSED: Final = {
-    "task": "its task", "source": "its source", "destination": "its destination",
-    "tenant": "everything", "server": "the server",
-}  # fmt: skip
-DEFAULT_LIMITS: Final[Mapping[str, int]] = {"source": 8, "destination": 8, "tenant": 100}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,53 +68,50 @@ class Queue:
         self._chance = chance or random.random
 
     def claim(self, room: int) -> list[tuple[Claim, Run]]:
-        """Claim at most `room` runs that may start; say of the others what they wait for."""
+        """Claim at most `room` runs that may start.
+
+        Of the least-served tenant first; of a tenant by priority, then the oldest.
+        """
         with self._database.begin() as tx:
             tx.lock_claims()
             self._bury_expired(tx)
-            return self._claim(tx, room)
+            return self._claim(tx, room) if room > 0 else []
 
     def _claim(self, tx: Tx, room: int) -> list[tuple[Claim, Run]]:
-        waiting = runs.due(tx)
-        if not waiting:
+        tenants = runs.waiting_tenants(tx)
+        taken = limits.room(tx) if tenants else None
+        if taken is None or taken.shut():
             return []
-        counts, exclusive = runs.active_counts(tx)
-        limits = runs.limits(tx)
+        turns = [(taken.served(tenant), place, tenant) for place, tenant in enumerate(tenants)]
+        heapq.heapify(turns)
+        candidates: dict[str, list[runs.Waiting]] = {}
         claimed: list[tuple[Claim, Run]] = []
-        # The least-served tenant first, then the oldest run.
-        waiting.sort(key=lambda one: counts.get(f"tenant:{one.tenant}", 0))
-        for one in waiting:
-            reason = self._obstacle(one, counts, exclusive, limits)
-            if reason is None and len(claimed) >= room:
-                reason = "a free worker"
-            if reason is None and (held := runs.claim(tx, one.id, self.holder, self._lease_ms)):
+        while turns and len(claimed) < room:
+            _, place, tenant = heapq.heappop(turns)
+            one = self._next_of(tx, tenant, candidates.setdefault(tenant, []), taken, room)
+            if one is None:
+                continue
+            if (held := runs.claim(tx, one.id, self.holder, self._lease_ms)) is not None:
                 found = runs.any_tenants(tx, one.id)
                 assert found is not None  # claimed in this transaction
                 self._tell(tx, found, "started", EventStatus.STARTED, {"attempt": found.attempt})
                 claimed.append((held, found))
-                for name in runs.limit_names(one):
-                    counts[name] = counts.get(name, 0) + 1
-                if one.exclusive:
-                    exclusive.add(one.exclusive)
-            elif reason is not None and reason != one.waiting_for:
-                runs.tell_waiting(tx, one.id, reason)
+                taken.take(tx, one)
+            heapq.heappush(turns, (taken.served(tenant), place, tenant))
         return claimed
 
-    def _obstacle(
-        self, one: runs.Waiting, counts: Mapping[str, int], exclusive: set[str],
-        limits: Mapping[str, int],
-    ) -> str | None:  # fmt: skip
-        if counts.get(f"task:{one.task}"):
-            return "an earlier run of this task"
-        if one.exclusive in exclusive:
-            return f"the run that holds {(one.exclusive or '').partition(':')[2]}"
-        for name in runs.limit_names(one):
-            kind = name.partition(":")[0]
-            limit = limits.get(name, limits.get(kind, DEFAULT_LIMITS.get(kind)))
-            if limit == 0:
-                return f"the end of the pause of {PAUSED[kind]}"
-            if limit is not None and counts.get(name, 0) >= limit:
-                return f"the limit of {limit} runs at a time of its {kind}"
+    @staticmethod
+    def _next_of(
+        tx: Tx, tenant: str, candidates: list[runs.Waiting], taken: limits.Room, room: int
+    ) -> runs.Waiting | None:
+        """Return the next run of a tenant that may start; None if there is none."""
+        for fresh in (False, True):
+            if fresh:
+                candidates += runs.eligible(tx, tenant, taken.closed(), room)
+            while candidates:
+                one = candidates.pop(0)
+                if taken.obstacle(one) is None:
+                    return one
         return None
 
     def _bury_expired(self, tx: Tx) -> None:

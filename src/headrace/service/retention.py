@@ -26,8 +26,14 @@ class Retention:
 
     def clean(self, stopped: Callable[[], bool] = lambda: False) -> int:
         """Remove what is old; return how many runs. Safe beside other servers, and to be killed."""
-        if not self._days:
-            return 0
+        removed = self._clean(stopped) if self._days else 0
+        with self._database.begin() as tx:
+            hooks.forget_calls(tx, Millis(tx.now - DAY_MS))  # no call is taken that long after
+        self._runs.sweep()
+        self._uploads.sweep()
+        return removed
+
+    def _clean(self, stopped: Callable[[], bool]) -> int:
         removed = 0
         while not stopped():
             with self._database.read() as tx:
@@ -41,13 +47,12 @@ class Retention:
                 removed += 1
             if not found:
                 break
-        with self._database.begin() as tx:
-            before = Millis(tx.now - round(self._days * DAY_MS))
-            retention.forget_executions(tx, before, AT_ONCE)
-            retention.forget_uploads(tx, before, AT_ONCE)
-            hooks.forget_calls(tx, Millis(tx.now - DAY_MS))  # no call is taken that long after
-        self._runs.sweep()
-        self._uploads.sweep()
+        for forget in (retention.forget_executions, retention.forget_uploads):
+            gone = AT_ONCE
+            while gone == AT_ONCE and not stopped():
+                with self._database.begin() as tx:
+                    before = Millis(tx.now - round(self._days * DAY_MS))
+                    gone = forget(tx, before, AT_ONCE)
         return removed
 
     def _drop_events(self, run: RunId, stopped: Callable[[], bool]) -> None:

@@ -15,7 +15,7 @@ from headrace.domain import alias
 from headrace.domain.clock import Millis, parse_rfc3339
 from headrace.domain.errors import Conflict, HeadraceError, Invalid, NotFound, TooMany
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
-from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, is_id, new_id
+from headrace.domain.ids import EventId, ExecutionId, PoolId, RunId, TaskId, TenantId, is_id, new_id
 from headrace.domain.principal import Principal, Role
 from headrace.domain.resources import Destination, Source
 from headrace.domain.run import ENDED, Mode, Run, RunKind, RunState, Trigger
@@ -23,20 +23,24 @@ from headrace.domain.schedule import Overlap
 from headrace.domain.task import Action, Task
 from headrace.domain.upload import Upload, phases
 from headrace.observe import faults
-from headrace.service import pushes
+from headrace.service import limits, pushes
 from headrace.service.access import need
 from headrace.service.catalog import UPLOADED, Catalog
 from headrace.service.orders import Order, Phase, Push, make_destination, stream_of, tools_for
 from headrace.service.schedule import due_moments, is_made_up, next_moment
 from headrace.settings import Settings
-from headrace.store import aliases, audit, inbox, positions, resources, runs, uploads
+from headrace.store import aliases, audit, inbox, jobs, positions, resources, runs, uploads
+from headrace.store import limits as kept
 from headrace.store.database import Database, Tx
+from headrace.store.limits import Limit
 from headrace.store.paging import Order as SortOrder
 from headrace.store.paging import Window
 
 KEY_MAX: Final = 255
 FED: Final = frozenset({"push", UPLOADED})  # types of sources that are not started
 OVERRIDES: Final = "runMetadata.parametersOverride.source"
+LIMITED: Final[Mapping[str, type]] = {"task": Task, "source": Source, "destination": Destination}
+LIMIT_MAX: Final = 1_000_000
 ID_CHARACTERS: Final = 36
 DUE_MAX: Final = 500  # schedules started in one transaction
 PUSHES_BYTES_MAX: Final = 16 << 20  # of what a worker is given at once, but for a larger push
@@ -188,9 +192,10 @@ class Runs:
 
     def judge_queue(self, tx: Tx, tenant: TenantId) -> None:
         """Raise TooMany where so many runs wait that another would not help."""
-        if (waiting := runs.queued(tx, tenant)) >= self._settings.queue_max:
+        most = self._settings.queue_max
+        if runs.queue_is_full(tx, tenant, most):
             raise TooMany(
-                f"{waiting:,} runs are waiting already.",
+                f"{most:,} runs are waiting already.",
                 hint="Wait for some to end, or raise HEADRACE_QUEUE_MAX.", retry_after=30,
             )  # fmt: skip
 
@@ -290,6 +295,7 @@ class Runs:
         kind: RunKind = RunKind.REINDEX, table: str | None = None,
         metadata: Mapping[str, Any] | None = None, mode: Mode | None = None,
         execution: ExecutionId | None = None, patient: bool = False, fire: Millis | None = None,
+        pool: PoolId | None = None,
     ) -> Run:  # fmt: skip
         """Queue a run. `patient`: whoever ticks goes on, whatever a destination is like."""
         mode = mode or (Mode.DELTA if task.extra.get("cursor") else Mode.FULL)
@@ -302,10 +308,10 @@ class Runs:
             waiting_for=None, progress={}, receipt=None, error=None,
             failure_threshold=task.failure_threshold,
             queued_at=tx.now, started_at=None, finished_at=None, not_before=tx.now,
-            updated_at=tx.now, metadata=metadata, mode=mode, fire=fire,
+            updated_at=tx.now, metadata=metadata, mode=mode, fire=fire, priority=task.priority,
         )  # fmt: skip
         runs.add(
-            tx, run, source=task.source, destination=task.destination,
+            tx, run, source=task.source, destination=task.destination, pool=pool,
             exclusive=self._exclusive(tx, task, table, patient=patient), idempotency_key=key,
         )  # fmt: skip
         aliases.give(tx, run.tenant, alias.Kind.RUN, run.id)
@@ -489,7 +495,16 @@ class Runs:
     def get(self, tenant: TenantId, id_: str) -> Run:
         """Return a run. Raises NotFound, for another tenant's too."""
         with self._database.read() as tx:
-            return self._get(tx, tenant, id_)
+            return self._told(tx, [self._get(tx, tenant, id_)])[0]
+
+    @staticmethod
+    def _told(tx: Tx, found: Sequence[Run]) -> list[Run]:
+        """Say of those runs that could start what they wait for: it is true now, not kept."""
+        queued = [run.id for run in found if run.state is RunState.QUEUED]
+        reasons = limits.reasons(tx, runs.waiting(tx, queued) if queued else ())
+        return [
+            replace(run, waiting_for=reasons[run.id]) if run.id in reasons else run for run in found
+        ]
 
     def _get(self, tx: Tx, tenant: TenantId, id_: str) -> Run:
         found = runs.find(tx, tenant, id_) if is_id(id_) else None
@@ -505,10 +520,11 @@ class Runs:
     ) -> tuple[list[Run], int]:  # fmt: skip
         """Return one page of runs and how many there are."""
         with self._database.read() as tx:
-            return runs.listed(
+            found, total = runs.listed(
                 tx, tenant, task=task, states=states, since=since, until=until, kinds=kinds,
                 order=order, window=window,
             )  # fmt: skip
+            return self._told(tx, found), total
 
     def started_between(
         self, tenant: TenantId, since: Millis, until: Millis, kinds: Sequence[RunKind],
@@ -516,7 +532,8 @@ class Runs:
     ) -> tuple[list[Run], int]:  # fmt: skip
         """Return the tasks' runs that started in a window, and how many there are."""
         with self._database.read() as tx:
-            return runs.started_between(tx, tenant, since, until, kinds, window)
+            found, total = runs.started_between(tx, tenant, since, until, kinds, window)
+            return self._told(tx, found), total
 
     def table_of(self, run: Run) -> str:
         """Return the name of the table that a run loads; empty where it cannot be told."""
@@ -635,12 +652,15 @@ class Runs:
         """Tell whether a task may be started: it is enabled, and nobody feeds it."""
         return task.enabled and self._source_type(tx, task) not in FED
 
-    def queue_upload(self, tx: Tx, task: Task, action: Action) -> Run:
+    def queue_upload(self, tx: Tx, task: Task, action: Action, pool: PoolId) -> Run:
         """Queue a run that loads an upload; several of one task wait for each other."""
+        self.judge_queue(tx, task.tenant)
         if not task.enabled:
             raise Invalid(_why_disabled(task), hint="Enable it first.", field="enabled")
         task = replace(task, action=action)
-        return self._queued(tx, task, Trigger.API, None, kind=RunKind.UPDATE, mode=Mode.FULL)
+        return self._queued(
+            tx, task, Trigger.API, None, kind=RunKind.UPDATE, mode=Mode.FULL, pool=pool
+        )
 
     def start_or_wait(self, tx: Tx, task: Task, mode: Mode | None) -> str:
         """Queue a run for somebody outside, unless one waits already; return its execution."""
@@ -659,50 +679,71 @@ class Runs:
         self._wake()
 
     def queue_step(
-        self, tx: Tx, task: Task, trigger: Trigger, mode: Mode, execution: ExecutionId
-    ) -> Run | None:
+        self, tx: Tx, task: Task, trigger: Trigger, mode: Mode, execution: ExecutionId,
+        pool: PoolId,
+    ) -> Run | None:  # fmt: skip
         """Queue a task's run as a step of an execution; None while another run of it is there."""
         if runs.unfinished(tx, task.id):
             return None
-        return self._queued(tx, task, trigger, None, mode=mode, execution=execution, patient=True)
+        return self._queued(
+            tx, task, trigger, None, mode=mode, execution=execution, patient=True, pool=pool
+        )
 
     def _said(self, tx: Tx, run: Run, message: str) -> None:
         event = NewEvent(kind=EventKind.LOG, status=EventStatus.SUCCEEDED, message=message)
         runs.add_event(tx, run.id, event)
 
-    def set_limit(self, name: str, limit: int | None) -> None:
-        """Set how many runs go at a time for `source`, `source:ID`, `tenant:ID` …; None resets.
+    def limits(self, caller: Principal) -> dict[str, Limit]:
+        """Return the limits that were set: of every tenant for admins of the server only."""
+        with self._database.read() as tx:
+            found = kept.all_limits(tx)
+            return {name: one for name, one in found.items() if self._is_callers(tx, caller, name)}
 
-        With 0 nothing starts: it is paused.
-        """
-        kind = name.partition(":")[0]
-        if kind not in ("task", "source", "destination", "tenant", "server"):
-            raise Invalid(
-                "A limit is of a task, source, destination, tenant or the server.", field="name"
-            )
-        if limit is not None and limit < 0:
-            raise Invalid("A limit must be at least 0.", field="runs")
-        with self._database.begin() as tx:
-            runs.set_limit(tx, name, limit)
-
-    def limit(self, caller: Principal, name: str, limit: int | None) -> None:
-        """Do `set_limit` for a caller: of all things of a kind and of the server for admins only.
-
-        Raises Denied, and NotFound for what is not the caller's.
-        """
+    def _is_callers(self, tx: Tx, caller: Principal, name: str) -> bool:
         kind, _, id_ = name.partition(":")
         tenant = caller.tenant.id
         if not id_:
+            return True
+        if kind == "tenant":
+            return id_ == tenant
+        if kind == "pool":
+            return jobs.find_pool(tx, tenant, id_) is not None
+        return resources.find(tx, LIMITED[kind], tenant, id_) is not None
+
+    def limit(
+        self, caller: Principal, name: str, *, most: int | None, per_minute: int | None = None
+    ) -> None:
+        """Set how many runs go at a time, and start in a minute, of `source`, `source:ID` ….
+
+        None: as many as like, or as the limit of the kind says. Of all things of a kind and of
+        the server for admins only. Raises Denied, Invalid, and NotFound for what is not the
+        caller's.
+        """
+        kind, _, id_ = name.partition(":")
+        if kind not in ("tenant", "pool", "server", *LIMITED):
+            raise Invalid(
+                "A limit is of a task, source, destination, pool, tenant or the server.",
+                field="name",
+            )
+        for field, value in (("runs", most), ("perMinute", per_minute)):
+            if value is not None and not 0 <= value <= LIMIT_MAX:
+                raise Invalid(f"{field} must be a number from 0 to {LIMIT_MAX:,}.", field=field)
+        if per_minute == 0:
+            raise Invalid("perMinute must be at least 1.", hint="Pause it.", field="perMinute")
+        if per_minute and not id_ and kind != "server":
+            raise Invalid(
+                f"perMinute is of one {kind}.", hint=f"Name it: {kind}:ID.", field="perMinute"
+            )
+        if not id_:
             need(caller, Role.ADMIN)
-        elif kind == "tenant" and id_ != tenant:
-            raise NotFound(f"cannot find tenant {id_[:80]}")
-        elif kind == "task":
-            self._catalog.get(Task, tenant, id_)
-        elif kind == "source":
-            self._catalog.get(Source, tenant, id_)
-        elif kind == "destination":
-            self._catalog.get(Destination, tenant, id_)
-        self.set_limit(name, limit)
+        with self._database.begin() as tx:
+            if id_ and not (is_id(id_) and self._is_callers(tx, caller, name)):
+                raise NotFound(f"cannot find {kind} {id_[:80]}")
+            reset = most is None and per_minute is None
+            limit = None if reset else Limit(runs=most, per_minute=per_minute)
+            kept.set_limit(tx, name, limit)
+            audit.add(tx, caller, "limit.removed" if reset else "limit.set", name)
+        self._wake()
 
     def pause(self, caller: Principal, task_id: str | None, *, paused: bool) -> None:
         """Let no run of a task (None: of the whole tenant) start, nor its schedules fire; or again.
@@ -710,21 +751,28 @@ class Runs:
         What runs goes on. What was due meanwhile is made up for as each schedule says.
         """
         tenant = caller.tenant.id
-        name = f"tenant:{tenant}" if task_id is None else f"task:{task_id}"
+        kind, id_ = ("tenant", tenant) if task_id is None else ("task", task_id)
         with self._database.begin() as tx:
-            known = is_id(task_id or tenant)
-            if task_id and not (known and resources.find(tx, Task, tenant, task_id)):
+            if task_id and not (is_id(task_id) and resources.find(tx, Task, tenant, task_id)):
                 raise NotFound(f"cannot find task {task_id[:80]}")
-            runs.set_limit(tx, name, 0 if paused else None)
-            audit.add(tx, caller, "paused" if paused else "resumed", name)
+            kept.set_pause(tx, kind, id_, paused=paused)
+            audit.add(tx, caller, "paused" if paused else "resumed", f"{kind}:{id_}")
+        self._wake()
+
+    def pause_server(self, caller: Principal, *, paused: bool) -> None:
+        """Let nothing of any tenant start, or again. For admins."""
+        need(caller, Role.ADMIN)
+        with self._database.begin() as tx:
+            kept.set_pause(tx, "server", "", paused=paused)
+            audit.add(tx, caller, "paused" if paused else "resumed", "server")
         self._wake()
 
     def paused(self, tenant: TenantId, tasks: Sequence[TaskId]) -> tuple[bool, set[TaskId]]:
-        """Tell whether a tenant is paused, and which of some tasks are."""
+        """Tell whether all of a tenant is paused, and which of some tasks are."""
         with self._database.read() as tx:
-            limits = runs.limits(tx)
-        found = {task for task in tasks if limits.get(f"task:{task}") == 0}
-        return limits.get(f"tenant:{tenant}") == 0, found
+            found = kept.pauses(tx)
+        all_ = "server" in found or f"tenant:{tenant}" in found
+        return all_, {task for task in tasks if f"task:{task}" in found}
 
     def sweep(self) -> int:
         """Remove files of rejected rows that no manifest names and no run is writing."""

@@ -219,7 +219,7 @@ class Uploads:
                 )
             owner = pools.of(tx, caller, pool, Permission.MANAGE)
             task = self._task(tx, owner, found)
-            run = self._runs.queue_upload(tx, task, _action(found.form))
+            run = self._runs.queue_upload(tx, task, _action(found.form), found.pool)
             form = replace(found.form, latest=latest or found.form.latest)
             uploads.started(tx, found.id, run.id, form)
             audit.add(tx, caller, "upload.started", found.id)

@@ -21,8 +21,8 @@ from headrace.domain.principal import Permission
 from headrace.domain.run import Mode, RunState, Trigger
 from headrace.store import aliases, runs, tables, timing
 from headrace.store.database import Tx
+from headrace.store.limits import not_paused
 from headrace.store.paging import Order, Window, page
-from headrace.store.resources import not_paused
 
 pool: Final = tables.pool
 job: Final = tables.job
@@ -152,6 +152,10 @@ def names(tx: Tx, ids: Sequence[JobId]) -> dict[JobId, str]:
     return {JobId(row.id): row.name for row in tx.all(query)}
 
 
+def pool_of(tx: Tx, id_: JobId) -> PoolId:
+    return PoolId(tx.con.execute(sa.select(job.c.pool).where(job.c.id == id_)).scalar_one())
+
+
 def remove(tx: Tx, id_: JobId) -> None:
     """Remove a job and what is known of its executions; their runs stay."""
     aliases.forget(tx, sa.select(execution.c.id).where(execution.c.job == id_))
@@ -162,7 +166,7 @@ def remove(tx: Tx, id_: JobId) -> None:
 
 def due(tx: Tx, limit: int) -> list[Job]:
     """Return jobs whose schedule is due, unless their tenants are paused."""
-    able = not_paused(sa.literal("tenant:") + job.c.tenant)
+    able = not_paused({"tenant": job.c.tenant})
     query = sa.select(job).where(job.c.next_run <= tx.now, able).order_by(job.c.next_run)
     return [_made(row) for row in tx.all(query.limit(limit))]
 
@@ -170,7 +174,7 @@ def due(tx: Tx, limit: int) -> list[Job]:
 def owing(tx: Tx) -> list[Job]:
     """Return jobs that moments wait for, and that have no execution under way."""
     busy = sa.exists().where(execution.c.job == job.c.id, execution.c.finished_at.is_(None))
-    return [_made(row) for row in tx.all(sa.select(job).where(job.c.owed > 0, ~busy))]
+    return [_made(row) for row in tx.all(sa.select(job).where(sa.text("job.owed > 0"), ~busy))]
 
 
 def owe(tx: Tx, id_: JobId, owed: int) -> None:

@@ -21,6 +21,7 @@ from headrace.domain.resources import Authentication, Destination, Source, Trans
 from headrace.domain.task import Action, Task, TriggerType
 from headrace.store import tables, timing
 from headrace.store.database import Tx
+from headrace.store.limits import not_paused
 from headrace.store.paging import Order, Window, page
 
 T = TypeVar("T", Authentication, Source, Destination, Transformation, Task)
@@ -126,18 +127,9 @@ def due_tasks(tx: Tx, limit: int) -> list[Task]:
     table = tables.task
     query = sa.select(table).where(
         table.c.next_run <= tx.now, table.c.enabled.is_(True),
-        not_paused(sa.literal("task:") + table.c.id, sa.literal("tenant:") + table.c.tenant),
+        not_paused({"task": table.c.id, "tenant": table.c.tenant}),
     )  # fmt: skip
     return [made(Task, row) for row in tx.all(query.order_by(table.c.next_run).limit(limit))]
-
-
-def not_paused(*names: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
-    """Return SQL that is true where none of these names, nor the server, has the limit 0."""
-    limit = tables.run_limit
-    paused = sa.select(limit.c.name).where(
-        limit.c.runs == 0, sa.or_(limit.c.name == "server", *(limit.c.name == n for n in names))
-    )
-    return ~paused.exists()
 
 
 def move_schedule(tx: Tx, task: Task, moment: int) -> bool:
@@ -207,7 +199,7 @@ def _values(thing: T) -> dict[str, Any]:
                 "failure_threshold": thing.failure_threshold, "table_name": thing.table,
                 "key_columns": list(thing.key), "extra": dict(thing.extra), "cron": thing.cron,
                 "timing": timing.kept(thing.timing), "next_run": thing.next_run,
-                "blocked": thing.blocked,
+                "priority": thing.priority, "blocked": thing.blocked,
             }  # fmt: skip
         case Transformation():
             return common | {
@@ -241,7 +233,8 @@ def made(kind: type[T], row: AnyRow) -> T:
             trigger=TriggerType(row.trigger), enabled=row.enabled,
             failure_threshold=row.failure_threshold, table=row.table_name,
             key=tuple(row.key_columns), extra=row.extra, cron=row.cron, next_run=row.next_run,
-            timing=timing.made(row.timing), blocked=row.blocked, **common,
+            timing=timing.made(row.timing), blocked=row.blocked, priority=row.priority,
+            **common,
         )  # fmt: skip
     elif kind is Transformation:
         thing = Transformation(

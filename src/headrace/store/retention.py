@@ -1,6 +1,7 @@
 """What may be forgotten: ended runs with all that belongs to them, executions, uploads, deeds.
 
-The newest run of a task and the newest execution of a job stay: they tell where it stands.
+The newest run of a task stays, with those it was started with, and so does the newest execution
+of a job, whole: they tell where it stands.
 """
 
 from typing import Final
@@ -22,14 +23,18 @@ upload: Final = tables.upload
 def old_runs(tx: Tx, before: Millis, limit: int) -> list[tuple[RunId, int]]:
     """Return ended runs that nobody needs any more, oldest first, and how many events each has.
 
-    Those of an execution go when all of it has ended so long ago.
+    Those of an execution go together, when all of it has ended so long ago.
     """
-    later = run.alias()
-    newest = ~sa.exists().where(later.c.task == run.c.task, later.c.queued_at > run.c.queued_at)
+    mate, later = run.alias(), run.alias()
+    newer = sa.exists().where(later.c.task == mate.c.task, later.c.queued_at > mate.c.queued_at)
+    newest = sa.exists().where(mate.c.execution == run.c.execution, ~newer)
     young = sa.exists().where(
         execution.c.id == run.c.execution,
-        sa.or_(execution.c.finished_at.is_(None), execution.c.finished_at >= before),
-    )
+        sa.or_(
+            execution.c.finished_at.is_(None), execution.c.finished_at >= before,
+            _newest_of_its_job(),
+        ),
+    )  # fmt: skip
     query = sa.select(run.c.id, run.c.events).where(
         run.c.finished_at < before, run.c.state.in_(tuple(ENDED)),
         sa.or_(run.c.task.is_(None), ~newest), ~young,
@@ -51,16 +56,21 @@ def forget_run(tx: Tx, id_: RunId) -> None:
 
 def forget_executions(tx: Tx, before: Millis, limit: int) -> int:
     """Remove executions that ended before a moment and have no runs left; return how many."""
-    later = execution.alias()
-    newest = ~sa.exists().where(
-        later.c.job == execution.c.job, later.c.queued_at > execution.c.queued_at
-    )
     there = sa.exists().where(run.c.execution == execution.c.id)
-    query = sa.select(execution.c.id).where(execution.c.finished_at < before, ~newest, ~there)
+    query = sa.select(execution.c.id).where(
+        execution.c.finished_at < before, ~_newest_of_its_job(), ~there
+    )
     ids = [row.id for row in tx.all(query.limit(limit))]
     aliases.forget(tx, ids)
     tx.run(sa.delete(execution).where(execution.c.id.in_(ids)))
     return len(ids)
+
+
+def _newest_of_its_job() -> sa.ColumnElement[bool]:
+    later = execution.alias()
+    return ~sa.exists().where(
+        later.c.job == execution.c.job, later.c.queued_at > execution.c.queued_at
+    )
 
 
 def forget_uploads(tx: Tx, before: Millis, limit: int) -> int:

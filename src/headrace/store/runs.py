@@ -11,16 +11,17 @@ from headrace.domain.errors import LostClaim
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
 from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, new_id
 from headrace.domain.run import ACTIVE, Claim, Mode, Run, RunKind, RunState, Trigger
-from headrace.store import aliases, tables
+from headrace.store import aliases, limits, tables
 from headrace.store.database import Tx
 from headrace.store.paging import Order, Window, page
 
 run: Final = tables.run
 event: Final = tables.event
 RARE: Final = 5_000  # events: so few are looked up before they are sorted
-CANDIDATES_MAX: Final = 200
 IDS_AT_ONCE: Final = 500  # in one statement
 _ACTIVE: Final = tuple(ACTIVE)
+# Written out, not bound: only so does SQLite use the index of the queued runs.
+_QUEUED: Final = run.c.state == sa.literal_column("'queued'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,18 +33,25 @@ class Waiting:
     task: str
     source: str
     destination: str
+    pool: str | None
     exclusive: str | None
-    waiting_for: str | None
 
 
-def add(tx: Tx, new: Run, *, source: str, destination: str, exclusive: str | None,
-        idempotency_key: str | None) -> None:  # fmt: skip
+_WAITING: Final = [
+    run.c[name] for name in ("id", "tenant", "task", "source", "destination", "pool", "exclusive")
+]
+
+
+def add(
+    tx: Tx, new: Run, *, source: str, destination: str, pool: str | None, exclusive: str | None,
+    idempotency_key: str | None,
+) -> None:  # fmt: skip
     """Keep a queued run."""
     tx.run(
         sa.insert(run).values(
             id=new.id, tenant=new.tenant, task=new.task, source=source, destination=destination,
-            execution=new.execution, state=new.state, trigger=new.trigger, kind=new.kind,
-            action=new.action,
+            execution=new.execution, pool=pool, priority=new.priority, state=new.state,
+            trigger=new.trigger, kind=new.kind, action=new.action,
             fence=0, attempt=0, deaths=0, progress={}, failure_threshold=new.failure_threshold,
             exclusive=exclusive, table_name=new.table, idempotency_key=idempotency_key,
             mode=new.mode, metadata=None if new.metadata is None else dict(new.metadata),
@@ -121,12 +129,10 @@ def unfinished(tx: Tx, task: TaskId) -> Run | None:
     return None if found is None else made(found)
 
 
-def queued(tx: Tx, tenant: TenantId) -> int:
-    """Return how many runs of a tenant wait, but for those that wait for pushes."""
-    query = sa.select(sa.func.count()).where(
-        run.c.state == RunState.QUEUED, run.c.tenant == tenant, run.c.kind != RunKind.PUSH
-    )
-    return int(tx.con.execute(query).scalar_one())
+def queue_is_full(tx: Tx, tenant: TenantId, most: int) -> bool:
+    """Tell whether so many runs of a tenant wait, not counting those that wait for pushes."""
+    queue = sa.select(run.c.id).where(_QUEUED, run.c.tenant == tenant, run.c.kind != RunKind.PUSH)
+    return tx.first(queue.offset(most - 1).limit(1)) is not None
 
 
 def unfinished_states(tx: Tx, task: TaskId) -> list[RunState]:
@@ -263,74 +269,45 @@ def held_by_others(tx: Tx, holder: str) -> list[Run]:
     return [made(row) for row in tx.all(query)]
 
 
-def active_counts(tx: Tx) -> tuple[dict[str, int], set[str]]:
-    """Return active runs by limit name (`source:ID` …), and the exclusive names that are held."""
-    counts: dict[str, int] = {}
-    exclusive: set[str] = set()
-    query = sa.select(
-        run.c.tenant, run.c.task, run.c.source, run.c.destination, run.c.exclusive
-    ).where(run.c.state.in_(_ACTIVE))
-    for row in tx.all(query):
-        for name in limit_names(row):
-            counts[name] = counts.get(name, 0) + 1
-        if row.exclusive:
-            exclusive.add(row.exclusive)
-    return counts, exclusive
+def waiting(tx: Tx, ids: Sequence[str]) -> list[Waiting]:
+    """Return those of some runs that are queued and due, as the claim sees them."""
+    query = sa.select(*_WAITING).where(run.c.id.in_(ids), _QUEUED, run.c.not_before <= tx.now)
+    return [Waiting(**row) for row in tx.con.execute(query).mappings()]
 
 
-def limit_names(row: Any) -> tuple[str, ...]:  # Any: a row or a Waiting
-    """Return the names of the limits that a run counts towards."""
-    return (
-        f"task:{row.task}", f"source:{row.source}", f"destination:{row.destination}",
-        f"tenant:{row.tenant}", "server",
+def waiting_tenants(tx: Tx) -> list[str]:
+    """Return the tenants that have queued runs, those first whose next one is the oldest."""
+    if tx.first(sa.select(run.c.id).where(_QUEUED, run.c.not_before <= tx.now).limit(1)) is None:
+        return []
+    tenant = tables.tenant.c.id
+    first = (
+        sa.select(run.c.queued_at).where(run.c.tenant == tenant, _QUEUED)
+        .order_by(run.c.priority.desc(), run.c.queued_at).limit(1).scalar_subquery()
     )  # fmt: skip
+    found = tx.all(sa.select(tenant, first.label("at")))
+    return [row.id for row in sorted(found, key=lambda row: row.at or 0) if row.at is not None]
 
 
-def limits(tx: Tx) -> dict[str, int]:
-    """Return the limits that were set, by name."""
-    return {row.name: row.runs for row in tx.all(sa.select(tables.run_limit))}
+def eligible(tx: Tx, tenant: str, closed: Mapping[str, Sequence[str]], limit: int) -> list[Waiting]:
+    """Return queued runs of a tenant that may start, each for itself: the most urgent first.
 
-
-def set_limit(tx: Tx, name: str, runs: int | None) -> None:
-    """Set or, with None, drop a limit."""
-    tx.run(sa.delete(tables.run_limit).where(tables.run_limit.c.name == name))
-    if runs is not None:
-        tx.run(sa.insert(tables.run_limit).values(name=name, runs=runs))
-
-
-def due(tx: Tx) -> list[Waiting]:
-    """Return the queued runs that may start: of each task the oldest, of each tenant the first.
-
-    However many runs a task or a tenant has waiting, those of others are among them.
+    `closed`: what nothing of can start, ids by kind. However many runs wait for that, those of
+    others are found.
     """
-    columns = (
-        run.c.id, run.c.tenant, run.c.task, run.c.source, run.c.destination, run.c.exclusive,
-        run.c.waiting_for, run.c.queued_at,
+    query = sa.select(*_WAITING).where(
+        run.c.tenant == tenant, _QUEUED,
+        run.c.not_before + 0 <= tx.now,  # + 0: by the index that gives the order, not by moments
+        limits.not_paused({"task": run.c.task, "tenant": run.c.tenant}),
     )  # fmt: skip
-    age = run.c.queued_at, run.c.id
-    place = sa.func.row_number().over(partition_by=run.c.task, order_by=age).label("place")
-    queued = sa.select(*columns, place).where(
-        run.c.state == RunState.QUEUED, run.c.not_before <= tx.now
-    )
-    first = queued.subquery()
-    rank = sa.func.row_number().over(
-        partition_by=first.c.tenant, order_by=(first.c.queued_at, first.c.id)
-    )
-    ranked = sa.select(first, rank.label("rank")).where(first.c.place == 1).subquery()
-    found = tx.all(
-        sa.select(ranked)
-        .where(ranked.c.rank <= CANDIDATES_MAX)
-        .order_by(ranked.c.rank, ranked.c.queued_at, ranked.c.id)
-        .limit(10 * CANDIDATES_MAX)
-    )
-    found.sort(key=lambda row: (row.queued_at, row.id))
-    return [
-        Waiting(
-            id=row.id, tenant=row.tenant, task=row.task, source=row.source,
-            destination=row.destination, exclusive=row.exclusive, waiting_for=row.waiting_for,
-        )
-        for row in found
-    ]  # fmt: skip
+    for kind, ids in closed.items():
+        if ids and kind in ("pool", "exclusive"):
+            query = query.where(sa.or_(run.c[kind].is_(None), run.c[kind].not_in(ids)))
+        elif ids and kind in ("task", "source", "destination", "tenant"):
+            query = query.where(run.c[kind].not_in(ids))
+        elif ids:
+            return []  # the server
+    query = query.order_by(run.c.priority.desc(), run.c.queued_at, run.c.id).limit(limit)
+    return [Waiting(**row) for row in tx.con.execute(query).mappings()]
 
 
 def next_due_in_ms(tx: Tx) -> int | None:
@@ -344,11 +321,6 @@ def next_due_in_ms(tx: Tx) -> int | None:
 def ordered(tx: Tx, id_: str) -> None:
     """Note that a run's source and destination are looked up now."""
     tx.run(sa.update(run).where(run.c.id == id_).values(ordered_at=tx.now))
-
-
-def tell_waiting(tx: Tx, id_: str, reason: str) -> None:
-    """Say what a queued run waits for."""
-    tx.run(sa.update(run).where(run.c.id == id_).values(waiting_for=reason, updated_at=tx.now))
 
 
 def next_fence(tx: Tx) -> int:
@@ -617,5 +589,5 @@ def made(row: Any) -> Run:
         receipt=row.receipt, error=row.error, failure_threshold=row.failure_threshold,
         queued_at=row.queued_at, started_at=row.started_at, finished_at=row.finished_at,
         not_before=row.not_before, updated_at=row.updated_at, metadata=row.metadata,
-        mode=Mode(row.mode),
+        mode=Mode(row.mode), priority=row.priority,
     )  # fmt: skip

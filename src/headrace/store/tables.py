@@ -108,7 +108,7 @@ task: Final = Table(
     Column("source", ForeignKey("source.id"), nullable=False, index=True),
     Column("destination", ForeignKey("destination.id"), nullable=False, index=True),
     Column("action", String(20), nullable=False), Column("trigger", String(20), nullable=False),
-    Column("enabled", Boolean, nullable=False),
+    Column("enabled", Boolean, nullable=False), Column("priority", Integer, nullable=False),
     Column("failure_threshold", Integer, nullable=False), Column("table_name", String(400)),
     Column("key_columns", JSON, nullable=False), Column("extra", JSON, nullable=False),
     Column("cron", String(200)), Column("timing", JSON, nullable=False),
@@ -122,6 +122,8 @@ run: Final = Table(
     Column("task", ForeignKey("task.id")),  # none: it was no task's (a source was tried)
     Column("source", String(36), nullable=False), Column("destination", String(36), nullable=False),
     Column("execution", String(36), nullable=False, index=True),
+    Column("pool", String(36)),  # of the job that started it, or that it was uploaded to
+    Column("priority", Integer, nullable=False, default=0),  # higher ones of a tenant go first
     Column("state", String(20), nullable=False), Column("trigger", String(20), nullable=False),
     Column("kind", String(20), nullable=False), Column("action", String(20), nullable=False),
     Column("fence", BigInteger, nullable=False, default=0),
@@ -150,6 +152,11 @@ run: Final = Table(
         postgresql_where=text("state in ('running','cancelling')"),
     ),
     Index("ix_run_queue", "state", "not_before", "queued_at"),
+    Index(  # what the claim goes by, and nothing else: as small as the queue is
+        "ix_run_waiting", "tenant", text("priority desc"), "queued_at", "id", "not_before", "task",
+        "source", "destination", "pool", "exclusive", "kind",
+        sqlite_where=text("state = 'queued'"), postgresql_where=text("state = 'queued'"),
+    ),
     Index("ix_run_listed", "tenant", "queued_at"),
     Index("ix_run_started", "tenant", "started_at"),
     Index("ix_run_finished", "finished_at"),
@@ -207,6 +214,9 @@ job: Final = Table(
     Column("next_run", BigInteger, index=True),
     Column("owed", Integer, nullable=False, default=0),  # moments that wait for an execution's end
     *_times(),
+    Index(
+        "ix_job_owed", "id", sqlite_where=text("owed > 0"), postgresql_where=text("owed > 0")
+    ),
     # One built-in job a tenant.
     Index(
         "uq_job_everything", "tenant", unique=True, sqlite_where=text("everything"),
@@ -290,5 +300,12 @@ counter: Final = Table(
 
 run_limit: Final = Table(
     "run_limit", metadata, Column("name", String(200), primary_key=True),
-    Column("runs", Integer, nullable=False),
+    Column("runs", Integer), Column("per_minute", Integer),
+    Column("next_at", BigInteger, nullable=False),  # none starts before, by the limit a minute
+)  # fmt: skip
+
+# What nothing starts of: a task, a tenant, or the server (its id is empty).
+pause: Final = Table(
+    "pause", metadata, Column("kind", String(20), primary_key=True),
+    Column("id", String(36), primary_key=True), Column("at", BigInteger, nullable=False),
 )  # fmt: skip

@@ -159,7 +159,8 @@ def add_task(payload: Json, services: Services, principal: Principal) -> wire.Ta
     made = services.catalog.add_task(
         principal.tenant.id, source=given.source, destination=given.destination,
         action=given.action, name=given.name, enabled=given.enabled, table=given.table,
-        failure_threshold=given.failure_threshold, key=given.key, cron=given.cron,
+        failure_threshold=given.failure_threshold, priority=given.priority, key=given.key,
+        cron=given.cron,
         timing=translate.timing(given.timing),
     )  # fmt: skip
     return _tasks(services, principal, [made])[0]
@@ -237,6 +238,20 @@ def pause(services: Services, principal: Principal) -> wire.Paused:
 def resume(services: Services, principal: Principal) -> wire.Paused:
     """Let everything of this tenant start again."""
     services.runs.pause(principal, None, paused=False)
+    return wire.Paused(paused=False)
+
+
+@post("/server/pause", sync_to_thread=True, status_code=200)
+def pause_server(services: Services, principal: Principal) -> wire.Paused:
+    """Let nothing of any tenant start; what runs goes on. For admins."""
+    services.runs.pause_server(principal, paused=True)
+    return wire.Paused(paused=True)
+
+
+@post("/server/resume", sync_to_thread=True, status_code=200)
+def resume_server(services: Services, principal: Principal) -> wire.Paused:
+    """Let the tenants' runs start again. For admins."""
+    services.runs.pause_server(principal, paused=False)
     return wire.Paused(paused=False)
 
 
@@ -596,11 +611,28 @@ def read_rows(
 
 
 @put("/limits/{name:str}", sync_to_thread=True, status_code=200, opt={"body": wire.Limit})
-def set_limit(name: str, payload: Json, services: Services, principal: Principal) -> Json:
-    """Set how many runs may go at a time: `source`, `source:ID`, `destination:ID`, `tenant:ID`."""
+def set_limit(name: str, payload: Json, services: Services, principal: Principal) -> wire.SetLimit:
+    """Set how many runs go at a time, and start in a minute: `source`, `source:ID`, `pool:ID` …."""
     given: wire.Limit = converted(payload, wire.Limit)
-    services.runs.limit(principal, name, given.runs)
-    return {"name": name, "runs": given.runs}
+    services.runs.limit(principal, name, most=given.runs, per_minute=given.per_minute)
+    return wire.SetLimit(name=name, runs=given.runs, per_minute=given.per_minute)
+
+
+@get("/limits", sync_to_thread=True)
+def list_limits(services: Services, principal: Principal) -> wire.Page:
+    """List the limits that were set. Without one: 8 runs a source and destination, 100 a tenant."""
+    found = services.runs.limits(principal)
+    shown = [
+        wire.SetLimit(name=name, runs=one.runs, per_minute=one.per_minute)
+        for name, one in found.items()
+    ]
+    return wire.Page(items=shown, total=len(shown))
+
+
+@delete("/limits/{name:str}", sync_to_thread=True)
+def remove_limit(name: str, services: Services, principal: Principal) -> None:
+    """Remove a limit: the one of its kind counts, or what is usual."""
+    services.runs.limit(principal, name, most=None)
 
 
 NATIVE: Final = Router(
@@ -610,9 +642,10 @@ NATIVE: Final = Router(
         add_destination, list_destinations, get_destination, change_destination,
         remove_destination,
         add_task, list_tasks, get_task, change_task, remove_task, start_run,
-        pause_task, resume_task, pause, resume,
+        pause_task, resume_task, pause, resume, pause_server, resume_server,
         list_runs, get_run, get_receipt, get_tables, get_files, get_rejects, get_events,
-        cancel_run, stream_run, read_rows, set_limit,
+        cancel_run, stream_run, read_rows,
+        set_limit, list_limits, remove_limit,
         add_pool, list_pools, get_pool, change_pool, remove_pool,
         add_job, list_jobs, get_job, change_job, remove_job, start_job,
         list_executions, get_execution, cancel_execution, retry_execution,

@@ -9,7 +9,7 @@ from headrace.api.dialects.native import wire
 from headrace.domain import event, job, principal, resources, run, schedule, task
 from headrace.domain.clock import Millis, rfc3339
 from headrace.domain.ids import TaskId
-from headrace.service.auditing import Entry
+from headrace.store.audit import Entry
 from headrace.store.hooks import Hook
 
 
@@ -39,7 +39,8 @@ def task_shown(thing: task.Task, *, paused: bool, last_run: Millis | None) -> wi
     return wire.Task(
         id=thing.id, name=thing.name, source=thing.source, destination=thing.destination,
         action=thing.action, table=thing.table, key=list(thing.key), enabled=thing.enabled,
-        failure_threshold=thing.failure_threshold, paused=paused, cron=thing.cron,
+        failure_threshold=thing.failure_threshold, paused=paused,
+        priority=thing.priority, cron=thing.cron,
         timing=timing_shown(thing.timing), next_run=_maybe(thing.next_run),
         last_run=_maybe(last_run), created_at=_at(thing.created_at),
         updated_at=_at(thing.updated_at),

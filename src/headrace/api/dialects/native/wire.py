@@ -74,6 +74,9 @@ class NewTask(Given):
     key: list[str] = []
     enabled: bool = True
     failure_threshold: Annotated[int, Meta(ge=0, le=100, description="Percent of rows read.")] = 0
+    priority: Annotated[
+        int, Meta(ge=-100, le=100, description="Its runs go before those of a lower one.")
+    ] = 0
     cron: Annotated[
         str | None, Meta(description="Five fields, or @hourly, @daily, @weekly, @monthly, @yearly.")
     ] = None
@@ -89,6 +92,7 @@ class ChangedTask(Given):
     key: list[str] | msgspec.UnsetType = msgspec.UNSET
     enabled: bool | msgspec.UnsetType = msgspec.UNSET
     failure_threshold: int | msgspec.UnsetType = msgspec.UNSET
+    priority: int | msgspec.UnsetType = msgspec.UNSET
     cron: str | msgspec.UnsetType | None = msgspec.UNSET
     timing: Timing | msgspec.UnsetType = msgspec.UNSET
 
@@ -106,6 +110,7 @@ class Task(Shown):
     enabled: bool
     paused: bool
     failure_threshold: int
+    priority: int
     cron: str | None
     timing: Timing
     next_run: str | None
@@ -316,9 +321,16 @@ class RowsPage(Shown):
 
 
 class Limit(Given):
-    """How many runs may go at a time: 0 pauses, null is the default."""
+    """How many runs go at a time, and start in a minute; null: as the limit of the kind says."""
 
-    runs: Annotated[int, Meta(ge=0)] | None
+    runs: Annotated[int, Meta(ge=0)] | None = None
+    per_minute: Annotated[int, Meta(ge=1)] | None = None
+
+
+class SetLimit(Shown):
+    name: str
+    runs: int | None
+    per_minute: int | None
 
 
 class Paused(Shown):

@@ -1,0 +1,106 @@
+"""Whether a queued run may start, and what it waits for: limits, pauses, what others hold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from headrace.domain.clock import Millis
+from headrace.store import limits, runs
+from headrace.store.database import Tx
+from headrace.store.limits import Limit
+
+MINUTE_MS: Final = 60_000
+DEFAULTS: Final[Mapping[str, int]] = {"source": 8, "destination": 8, "tenant": 100}
+PAUSED: Final = {"task": "its task", "tenant": "everything", "server": "the server"}
+
+
+@dataclass(slots=True, kw_only=True)
+class Room:
+    """What is taken of every limit; a run that is claimed takes its part."""
+
+    now: Millis
+    counts: dict[str, int]
+    held: set[str]
+    limits: dict[str, Limit]
+    paused: set[str]
+
+    def obstacle(self, one: runs.Waiting) -> str | None:
+        """Return what a run waits for; None if it may start."""
+        if self.counts.get(f"task:{one.task}"):
+            return "an earlier run of this task"
+        if one.exclusive in self.held:
+            return f"the run that holds {(one.exclusive or '').partition(':')[2]}"
+        for name in limits.names(one):
+            kind = name.partition(":")[0]
+            whose = "the server" if kind == "server" else f"its {kind}"
+            if name in self.paused:
+                return f"the end of the pause of {PAUSED[kind]}"
+            most = self._runs(name)
+            if most is not None and self.counts.get(name, 0) >= most:
+                return f"the limit of {most} runs at a time of {whose}"
+            if self._is_too_soon(name):
+                limit = self.limits[name]
+                return f"the limit of {limit.per_minute} runs a minute of {whose}"
+        return None
+
+    def take(self, tx: Tx, one: runs.Waiting) -> None:
+        """Count a run that starts."""
+        for name in limits.names(one):
+            self.counts[name] = self.counts.get(name, 0) + 1
+            limit = self.limits.get(name)
+            if limit is not None and limit.per_minute:
+                next_at = Millis(self.now + MINUTE_MS // limit.per_minute)
+                self.limits[name] = replace(limit, next_at=next_at)
+                limits.started(tx, name, next_at)
+        if one.exclusive:
+            self.held.add(one.exclusive)
+
+    def closed(self) -> dict[str, list[str]]:
+        """Return what nothing of can start now: ids by kind, exclusive names by `exclusive`."""
+        found: dict[str, list[str]] = {"exclusive": list(self.held), "server": []}
+        for name in {*self.counts, *self.limits, "server"}:
+            kind, _, id_ = name.partition(":")
+            if (id_ or kind == "server") and self._is_closed(kind, name):
+                found.setdefault(kind, []).append(id_)
+        return found
+
+    def _is_closed(self, kind: str, name: str) -> bool:
+        most, count = self._runs(name), self.counts.get(name, 0)
+        full = most is not None and count >= most
+        return full or (kind == "task" and count > 0) or self._is_too_soon(name)
+
+    def shut(self) -> bool:
+        """Tell whether nothing at all can start: the server is paused, or a limit of all is 0."""
+        zero = any(limit.runs == 0 for name, limit in self.limits.items() if ":" not in name)
+        return zero or "server" in self.paused
+
+    def served(self, tenant: str) -> int:
+        """Return how many runs of a tenant are under way."""
+        return self.counts.get(f"tenant:{tenant}", 0)
+
+    def _runs(self, name: str) -> int | None:
+        kind = name.partition(":")[0]
+        for given in (self.limits.get(name), self.limits.get(kind)):
+            if given is not None and given.runs is not None:
+                return given.runs
+        return DEFAULTS.get(kind)
+
+    def _is_too_soon(self, name: str) -> bool:
+        return name in self.limits and self.limits[name].next_at > self.now
+
+
+def room(tx: Tx) -> Room:
+    """Return what is taken now."""
+    counts, held = limits.under_way(tx)
+    return Room(
+        now=tx.now, counts=counts, held=held, limits=limits.all_limits(tx),
+        paused=limits.pauses(tx),
+    )  # fmt: skip
+
+
+def reasons(tx: Tx, waiting: Sequence[runs.Waiting]) -> dict[str, str]:
+    """Return by id what each of these queued runs waits for."""
+    if not waiting:
+        return {}
+    taken = room(tx)
+    return {one.id: taken.obstacle(one) or "a free worker" for one in waiting}
