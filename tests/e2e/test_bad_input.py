@@ -165,9 +165,12 @@ def test_a_dead_port_is_unavailable_not_a_crash(server):
     task = client.add("tasks", source=source["id"], destination=end["id"], action="append")
     run = client.start(task["id"])["id"]
     until = time.monotonic() + 30
-    while client.run(run)["waitingFor"] is None and time.monotonic() < until:
-        time.sleep(0.1)
-    assert "refused the connection" in (client.run(run)["waitingFor"] or "")
+    while time.monotonic() < until:
+        if "refused the connection" in (client.run(run)["waitingFor"] or ""):
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError(client.run(run))
     client.call("POST", f"/v1/runs/{run}/cancel", {})
 
 
@@ -347,9 +350,12 @@ def test_a_duckdb_file_that_somebody_else_holds_is_waited_for_visibly(server):
     task = client.add("tasks", source=source["id"], destination=end["id"], action="replace")
     run = client.start(task["id"])["id"]
     until = time.monotonic() + 20
-    while time.monotonic() < until and not client.run(run)["waitingFor"]:
+    while time.monotonic() < until:
+        if f"held by PID {holder.pid}" in (client.run(run)["waitingFor"] or ""):
+            break
         time.sleep(0.05)
-    assert f"held by PID {holder.pid}" in client.run(run)["waitingFor"]
+    else:
+        raise AssertionError(client.run(run))
     holder.communicate()
     assert client.wait(run, 30)["state"] == "succeeded"
 

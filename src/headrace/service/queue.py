@@ -270,6 +270,8 @@ class Queue:
     def drained(self, claim: Claim) -> None:
         """Leave a push run open for what comes, or for what has come. Raises LostClaim."""
         with self._database.begin() as tx:
+            if self._cancels(tx, claim):
+                return
             runs.write(tx, claim, state=RunState.QUEUED, attempt=0, deaths=0, **_let_go(IDLE))
             empty = inbox.is_empty(tx, claim.run)
             runs.move(tx, claim.run, (RunState.QUEUED,), not_before=tx.now + PUSH_IDLE_MS * empty)
@@ -308,16 +310,32 @@ class Queue:
     def cancelled(self, claim: Claim) -> None:
         """End a run whose work is gone after a cancel. Raises LostClaim."""
         with self._database.begin() as tx:
-            runs.write(tx, claim, state=RunState.CANCELLED, finished_at=tx.now, **_let_go())
-            runs.add_event(tx, claim.run, _log("cancelled"))
-            pushes.refuse(tx, claim.run, "The run was cancelled.", self._quarantine)
+            self._cancelled(tx, claim)
+
+    def _cancelled(self, tx: Tx, claim: Claim) -> None:
+        runs.write(tx, claim, state=RunState.CANCELLED, finished_at=tx.now, **_let_go())
+        runs.add_event(tx, claim.run, _log("cancelled"))
+        pushes.refuse(tx, claim.run, "The run was cancelled.", self._quarantine)
+
+    def _cancels(self, tx: Tx, claim: Claim) -> bool:
+        """End a run that would go back to the queue, if somebody has cancelled it meanwhile."""
+        runs.write(tx, claim)
+        asked = runs.is_cancelling(tx, claim.run)
+        if asked:
+            self._cancelled(tx, claim)
+        return asked
 
     def retry(self, claim: Claim, run: Run, error: Mapping[str, Any]) -> Millis | None:
-        """Give back a run whose outside is down; None when that was the last try."""
+        """Give back a run whose outside is down; None when that was the last try.
+
+        Raises LostClaim.
+        """
         if run.attempt >= TRIES_MAX:
             self.fail(claim, error, None, ())
             return None
         with self._database.begin() as tx:
+            if self._cancels(tx, claim):
+                return None
             at = Millis(tx.now + self._backoff(run.attempt))
             runs.write(
                 tx, claim, state=RunState.QUEUED, not_before=at,
@@ -343,6 +361,8 @@ class Queue:
     def give_back(self, claim: Claim) -> None:
         """Give back a run because this server stops: not its fault, no wait. Raises LostClaim."""
         with self._database.begin() as tx:
+            if self._cancels(tx, claim):
+                return
             runs.write(tx, claim, state=RunState.QUEUED, not_before=tx.now, **_let_go())
             runs.add_event(tx, claim.run, _log("given back: the server stops"))
 

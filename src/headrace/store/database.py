@@ -6,7 +6,7 @@ is never open while work is done.
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -26,9 +26,12 @@ class Tx:
     """An open transaction. `now` is the database's clock, read once."""
 
     con: sa.Connection
+    clock: Callable[[], Millis] | None = None
 
     @cached_property
     def now(self) -> Millis:
+        if self.clock is not None:
+            return self.clock()
         if self.con.dialect.name == "postgresql":
             # statement_timestamp, not clock_timestamp: the latter cannot use an index.
             sql = "select (extract(epoch from statement_timestamp()) * 1000)::bigint"
@@ -55,7 +58,9 @@ class Tx:
 class Database:
     """The store's engine."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock: Callable[[], Millis] | None = None) -> None:
+        """Open the store at a URL. `clock` stands in for the database's own, in simulations."""
+        self._clock = clock
         try:
             parsed = sa.make_url(url)
         except sa.exc.ArgumentError as error:
@@ -88,13 +93,13 @@ class Database:
     def begin(self) -> Iterator[Tx]:
         """Open a transaction for writing; commit at the end, roll back on an error."""
         with self._open(write=True) as con:
-            yield Tx(con)
+            yield Tx(con, self._clock)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Tx]:
         """Open a transaction for reading."""
         with self._open(write=False) as con:
-            yield Tx(con)
+            yield Tx(con, self._clock)
 
     @contextlib.contextmanager
     def _open(self, *, write: bool) -> Iterator[sa.Connection]:

@@ -110,6 +110,12 @@ def exclusive_of(tx: Tx, id_: str) -> str | None:
     return None if found is None else found.exclusive
 
 
+def is_cancelling(tx: Tx, id_: str) -> bool:
+    """Tell whether somebody has asked for a run to stop."""
+    state = tx.con.execute(sa.select(run.c.state).where(run.c.id == id_)).scalar()
+    return state == RunState.CANCELLING
+
+
 def token(tx: Tx, id_: str) -> str | None:
     """Return the token of the commit that is on record for a run."""
     found = tx.first(sa.select(run.c.token).where(run.c.id == id_))
