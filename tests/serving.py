@@ -25,6 +25,7 @@ class Serving:
         self.database = database
         self.env = env or {}
         self.process: subprocess.Popen[bytes] | None = None
+        self.client: Client | None = None
         self.log = data_dir.parent / f"{data_dir.name}.log"
 
     def start(self, **env: str) -> "Serving":
@@ -34,7 +35,12 @@ class Serving:
         ]  # fmt: skip
         if self.database:
             command += ["--database", self.database]
-        whole = os.environ | {"HEADRACE_ADMIN_KEY": KEY, "HEADRACE_LEASE": "4"} | self.env | env
+        whole = (
+            os.environ
+            | {"HEADRACE_ADMIN_KEY": KEY, "HEADRACE_LEASE": "4", "HEADRACE_DRAIN": "0.5"}
+            | self.env
+            | env
+        )
         if self.process is not None:
             self.process.wait(10)  # it was killed, or is about to be
         before = self.log.stat().st_size if self.log.exists() else 0
@@ -85,7 +91,8 @@ class Serving:
                 self.process.wait(20)
             except subprocess.TimeoutExpired:
                 self.kill()
-        self.client.close()
+        if self.client is not None:
+            self.client.close()
 
 
 @contextlib.contextmanager

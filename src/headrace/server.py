@@ -1,5 +1,6 @@
 """One server process: API and dispatcher, over one store and one data dir."""
 
+import contextlib
 import fcntl
 import gc
 import os
@@ -10,17 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Final
+from urllib.parse import quote
 
 import msgspec
 import uvicorn
 
 from headrace.api.app import make_app
+from headrace.client import Client
 from headrace.connectors import registry
 from headrace.contract.destination import Page
-from headrace.domain.errors import Conflict, Misconfigured
+from headrace.domain.errors import Conflict, Misconfigured, Unavailable
 from headrace.domain.ids import TenantId, new_id
+from headrace.domain.principal import Principal
 from headrace.engine.javascript import tried
 from headrace.observe import log
+from headrace.runtime.bell import Bell
 from headrace.runtime.cleaner import Cleaner
 from headrace.runtime.dispatcher import Dispatcher
 from headrace.runtime.mailer import Mailer
@@ -38,6 +43,7 @@ from headrace.service.pools import Pools
 from headrace.service.queue import Queue
 from headrace.service.retention import Retention
 from headrace.service.runs import Runs
+from headrace.service.servers import Servers
 from headrace.service.services import Services
 from headrace.service.uploads import FOLDER as UPLOADS
 from headrace.service.uploads import Uploads
@@ -46,6 +52,7 @@ from headrace.store.database import Database
 from headrace.store.migrate import migrate
 
 SAMPLE_ROWS: Final = 10
+ASKED_S: Final = 60  # seconds that a token is good for which another server is asked with
 
 
 class Server:
@@ -54,10 +61,17 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         _make_folders(settings.data_dir)
-        self._lock = _lock_folder(settings.data_dir)
+        _make_common(settings.common)
+        self._locks = [_lock(settings.data_dir / "server.lock", "from", settings.data_dir)]
         vault = Vault(master_key(settings.master_key, settings.data_dir))
         self.database = Database(settings.database_url)
+        if self.database.is_sqlite:
+            # The lock proves that nobody else lives: no need to wait for leases.
+            path = Path(self.database.url.database or "")
+            self._locks.append(_lock(path.with_name(f"{path.name}.lock"), "over", path))
         migrate(self.database)
+        self.servers = Servers(self.database, vault, settings)
+        self.servers.join()
         self.access = Access(self.database, vault)
         self.tenant, self.new_key = self.access.first_start(settings.admin_key)
         if self.new_key:
@@ -66,20 +80,24 @@ class Server:
             write_private(path, self.new_key.encode() + b"\n")
         self.queue = Queue(
             self.database, f"{socket.gethostname()}/{os.getpid()}/{new_id()[-8:]}"[:80],
-            round(settings.lease_s * 1000), quarantine=settings.data_dir / "quarantine",
+            round(settings.lease_s * 1000), quarantine=settings.common / "quarantine",
             by_mail=bool(settings.smtp),
+            here=None if self.database.is_sqlite else self.servers.here,
         )  # fmt: skip
         if self.database.is_sqlite:
-            # The folder's lock proves that nobody else lives: no need to wait for leases.
             self.queue.take_over()
-        catalog = Catalog(self.database, vault)
+        self.bell: Bell | None = None
+        if not self.database.is_sqlite:
+            self.bell = Bell(self.database, self.queue.holder, self._rung)
+        catalog = Catalog(self.database, vault, self.servers.here)
         self.pool = Pool(settings.workers)
-        self.runs = Runs(self.database, catalog, settings, self._wake)
+        self.runs = Runs(self.database, catalog, settings, self._wake, self.servers.here)
         self.jobs = Jobs(self.database, self.runs, self._wake)
         self.uploads = Uploads(self.database, catalog, self.runs, settings, self._columns)
         self.dispatcher = Dispatcher(
-            self.queue, self.runs, self.jobs, self.uploads, self.pool, settings
-        )
+            self.queue, self.runs, self.jobs, self.uploads, self.pool, settings,
+            self.servers.beat, self._ring,
+        )  # fmt: skip
         self.mailer = Mailer(self.database, settings)
         self.cleaner = Cleaner(
             Retention(self.database, self.runs, self.uploads, settings.keep_days)
@@ -88,7 +106,7 @@ class Server:
             settings=settings, access=self.access, catalog=catalog, runs=self.runs, jobs=self.jobs,
             pools=Pools(self.database), uploads=self.uploads, aliases=Aliases(self.database),
             hooks=Hooks(self.database, vault, self.runs, self.jobs),
-            audit=Audit(self.database), indexes=Indexes(settings.data_dir),
+            audit=Audit(self.database), servers=self.servers, indexes=Indexes(settings.data_dir),
             read_table=self._read_table, sample=self._sample, try_source=self._try_source,
             try_transformation=tried,
             ready=self._not_ready,
@@ -97,11 +115,21 @@ class Server:
 
     def _wake(self) -> None:
         self.dispatcher.wake()
+        self._ring()
+
+    def _rung(self) -> None:
+        self.dispatcher.wake()
+
+    def _ring(self) -> None:
+        if self.bell is not None:
+            self.bell.ring()
 
     def start(self) -> None:
         """Take work."""
         self.runs.sweep()
         self.uploads.sweep(starting=True)
+        if self.bell is not None:
+            self.bell.start()
         self.dispatcher.start()
         self.mailer.start()
         self.cleaner.start()
@@ -112,13 +140,28 @@ class Server:
         self.dispatcher.stop()
         self.mailer.stop()
         self.cleaner.stop()
+        if self.bell is not None:
+            self.bell.stop()
+        with contextlib.suppress(Unavailable):
+            self.servers.leave()
         self.database.close()
-        self._lock.close()
+        for lock in self._locks:
+            lock.close()
 
     def _read_table(
-        self, tenant: TenantId, destination: str, table: str, limit: int, cursor: str | None
+        self, caller: Principal, destination: str, table: str, limit: int, cursor: str | None
     ) -> Page:
-        order, exclusive = self.runs.reading_order(tenant, destination)
+        host = self.runs.host_of(caller.tenant.id, destination)
+        if host is not None and self.servers.is_elsewhere(host):
+            owner = self.servers.owner(host)
+            after = f"&cursor={quote(cursor, safe='')}" if cursor else ""
+            with Client(owner.url, key=self.access.token_of(caller, ASKED_S)) as peer:
+                found = peer.call(
+                    "GET",
+                    f"/v1/tables/{destination}/{quote(table, safe='')}/rows?limit={limit}{after}",
+                )
+            return Page(columns=found["columns"], rows=found["rows"], next=found["next"])
+        order, exclusive = self.runs.reading_order(caller.tenant.id, destination)
         page = self.pool.read(order, exclusive, table, limit, cursor)
         return Page(columns=page.columns, rows=page.rows, next=page.next)
 
@@ -146,24 +189,35 @@ class Server:
 
 
 def _make_folders(data_dir: Path) -> None:
-    for name in ("", "files", "indexes", "lake", "quarantine", "spool", UPLOADS):
-        try:
-            (data_dir / name).mkdir(parents=True, exist_ok=True, mode=0o750)
-        except OSError as error:
-            raise Misconfigured(
-                f"The data folder {data_dir} cannot be made: {error.strerror}.", field="--data-dir"
-            ) from error
+    for name in ("", "files", "indexes", "lake", "spool"):
+        _make(data_dir / name, "--data-dir")
 
 
-def _lock_folder(data_dir: Path) -> IO[str]:
-    file = (data_dir / "server.lock").open("w")
+def _make_common(folder: Path) -> None:
+    for name in ("quarantine", UPLOADS):
+        _make(folder / name, "HEADRACE_SHARED")
+
+
+def _make(folder: Path, field: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as error:
+        raise Misconfigured(
+            f"The folder {folder} cannot be made: {error.strerror}.", field=field
+        ) from error
+
+
+def _lock(path: Path, how: str, what: Path) -> IO[str]:
+    """Hold a file against other processes. `how` and `what` are for the error."""
+    file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
         raise Conflict(
-            f"Another headrace serves from {data_dir}.",
-            hint="Stop it, or give this one another --data-dir.",
+            f"Another headrace serves {how} {what}.",
+            hint="Stop it, or give this one a --data-dir of its own. Several servers over one store"
+            " need PostgreSQL: --database postgresql+psycopg://…",
             field="--data-dir",
         ) from None
     return file
@@ -209,7 +263,15 @@ def serve(settings: Settings, listening: Callable[[Server, int], None]) -> None:
         ssl_certfile=pair and pair[0], ssl_keyfile=pair and pair[1],
     )  # fmt: skip
     threading.Thread(target=server.start, daemon=True, name="headrace-start").start()
+
+    def listens(port: int) -> None:
+        if not settings.advertise:
+            every = settings.host in ("0.0.0.0", "::")  # noqa: S104  # listened on, not said
+            name = socket.gethostname() if every else settings.host
+            server.servers.url = f"{'https' if pair else 'http'}://{name}:{port}"
+        listening(server, port)
+
     try:
-        _Uvicorn(config, lambda port: listening(server, port)).run()
+        _Uvicorn(config, listens).run()
     finally:
         server.stop()

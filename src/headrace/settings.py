@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from headrace.domain.errors import Invalid
+from headrace.domain.server import Role
 
 KEY_CHARACTERS_MIN: Final = 16
 _SIZE: Final = re.compile(r"(\d+)\s*([kmgt]?)i?b?", re.IGNORECASE)
@@ -38,6 +39,18 @@ def rate(env: Mapping[str, str], name: str, default: Rate | None = None) -> Rate
     if not (requests.isdecimal() and seconds.isdecimal() and int(seconds)):
         raise Invalid(f"{name}: {text!r} is not a rate.", hint="Write 200/30.", field=name)
     return Rate(int(requests), int(seconds))
+
+
+def roles(text: str) -> frozenset[Role]:
+    """Read what a server does, by commas; nothing: everything. Raises Invalid."""
+    given = [part.strip() for part in text.split(",") if part.strip()]
+    for part in given:
+        if part not in tuple(Role):
+            raise Invalid(
+                f"--role: {part[:40]!r} is no role.", hint=f"Write {','.join(Role)}, or some.",
+                field="--role",
+            )  # fmt: skip
+    return frozenset(map(Role, given)) or frozenset(Role)
 
 
 def url(env: Mapping[str, str], name: str, schemes: Sequence[str] = ("https", "http")) -> str:
@@ -113,12 +126,21 @@ class Settings:
     smtp: str = field(default="", repr=False)  # HEADRACE_SMTP: smtp://user:password@host:587
     mail_from: str = ""  # HEADRACE_MAIL_FROM: the sender of notifications
     mail_to: tuple[str, ...] = ()  # HEADRACE_MAIL_TO: who gets them, by commas
+    roles: frozenset[Role] = frozenset(Role)  # HEADRACE_ROLE: api, ticker, dispatcher, by commas
+    shared: Path | None = None  # HEADRACE_SHARED: a folder that all servers over one store see
+    advertise: str = ""  # HEADRACE_ADVERTISE: URL at which the other servers reach this one
+    drain_s: float = 20.0  # HEADRACE_DRAIN: seconds that runs under way have to end, at a stop
     log_level: str = "info"  # HEADRACE_LOG: debug, info, warning or error
 
     @property
     def loopback(self) -> bool:
         """Whether the server listens on loopback only."""
         return self.host in ("127.0.0.1", "::1", "localhost")
+
+    @property
+    def common(self) -> Path:
+        """The folder of rejected rows and uploads: shared by all servers, or this one's own."""
+        return (self.shared or self.data_dir).absolute()
 
     @property
     def database_url(self) -> str:
@@ -166,6 +188,10 @@ def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:
         "mail_to": tuple(
             part.strip() for part in address(env, "HEADRACE_MAIL_TO").split(",") if part.strip()
         ),
+        "roles": roles(env.get("HEADRACE_ROLE", "")),
+        "shared": Path(env["HEADRACE_SHARED"]) if env.get("HEADRACE_SHARED") else None,
+        "advertise": url(env, "HEADRACE_ADVERTISE"),
+        "drain_s": number(env, "HEADRACE_DRAIN", 20, 0, 86_400),
         "log_level": env.get("HEADRACE_LOG", "info"),
     }
     values |= {name: value for name, value in given.items() if value is not None}

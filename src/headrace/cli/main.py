@@ -105,6 +105,9 @@ def serve(
     database: Annotated[
         str | None, typer.Option(help="postgresql+psycopg://…; SQLite in the data dir if empty.")
     ] = None,
+    role: Annotated[
+        str | None, typer.Option(help="api, ticker, dispatcher, by commas; all if empty.")
+    ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM) to serve HTTPS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
     tls_self_signed: Annotated[
@@ -113,12 +116,13 @@ def serve(
 ) -> None:
     """Start the server: API, queue and workers in one process."""
     from headrace.cli.serve import serve as run
-    from headrace.settings import from_env
+    from headrace.settings import from_env, roles
 
     run(
         from_env(
-            host=host, port=port, data_dir=data_dir, database=database, tls_cert=tls_cert,
-            tls_key=tls_key, tls_self_signed=tls_self_signed,
+            host=host, port=port, data_dir=data_dir, database=database,
+            roles=None if role is None else roles(role), tls_cert=tls_cert, tls_key=tls_key,
+            tls_self_signed=tls_self_signed,
         )
     )  # fmt: skip
 

@@ -19,7 +19,8 @@ class Spec:
     """What the product knows of a connector without starting it.
 
     `actions` is empty for a source. `documents`: it stores whole JSON documents, not columns.
-    `refuses_nul`: its texts cannot hold the character U+0000.
+    `refuses_nul`: its texts cannot hold the character U+0000. `local`: what it writes, or its
+    notes of it, lie on the server's own disk.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Spec:
     actions: frozenset[Action] = frozenset()
     documents: bool = False
     refuses_nul: bool = False
+    local: bool = False
 
 
 C = TypeVar("C", bound=Config)

@@ -8,6 +8,7 @@ from headrace.domain.clock import Millis
 from headrace.domain.ids import (
     AuthenticationId,
     DestinationId,
+    ServerId,
     SourceId,
     TenantId,
     TransformationId,
@@ -42,6 +43,7 @@ class Source:
     name: str
     input: Settings
     authentication: AuthenticationId | None
+    host: ServerId | None = None  # the server on whose disk it lies
     created_at: Millis
     updated_at: Millis
 
@@ -56,6 +58,7 @@ class Destination:
     name: str
     input: Settings
     authentication: AuthenticationId | None
+    host: ServerId | None = None  # the server on whose disk it lies
     transformations: tuple[TransformationId, ...] = ()
     created_at: Millis
     updated_at: Millis

@@ -160,11 +160,13 @@ class Child:
     ) -> None:
         known = isinstance(error, HeadraceError)
         fault: Any = "ours"
+        fence = 0
         match error:
             case Cancelled():
                 fault = "cancelled"
             case LostClaim():
                 fault = "lost"
+                fence = int(str(error.facts.get("fence", 0)))
             case OutsideError():
                 fault = "outside"
             case OwnerError() | HeadraceError():
@@ -173,7 +175,7 @@ class Child:
         self.say(
             messages.Failed(
                 fault=fault, error=dict(told(error)), receipt=receipt, segments=segments,
-                trace=trace,
+                trace=trace, fence=fence,
             )
         )  # fmt: skip
 

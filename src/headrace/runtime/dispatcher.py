@@ -6,13 +6,14 @@ One thread claims and beats; what a child says is handled on the thread that lis
 import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from headrace.domain.errors import LostClaim, TimedOut, Unavailable
 from headrace.domain.event import EventKind, EventStatus, NewEvent
 from headrace.domain.run import Claim, Run, RunKind
+from headrace.domain.server import Role
 from headrace.observe import faults
 from headrace.observe.log import logger
 from headrace.runtime import messages
@@ -24,6 +25,7 @@ from headrace.service.uploads import Uploads
 from headrace.settings import Settings
 
 POLL_S: Final = 0.5
+CHORES_S: Final = 5.0
 BEAT_S: Final = 1.0
 SOON_S: Final = 0.1  # between two beats, however often somebody wakes it
 SWEEP_S: Final = 20.0  # between two looks at files that nobody needs any more
@@ -55,8 +57,14 @@ class Dispatcher:
 
     def __init__(
         self, queue: Queue, runs: Runs, jobs: Jobs, uploads: Uploads, pool: Pool,
-        settings: Settings,
+        settings: Settings, housekeeping: Callable[[], None], ring: Callable[[], None],
     ) -> None:  # fmt: skip
+        """`housekeeping` is done every few seconds; `ring` wakes the other servers."""
+        self._housekeeping = housekeeping
+        self._ring = ring
+        self._claims = Role.DISPATCHER in settings.roles
+        self._ticks = Role.TICKER in settings.roles
+        self._drains = threading.Event()
         self._queue = queue
         self._runs = runs
         self._executions = jobs
@@ -67,6 +75,8 @@ class Dispatcher:
         self._stop = threading.Event()
         self._jobs: dict[str, Job] = {}
         self._next_sweep = 0.0
+        self._next_chores = 0.0
+        self._next_tick = 0.0
         self._lock = threading.RLock()
         self._thread = threading.Thread(target=self._loop, name="headrace-dispatcher", daemon=True)
         self.healthy = threading.Event()
@@ -79,7 +89,14 @@ class Dispatcher:
         self._wake.set()
 
     def stop(self) -> None:
-        """Stop claiming, give back what is under way, end the children."""
+        """Stop claiming, let what is under way end for a while, give back the rest."""
+        self._drains.set()
+        self._wake.set()
+        if self._jobs:
+            logger().info("stopping", runs=len(self._jobs), seconds=self._settings.drain_s)
+        until = time.monotonic() + self._settings.drain_s
+        while self._jobs and time.monotonic() < until and self._thread.is_alive():
+            time.sleep(0.05)
         self._stop.set()
         self._wake.set()
         self._thread.join(timeout=30)
@@ -94,20 +111,22 @@ class Dispatcher:
         self._pool.close()
 
     def _loop(self) -> None:
-        next_beat = last_beat = next_tick = 0.0
+        next_beat = last_beat = 0.0
         woken = False
         while not self._stop.is_set():
             try:
                 now = time.monotonic()
-                self._executions.tick()
-                self._claim()
+                if self._ticks:
+                    self._tick()
+                if self._claims and not self._drains.is_set():
+                    self._claim()
                 if now >= next_beat or (woken and now >= last_beat + SOON_S):
                     last_beat = now  # sooner when woken: somebody may have cancelled a run
                     next_beat = now + min(BEAT_S, self._settings.lease_s / 3)
                     self._beat()
-                if now >= next_tick:
-                    next_tick = now + BEAT_S
-                    self._runs.tick()
+                if now >= self._next_chores:
+                    self._next_chores = now + CHORES_S
+                    self._housekeeping()
                 if now >= self._next_sweep:
                     self._next_sweep = now + SWEEP_S
                     self._uploads.sweep()
@@ -127,6 +146,17 @@ class Dispatcher:
                     wait_s = min(POLL_S, due_ms / 1000 + 0.005)
             woken = self._wake.wait(wait_s)
             self._wake.clear()
+
+    def _tick(self) -> None:
+        """Start what is due, move executions on."""
+        before = self._runs.queued
+        self._executions.tick()
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + BEAT_S
+            self._runs.tick()
+        if self._runs.queued != before:
+            self._ring()
 
     def _claim(self) -> None:
         claimed = self._queue.claim(self._pool.free())
@@ -258,7 +288,7 @@ class Dispatcher:
             case "outside" if not job.cancel_asked:
                 self._queue.retry(job.claim, job.run, error)
             case "lost":
-                self._queue.died(job.claim, "a newer attempt holds its destination")
+                self._queue.outrun(job.claim, message.fence)
             case _:
                 self._queue.fail(job.claim, error, message.receipt, message.segments)
 

@@ -62,6 +62,10 @@ class Access:
         owner = self._holder(keys.hashed(secret, self._pepper))
         return self._tokens.issue(owner.key_id, owner.tenant.name, scopes, seconds)
 
+    def token_of(self, caller: Principal, seconds: int) -> str:
+        """Return a token with which another server takes this one for the caller."""
+        return self._tokens.issue(caller.key_id, caller.tenant.name, caller.scopes, seconds)
+
     def first_start(self, given: str) -> tuple[Tenant, str | None]:
         """Make tenant and admin key; return the key if it was made now, to be shown once.
 

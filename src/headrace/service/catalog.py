@@ -17,6 +17,7 @@ from headrace.domain.errors import Conflict, Invalid, NotFound
 from headrace.domain.ids import (
     AuthenticationId,
     DestinationId,
+    ServerId,
     SourceId,
     TaskId,
     TenantId,
@@ -29,7 +30,7 @@ from headrace.domain.schedule import DEFAULT, Timing
 from headrace.domain.task import OF_TASKS, Action, Task, TriggerType
 from headrace.engine.steps import code_of
 from headrace.security.vault import Vault
-from headrace.service.orders import Code, judge_task, secret_members
+from headrace.service.orders import Code, is_local, judge_task, secret_members
 from headrace.service.schedule import check_timing, next_moment
 from headrace.store import aliases, positions, resources, runs, tables
 from headrace.store.database import Database, Tx
@@ -61,9 +62,11 @@ NOUNS: Final = {
 class Catalog:
     """The things of every tenant."""
 
-    def __init__(self, database: Database, vault: Vault) -> None:
+    def __init__(self, database: Database, vault: Vault, here: ServerId | None = None) -> None:
+        """`here`: this server, on whose disk lies what is made with a local path."""
         self._database = database
         self._vault = vault
+        self._here = here
 
     # Of every kind.
 
@@ -192,6 +195,7 @@ class Catalog:
         if kind is Destination:
             common["transformations"] = self._transformations(tx, tenant, transformations)
         thing = kind(**common)
+        thing = replace(thing, host=self._here if self._is_local(tx, thing) else None)
         resources.add(tx, thing, self._vault.seal(secret, thing.id))
         return thing
 
@@ -214,11 +218,20 @@ class Catalog:
             if transformations is not None:
                 changes["transformations"] = self._transformations(tx, tenant, transformations)
             new = replace(old, **changes)
+            local = self._is_local(tx, new)
+            new = replace(new, host=(old.host or self._here) if local else None)
             resources.change(tx, new, sealed)
             if given is not None:  # what was read from the old one says nothing of the new
                 column = tables.task.c.source if kind is Source else tables.task.c.destination
                 positions.reset(tx, column == new.id)
         return new
+
+    def _is_local(self, tx: Tx, thing: Source | Destination) -> bool:
+        """Tell whether a thing lies on a server's own disk."""
+        if isinstance(thing, Source):
+            return thing.type in registry.source_names() and is_local(thing.input)
+        type_ = self.connector_of(tx, thing)
+        return type_ in registry.destination_names() and registry.destination(type_).spec.local
 
     def _merged(
         self, tx: Tx, old: Source | Destination, given: object, *, whole: bool
@@ -387,6 +400,12 @@ class Catalog:
         destination = resources.find(tx, Destination, task.tenant, task.destination)
         if destination is None:
             raise Invalid(f"cannot find destination {task.destination[:80]}", field="destinationID")
+        if source.host and destination.host and source.host != destination.host:
+            raise Invalid(
+                "The source's files and the destination lie on the disks of different servers.",
+                hint="Make both on one server, or use a destination that all of them reach.",
+                field="destinationID",
+            )
         own = "objectID" if source.type == "push" else source.input.get("uniqueIDColumn")
         there = source.type in ("push", *registry.source_names())
         if there and destination.type in registry.destination_names():

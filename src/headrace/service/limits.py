@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from headrace.domain.clock import Millis
-from headrace.store import limits, runs
+from headrace.store import limits, runs, servers
 from headrace.store.database import Tx
 from headrace.store.limits import Limit
 
@@ -26,6 +26,8 @@ class Room:
 
     def obstacle(self, one: runs.Waiting) -> str | None:
         """Return what a run waits for; None if it may start."""
+        if one.format > runs.FORMAT:
+            return "a newer server"
         if self.counts.get(f"task:{one.task}"):
             return "an earlier run of this task"
         if one.exclusive in self.held:
@@ -103,4 +105,11 @@ def reasons(tx: Tx, waiting: Sequence[runs.Waiting]) -> dict[str, str]:
     if not waiting:
         return {}
     taken = room(tx)
-    return {one.id: taken.obstacle(one) or "a free worker" for one in waiting}
+    return {one.id: taken.obstacle(one) or _worker(tx, one.host) for one in waiting}
+
+
+def _worker(tx: Tx, host: str | None) -> str:
+    owner = servers.find(tx, host) if host else None
+    if owner is None or owner.alive:
+        return "a free worker"
+    return f"the server {owner.name}, on whose disk its files lie"

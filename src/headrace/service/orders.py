@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -115,6 +116,12 @@ def build(order: Order, tools: Tools) -> Built:
     return Built(
         source, destination, destination.table_for(order.table, stream_of(order.source_input)), key
     )
+
+
+def is_local(source_input: Mapping[str, Any]) -> bool:
+    """Tell whether a source's files lie on a server's own disk."""
+    url = source_input.get("url")
+    return isinstance(url, str) and urlsplit(url).scheme in ("", "file")
 
 
 def judge_task(destination_type: str, action: str, key: tuple[str, ...]) -> None:

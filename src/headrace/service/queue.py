@@ -17,12 +17,12 @@ from headrace.domain.books import Receipt
 from headrace.domain.clock import Millis
 from headrace.domain.errors import HeadraceError
 from headrace.domain.event import EventKind, EventStatus, NewEvent
-from headrace.domain.ids import RunId
+from headrace.domain.ids import RunId, ServerId
 from headrace.domain.run import ACTIVE, Claim, Run, RunState
 from headrace.observe import faults
 from headrace.service import limits, policies, pushes
 from headrace.service.pushes import told_push
-from headrace.store import inbox, positions, runs
+from headrace.store import inbox, positions, runs, tables
 from headrace.store.database import Database, Tx
 
 DEATHS_MAX: Final = 3
@@ -55,9 +55,11 @@ class Queue:
         quarantine: Path | None = None,
         *,
         by_mail: bool = False,
+        here: ServerId | None = None,
     ) -> None:
         """`quarantine`: the folder for records that were pushed and cannot be applied.
 
+        `here`: of several servers this one, which leaves to each what lies on its own disk.
         `by_mail`: failures are told by mail too, as each task wishes.
         """
         self._database = database
@@ -65,6 +67,7 @@ class Queue:
         self._lease_ms = lease_ms
         self._quarantine = quarantine
         self._by_mail = by_mail
+        self._here = here
         self._chance = chance or random.random
 
     def claim(self, room: int) -> list[tuple[Claim, Run]]:
@@ -100,14 +103,13 @@ class Queue:
             heapq.heappush(turns, (taken.served(tenant), place, tenant))
         return claimed
 
-    @staticmethod
     def _next_of(
-        tx: Tx, tenant: str, candidates: list[runs.Waiting], taken: limits.Room, room: int
+        self, tx: Tx, tenant: str, candidates: list[runs.Waiting], taken: limits.Room, room: int
     ) -> runs.Waiting | None:
         """Return the next run of a tenant that may start; None if there is none."""
         for fresh in (False, True):
             if fresh:
-                candidates += runs.eligible(tx, tenant, taken.closed(), room)
+                candidates += runs.eligible(tx, tenant, taken.closed(), room, self._here)
             while candidates:
                 one = candidates.pop(0)
                 if taken.obstacle(one) is None:
@@ -358,12 +360,27 @@ class Queue:
             if run := runs.any_tenants(tx, claim.run):
                 self._bury(tx, run, how)
 
+    def outrun(self, claim: Claim, fence: int) -> None:
+        """Try again a run whose destination knows a higher fence, above that one. Raises LostClaim.
+
+        Whoever still holds the claim is outrun only where this store is an older copy of itself
+        (restored, or failed over to): its fences go on above all that were given before.
+        """
+        with self._database.begin() as tx:
+            runs.write(tx, claim)
+            runs.raise_fences(tx, fence)
+            if run := runs.any_tenants(tx, claim.run):
+                self._bury(tx, run, "its destination knows a newer attempt: an older copy?")
+
     def give_back(self, claim: Claim) -> None:
         """Give back a run because this server stops: not its fault, no wait. Raises LostClaim."""
         with self._database.begin() as tx:
             if self._cancels(tx, claim):
                 return
-            runs.write(tx, claim, state=RunState.QUEUED, not_before=tx.now, **_let_go())
+            runs.write(
+                tx, claim, state=RunState.QUEUED, not_before=tx.now,
+                attempt=tables.run.c.attempt - 1, **_let_go(),
+            )  # fmt: skip
             runs.add_event(tx, claim.run, _log("given back: the server stops"))
 
     def exclusive_of(self, id_: str) -> str | None:

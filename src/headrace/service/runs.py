@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from headrace.connectors import registry
 from headrace.connectors.tools import WorkTools
 from headrace.contract.spec import filled_in
@@ -15,7 +17,17 @@ from headrace.domain import alias
 from headrace.domain.clock import Millis, parse_rfc3339
 from headrace.domain.errors import Conflict, HeadraceError, Invalid, NotFound, TooMany
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
-from headrace.domain.ids import EventId, ExecutionId, PoolId, RunId, TaskId, TenantId, is_id, new_id
+from headrace.domain.ids import (
+    EventId,
+    ExecutionId,
+    PoolId,
+    RunId,
+    ServerId,
+    TaskId,
+    TenantId,
+    is_id,
+    new_id,
+)
 from headrace.domain.principal import Principal, Role
 from headrace.domain.resources import Destination, Source
 from headrace.domain.run import ENDED, Mode, Run, RunKind, RunState, Trigger
@@ -29,7 +41,17 @@ from headrace.service.catalog import UPLOADED, Catalog
 from headrace.service.orders import Order, Phase, Push, make_destination, stream_of, tools_for
 from headrace.service.schedule import due_moments, is_made_up, next_moment
 from headrace.settings import Settings
-from headrace.store import aliases, audit, inbox, jobs, positions, resources, runs, uploads
+from headrace.store import (
+    aliases,
+    audit,
+    inbox,
+    jobs,
+    positions,
+    resources,
+    runs,
+    servers,
+    uploads,
+)
 from headrace.store import limits as kept
 from headrace.store.database import Database, Tx
 from headrace.store.limits import Limit
@@ -72,13 +94,17 @@ class Runs:
     """Runs of every tenant. `wake` tells the dispatcher that there may be work."""
 
     def __init__(
-        self, database: Database, catalog: Catalog, settings: Settings, wake: Callable[[], None]
-    ) -> None:
+        self, database: Database, catalog: Catalog, settings: Settings, wake: Callable[[], None],
+        here: ServerId | None = None,
+    ) -> None:  # fmt: skip
+        """`here`: this server, of several over one store."""
+        self._here = here
         self._database = database
         self._catalog = catalog
         self._settings = settings
         self._wake = wake
-        self.quarantine = settings.data_dir / "quarantine"
+        self.queued = 0  # so many were queued by this process
+        self.quarantine = settings.common / "quarantine"
 
     def start(
         self, tenant: TenantId, task_id: str, *, trigger: Trigger, key: str | None = None,
@@ -312,9 +338,11 @@ class Runs:
         )  # fmt: skip
         runs.add(
             tx, run, source=task.source, destination=task.destination, pool=pool,
-            exclusive=self._exclusive(tx, task, table, patient=patient), idempotency_key=key,
+            host=self._host(tx, task), idempotency_key=key,
+            exclusive=self._exclusive(tx, task, table, patient=patient),
         )  # fmt: skip
         aliases.give(tx, run.tenant, alias.Kind.RUN, run.id)
+        self.queued += 1
         # Invariant 4: a change and the event that tells of it commit together.
         runs.add_event(
             tx,
@@ -322,6 +350,15 @@ class Runs:
             NewEvent(kind=EventKind.LOG, status=EventStatus.CREATED, message="queued"),
         )
         return run
+
+    @staticmethod
+    def _host(tx: Tx, task: Task) -> ServerId | None:
+        """Return the server on whose disk the source or the destination lies."""
+        source = resources.find(tx, Source, task.tenant, task.source)
+        end = resources.find(tx, Destination, task.tenant, task.destination)
+        assert source is not None  # foreign keys
+        assert end is not None
+        return source.host or end.host
 
     def _exclusive(self, tx: Tx, task: Task, table: str | None, *, patient: bool) -> str | None:
         end = resources.find(tx, Destination, task.tenant, task.destination)
@@ -364,7 +401,9 @@ class Runs:
                 source_type=source.type,
                 source_input=self._catalog.opened(tx, source) | _overrides(run.metadata),
                 destination_type=self._catalog.connector_of(tx, destination),
-                destination_input=self._destination_input(tx, destination, run.table),
+                destination_input=self._destination_input(
+                    tx, destination, run.table, self._settings.data_dir.absolute()
+                ),
                 action=run.action, table=task.table, key=task.key,
                 known=self._known(tx, task) if run.mode is Mode.DELTA else None,
                 failure_threshold=run.failure_threshold, tenant=run.tenant,
@@ -385,7 +424,7 @@ class Runs:
     def _phases(self, tx: Tx, upload: Upload) -> tuple[Phase, ...]:
         """Return the commits that an upload is loaded in."""
         form = upload.form
-        folder = self._settings.data_dir.absolute() / "uploads" / upload.id
+        folder = self._settings.common / "uploads" / upload.id
         found = []
         for phase in phases(form, uploads.chunks(tx, upload.id)):
             present = phase.chunks[0].columns
@@ -413,13 +452,23 @@ class Runs:
             return None
         return Known(versions={}, after=parse_rfc3339(cursor) / 1000, whole=whole)
 
-    def _destination_input(self, tx: Tx, end: Destination, table: str | None) -> dict[str, Any]:
+    def _destination_input(
+        self, tx: Tx, end: Destination, table: str | None, folder: Path
+    ) -> dict[str, Any]:
         opened = self._catalog.opened(tx, end)
         if end.type == "duckdb" and str(opened.get("path", "")).startswith("lake/"):
-            opened["path"] = str(self._settings.data_dir.absolute() / opened["path"])
+            opened["path"] = str(folder / opened["path"])
         if self._catalog.connector_of(tx, end) == "algolia":
             opened = {"recordBytesMax": self._settings.algolia_record_bytes_max} | opened
         return opened if table is None else opened | {"indexName": table}
+
+    def host_of(self, tenant: TenantId, destination_id: str) -> ServerId | None:
+        """Return the server on whose disk a destination lies, if it lies on one's."""
+        with self._database.read() as tx:
+            found = is_id(destination_id) and resources.find(
+                tx, Destination, tenant, destination_id
+            )
+            return found.host if found else None
 
     def reading_order(self, tenant: TenantId, destination_id: str) -> tuple[Order, str | None]:
         """Return an order to read a destination with, and the exclusive name it has."""
@@ -463,12 +512,18 @@ class Runs:
             )  # fmt: skip
 
     def _order_of_destination(self, tx: Tx, end: Destination, table: str | None = None) -> Order:
-        return self._order(
+        """Return an order about one destination; what another server owns is its to judge."""
+        owner = servers.find(tx, end.host) if end.host not in (None, self._here) else None
+        folder = Path(owner.data_dir) if owner else self._settings.data_dir.absolute()
+        order = self._order(
             run="", attempt=0, scope="", fence=0, source_type="", source_input={},
             destination_type=self._catalog.connector_of(tx, end),
-            destination_input=self._destination_input(tx, end, table), action="",
+            destination_input=self._destination_input(tx, end, table, folder), action="",
             table=None, key=(), failure_threshold=0, tenant=end.tenant,
         )  # fmt: skip
+        if owner is not None:
+            order = msgspec.structs.replace(order, data_dir=str(folder), files_roots=None)
+        return order
 
     def _order(self, **values: Any) -> Order:
         settings = self._settings

@@ -6,6 +6,7 @@ from typing import Any
 
 from headrace.contract.destination import Page
 from headrace.domain.ids import TenantId
+from headrace.domain.principal import Principal
 from headrace.engine.javascript import Tried
 from headrace.service.access import Access
 from headrace.service.aliases import Aliases
@@ -16,10 +17,11 @@ from headrace.service.indexes import Indexes
 from headrace.service.jobs import Jobs
 from headrace.service.pools import Pools
 from headrace.service.runs import Runs
+from headrace.service.servers import Servers
 from headrace.service.uploads import Uploads
 from headrace.settings import Settings
 
-ReadTable = Callable[[TenantId, str, str, int, str | None], Page]
+ReadTable = Callable[[Principal, str, str, int, str | None], Page]
 Sample = Callable[[TenantId, str, Mapping[str, Any], str | None], list[dict[str, Any]]]
 TrySource = Callable[[TenantId, str], list[dict[str, Any]]]
 TryTransformation = Callable[[str, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], Tried]
@@ -27,7 +29,7 @@ TryTransformation = Callable[[str, Mapping[str, Any], Mapping[str, Any], Mapping
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """`read_table(tenant, destination, table, limit, cursor)` reads back what landed.
+    """`read_table(caller, destination, table, limit, cursor)` reads back what landed.
 
     `sample(tenant, type, input, authentication)` returns the first records of a source that is not
     kept, `try_source(tenant, id)` those of one that is;
@@ -44,6 +46,7 @@ class Services:
     hooks: Hooks
     aliases: Aliases
     audit: Audit
+    servers: Servers
     indexes: Indexes
     read_table: ReadTable
     sample: Sample

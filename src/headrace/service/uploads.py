@@ -7,6 +7,7 @@ row names, and those of runs that have ended, are swept.
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ LISTED_MAX: Final = 1_000
 NAME_MAX: Final = 400
 INCOMING: Final = ".incoming-"
 FOLDER: Final = "uploads"
+OTHERS_S: Final = 86_400.0  # what another server may still be writing was touched since
 
 # Returns the columns of a file of a format, or raises what is wrong with it.
 Look = Callable[[TenantId, str, Mapping[str, Any]], Sequence[str]]
@@ -48,7 +50,7 @@ class Uploads:
         self._runs = started
         self._settings = settings
         self._look = look
-        self.folder = settings.data_dir.absolute() / FOLDER
+        self.folder = settings.common / FOLDER
 
     def add(
         self, caller: Principal, pool: str, *, table: str, form: Form, extra: Mapping[str, Any]
@@ -262,8 +264,10 @@ class Uploads:
     def sweep(self, *, starting: bool = False) -> int:
         """Remove the files of uploads that are over or gone; at the start, all half-written ones.
 
-        Returns how many folders were removed.
+        In a shared folder only those that nobody has written to for long. Returns how many
+        folders were removed.
         """
+        before = time.time() - OTHERS_S if self._settings.shared else float("inf")
         with contextlib.suppress(FileNotFoundError):
             names = [entry.name for entry in os.scandir(self.folder) if entry.is_dir()]
             with self._database.read() as tx:
@@ -272,7 +276,7 @@ class Uploads:
             for name in needed if starting else ():
                 known = {str(chunk.id) for chunk in kept[name]}
                 for path in (self.folder / name).iterdir():
-                    if path.is_file() and path.stem not in known:
+                    if path.is_file() and path.stem not in known and path.stat().st_mtime < before:
                         path.unlink()
             for name in set(names) - needed:
                 shutil.rmtree(self.folder / name, ignore_errors=True)

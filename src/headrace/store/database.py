@@ -49,10 +49,14 @@ class Tx:
         """Execute a change; return how many rows it changed."""
         return self.con.execute(statement).rowcount
 
-    def lock_claims(self) -> None:
-        """Serialise claims: on SQLite the transaction itself does."""
+    def lock(self, number: int) -> None:
+        """Hold a lock of this name until the transaction ends: SQLite's holds everything."""
         if self.con.dialect.name == "postgresql":
-            self.con.execute(sa.text(f"select pg_advisory_xact_lock({CLAIM_LOCK})"))
+            self.con.execute(sa.text(f"select pg_advisory_xact_lock({number})"))
+
+    def lock_claims(self) -> None:
+        """Serialise claims."""
+        self.lock(CLAIM_LOCK)
 
 
 class Database:

@@ -209,13 +209,13 @@ def _values(thing: T) -> dict[str, Any]:
         case Destination():
             return common | {
                 "type": thing.type, "input": dict(thing.input),
-                "authentication": thing.authentication,
+                "authentication": thing.authentication, "host": thing.host,
                 "transformations": list(thing.transformations),
             }  # fmt: skip
         case _:
             return common | {
                 "type": thing.type, "input": dict(thing.input),
-                "authentication": thing.authentication,
+                "authentication": thing.authentication, "host": thing.host,
             }  # fmt: skip
 
 
@@ -245,7 +245,7 @@ def made(kind: type[T], row: AnyRow) -> T:
         thing = Destination(
             id=DestinationId(row.id), type=row.type, input=row.input,
             authentication=row.authentication, transformations=tuple(row.transformations),
-            **common,
+            host=row.host, **common,
         )  # fmt: skip
     elif kind is Authentication:
         thing = Authentication(
@@ -255,6 +255,6 @@ def made(kind: type[T], row: AnyRow) -> T:
     else:
         thing = Source(
             id=SourceId(row.id), type=row.type, input=row.input,
-            authentication=row.authentication, **common,
+            authentication=row.authentication, host=row.host, **common,
         )  # fmt: skip
     return thing  # type: ignore[no-any-return]  # of the kind asked for

@@ -1,7 +1,7 @@
 """Runs: the queue. A run is claimed with fence and lease; only its holder writes about it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from headrace.store.paging import Order, Window, page
 
 run: Final = tables.run
 event: Final = tables.event
+FORMAT: Final = 1  # of orders: raised when what a run needs means something new
 RARE: Final = 5_000  # events: so few are looked up before they are sorted
 IDS_AT_ONCE: Final = 500  # in one statement
 _ACTIVE: Final = tuple(ACTIVE)
@@ -35,22 +36,23 @@ class Waiting:
     destination: str
     pool: str | None
     exclusive: str | None
+    host: str | None
+    format: int
 
 
-_WAITING: Final = [
-    run.c[name] for name in ("id", "tenant", "task", "source", "destination", "pool", "exclusive")
-]
+_WAITING: Final = [run.c[field.name] for field in fields(Waiting)]
 
 
 def add(
-    tx: Tx, new: Run, *, source: str, destination: str, pool: str | None, exclusive: str | None,
-    idempotency_key: str | None,
+    tx: Tx, new: Run, *, source: str, destination: str, pool: str | None, host: str | None,
+    exclusive: str | None, idempotency_key: str | None,
 ) -> None:  # fmt: skip
     """Keep a queued run."""
     tx.run(
         sa.insert(run).values(
             id=new.id, tenant=new.tenant, task=new.task, source=source, destination=destination,
-            execution=new.execution, pool=pool, priority=new.priority, state=new.state,
+            execution=new.execution, pool=pool, host=host, format=FORMAT,
+            priority=new.priority, state=new.state,
             trigger=new.trigger, kind=new.kind, action=new.action,
             fence=0, attempt=0, deaths=0, progress={}, failure_threshold=new.failure_threshold,
             exclusive=exclusive, table_name=new.table, idempotency_key=idempotency_key,
@@ -67,8 +69,9 @@ def add_ended(tx: Tx, new: Run) -> None:
     tx.run(
         sa.insert(run).values(
             id=new.id, tenant=new.tenant, task=None, source="", destination="",
-            execution=new.execution, state=new.state, trigger=new.trigger, kind=new.kind,
-            action=new.action, mode=new.mode, fence=0, attempt=new.attempt, deaths=0, progress={},
+            execution=new.execution, format=FORMAT, state=new.state, trigger=new.trigger,
+            kind=new.kind, action=new.action, mode=new.mode, fence=0, attempt=new.attempt,
+            deaths=0, progress={},
             error=new.error, failure_threshold=0, queued_at=new.queued_at,
             started_at=new.started_at, finished_at=new.finished_at, not_before=new.not_before,
             updated_at=new.updated_at, events=0, event_at=0,
@@ -294,17 +297,22 @@ def waiting_tenants(tx: Tx) -> list[str]:
     return [row.id for row in sorted(found, key=lambda row: row.at or 0) if row.at is not None]
 
 
-def eligible(tx: Tx, tenant: str, closed: Mapping[str, Sequence[str]], limit: int) -> list[Waiting]:
+def eligible(
+    tx: Tx, tenant: str, closed: Mapping[str, Sequence[str]], limit: int, here: str | None = None
+) -> list[Waiting]:
     """Return queued runs of a tenant that may start, each for itself: the most urgent first.
 
     `closed`: what nothing of can start, ids by kind. However many runs wait for that, those of
-    others are found.
+    others are found. `here`: runs that only another server can work on are left out.
     """
     query = sa.select(*_WAITING).where(
         run.c.tenant == tenant, _QUEUED,
         run.c.not_before + 0 <= tx.now,  # + 0: by the index that gives the order, not by moments
         limits.not_paused({"task": run.c.task, "tenant": run.c.tenant}),
+        run.c.format <= FORMAT,
     )  # fmt: skip
+    if here is not None:
+        query = query.where(sa.or_(run.c.host.is_(None), run.c.host == here))
     for kind, ids in closed.items():
         if ids and kind in ("pool", "exclusive"):
             query = query.where(sa.or_(run.c[kind].is_(None), run.c[kind].not_in(ids)))
@@ -332,6 +340,16 @@ def ordered(tx: Tx, id_: str) -> None:
 def next_fence(tx: Tx) -> int:
     """Return a number higher than every earlier fence."""
     return next_number(tx, "fence")
+
+
+def raise_fences(tx: Tx, above: int) -> None:
+    """See to it that every fence from now on is higher than this one."""
+    counter = tables.counter.c
+    tx.run(
+        sa.update(tables.counter)
+        .where(counter.name == "fence", counter.value < above)
+        .values(value=above)
+    )
 
 
 def next_number(tx: Tx, name: str) -> int:

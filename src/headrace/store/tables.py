@@ -84,14 +84,14 @@ authentication: Final = Table(
 source: Final = Table(
     "source", metadata, _id(), _tenant(), Column("type", String(40), nullable=False),
     Column("name", String(400), nullable=False), Column("input", JSON, nullable=False),
-    Column("sealed", LargeBinary),
+    Column("sealed", LargeBinary), Column("host", String(36)),  # whose disk it lies on
     Column("authentication", ForeignKey("authentication.id"), index=True), *_times(),
 )  # fmt: skip
 
 destination: Final = Table(
     "destination", metadata, _id(), _tenant(), Column("type", String(40), nullable=False),
     Column("name", String(400), nullable=False), Column("input", JSON, nullable=False),
-    Column("sealed", LargeBinary),
+    Column("sealed", LargeBinary), Column("host", String(36)),  # whose disk it lies on
     Column("authentication", ForeignKey("authentication.id"), index=True),
     Column("transformations", JSON, nullable=False), *_times(),
 )  # fmt: skip
@@ -122,6 +122,8 @@ run: Final = Table(
     Column("task", ForeignKey("task.id")),  # none: it was no task's (a source was tried)
     Column("source", String(36), nullable=False), Column("destination", String(36), nullable=False),
     Column("execution", String(36), nullable=False, index=True),
+    Column("host", String(36)),  # the only one that can work on it; null: any
+    Column("format", Integer, nullable=False),  # of its order: a server knows those up to its own
     Column("pool", String(36)),  # of the job that started it, or that it was uploaded to
     Column("priority", Integer, nullable=False, default=0),  # higher ones of a tenant go first
     Column("state", String(20), nullable=False), Column("trigger", String(20), nullable=False),
@@ -154,7 +156,7 @@ run: Final = Table(
     Index("ix_run_queue", "state", "not_before", "queued_at"),
     Index(  # what the claim goes by, and nothing else: as small as the queue is
         "ix_run_waiting", "tenant", text("priority desc"), "queued_at", "id", "not_before", "task",
-        "source", "destination", "pool", "exclusive", "kind",
+        "source", "destination", "pool", "exclusive", "kind", "host", "format",
         sqlite_where=text("state = 'queued'"), postgresql_where=text("state = 'queued'"),
     ),
     Index("ix_run_listed", "tenant", "queued_at"),
@@ -308,4 +310,19 @@ run_limit: Final = Table(
 pause: Final = Table(
     "pause", metadata, Column("kind", String(20), primary_key=True),
     Column("id", String(36), primary_key=True), Column("at", BigInteger, nullable=False),
+)  # fmt: skip
+
+# The servers over this store. One is a data folder: a restarted process is the same server.
+server: Final = Table(
+    "server", metadata, _id(), Column("name", String(200), nullable=False),
+    Column("url", String(400), nullable=False), Column("roles", String(100), nullable=False),
+    Column("version", String(40), nullable=False), Column("shared", String(36)),
+    Column("data_dir", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False), Column("seen_at", BigInteger, nullable=False),
+)  # fmt: skip
+
+# What is known of the store as a whole, by name.
+fact: Final = Table(
+    "fact", metadata, Column("name", String(40), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
 )  # fmt: skip

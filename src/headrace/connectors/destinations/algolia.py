@@ -55,7 +55,7 @@ class Algolia:
 
     spec: ClassVar[Spec] = Spec(
         name="algolia", title="Algolia index", config=AlgoliaConfig, actions=frozenset(Action),
-        documents=True,
+        documents=True, local=True,
     )  # fmt: skip
 
     def __init__(self, config: AlgoliaConfig, tools: Tools) -> None:

@@ -43,7 +43,7 @@ class Duckdb:
     """One DuckDB file."""
 
     spec: ClassVar[Spec] = Spec(
-        name="duckdb", title="DuckDB file", config=DuckdbConfig, actions=OF_TASKS
+        name="duckdb", title="DuckDB file", config=DuckdbConfig, actions=OF_TASKS, local=True
     )
     document_rules = None
 
@@ -184,7 +184,7 @@ class DuckdbLoad:
             f"select max(fence) from {sql.FENCES} where scope = ?", [self._target.scope]
         ).fetchone()
         if found and found[0] is not None and found[0] > self._target.fence:
-            raise LostClaim("A newer attempt loads this table.")
+            raise LostClaim("A newer attempt loads this table.", fence=found[0])
 
     def write(self, rows: Rows) -> dict[str, int]:
         raise NotImplementedError  # the engine stages by SQL on `con`

@@ -77,7 +77,7 @@ class Insights:
 
     spec: ClassVar[Spec] = Spec(
         name="insights", title="Algolia Insights", config=InsightsConfig,
-        actions=frozenset({Action.APPEND}), documents=True,
+        actions=frozenset({Action.APPEND}), documents=True, local=True,
     )  # fmt: skip
 
     def __init__(self, config: InsightsConfig, tools: Tools) -> None:

@@ -42,7 +42,7 @@ class Parquet:
 
     spec: ClassVar[Spec] = Spec(
         name="parquet", title="Parquet folder", config=ParquetConfig,
-        actions=frozenset({Action.REPLACE, Action.APPEND}),
+        actions=frozenset({Action.REPLACE, Action.APPEND}), local=True,
     )  # fmt: skip
     document_rules = None
 
@@ -132,8 +132,9 @@ class ParquetLoad:
             yield _manifest(self._folder)
 
     def _check_fence(self, manifest: dict[str, Any]) -> None:
-        if manifest["fences"].get(self._target.scope, 0) > self._target.fence:
-            raise LostClaim("A newer attempt loads this table.")
+        fence = manifest["fences"].get(self._target.scope, 0)
+        if fence > self._target.fence:
+            raise LostClaim("A newer attempt loads this table.", fence=fence)
 
     def _write(self, manifest: dict[str, Any]) -> None:
         fresh = self._folder / f"{MANIFEST}.new"

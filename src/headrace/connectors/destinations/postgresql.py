@@ -206,7 +206,7 @@ class PostgresqlLoad:
             f"select fence from {self._fences} where scope = %s for update", [self._target.scope]
         ).fetchone()
         if found and found[0] > self._target.fence:
-            raise LostClaim("A newer attempt loads this table.")
+            raise LostClaim("A newer attempt loads this table.", fence=found[0])
 
     def write(self, rows: Rows) -> dict[str, int]:
         with postgres.told():

@@ -50,7 +50,7 @@ class Search:
 
     spec: ClassVar[Spec] = Spec(
         name="search", title="Search index", config=SearchConfig, actions=frozenset(Action),
-        documents=True,
+        documents=True, local=True,
     )  # fmt: skip
 
     def __init__(self, config: SearchConfig, tools: Tools) -> None:
@@ -165,7 +165,7 @@ class SearchLoad:
             "select fence from fences where scope = ?", [self._target.scope]
         ).fetchone()
         if found and found[0] > self._target.fence:
-            raise LostClaim("A newer attempt loads this index.")
+            raise LostClaim("A newer attempt loads this index.", fence=found[0])
 
     def write(self, rows: Rows) -> dict[str, int]:
         names = [KEY, DOCUMENT, *([FILE] if rows.with_file else [])]

@@ -64,7 +64,7 @@ class Ledger:
                     "select fence from fences where scope = ?", [self._target.scope]
                 ).fetchone()
                 if found and found[0] > self._target.fence:
-                    raise LostClaim("A newer attempt writes there.")
+                    raise LostClaim("A newer attempt writes there.", fence=found[0])
                 yield self._db
             except BaseException:
                 self._db.execute("rollback")

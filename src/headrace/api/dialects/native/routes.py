@@ -585,6 +585,13 @@ async def call_hook(id: str, request: AnyRequest, services: Services) -> wire.Ca
     return wire.Called(execution=await sync_to_thread(services.hooks.call, id, given))
 
 
+@get("/servers", sync_to_thread=True)
+def list_servers(services: Services, principal: Principal) -> wire.Page:
+    """List the servers over this store; for admins."""
+    found = services.servers.listed(principal)
+    return wire.Page(items=[translate.server(one) for one in found], total=len(found))
+
+
 @get("/audit", sync_to_thread=True)
 def list_deeds(
     services: Services, principal: Principal, limit: Limit = 50, cursor: Cursor = None
@@ -604,7 +611,7 @@ def read_rows(
     cursor: Cursor = None,
 ) -> wire.RowsPage:  # fmt: skip
     """Read back what landed in a destination."""
-    page = services.read_table(principal.tenant.id, destination, table, limit, cursor)
+    page = services.read_table(principal, destination, table, limit, cursor)
     return wire.RowsPage(
         columns=list(page.columns), rows=[dict(row) for row in page.rows], next=page.next
     )
@@ -649,7 +656,8 @@ NATIVE: Final = Router(
         add_pool, list_pools, get_pool, change_pool, remove_pool,
         add_job, list_jobs, get_job, change_job, remove_job, start_job,
         list_executions, get_execution, cancel_execution, retry_execution,
-        add_key, list_keys, revoke_key, list_deeds, add_hook, list_hooks, remove_hook, call_hook,
+        add_key, list_keys, revoke_key, list_deeds, list_servers, add_hook, list_hooks, remove_hook,
+        call_hook,
     ],
     dependencies={
         "services": Provide(services, sync_to_thread=False),

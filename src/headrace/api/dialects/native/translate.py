@@ -9,6 +9,7 @@ from headrace.api.dialects.native import wire
 from headrace.domain import event, job, principal, resources, run, schedule, task
 from headrace.domain.clock import Millis, rfc3339
 from headrace.domain.ids import TaskId
+from headrace.domain.server import Server
 from headrace.store.audit import Entry
 from headrace.store.hooks import Hook
 
@@ -16,8 +17,16 @@ from headrace.store.hooks import Hook
 def end(thing: resources.Source | resources.Destination) -> wire.End:
     return wire.End(
         id=thing.id, type=thing.type, name=thing.name, input=dict(thing.input),
-        authentication_id=thing.authentication, created_at=_at(thing.created_at),
+        authentication_id=thing.authentication, server=thing.host, created_at=_at(thing.created_at),
         updated_at=_at(thing.updated_at),
+    )  # fmt: skip
+
+
+def server(thing: Server) -> wire.Server:
+    return wire.Server(
+        id=thing.id, name=thing.name, url=thing.url, roles=sorted(thing.roles),
+        version=thing.version, alive=thing.alive, started_at=_at(thing.started_at),
+        seen_at=_at(thing.seen_at) if thing.seen_at else None,
     )  # fmt: skip
 
 

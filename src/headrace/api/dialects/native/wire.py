@@ -38,13 +38,14 @@ class ChangedEnd(Given):
 
 
 class End(Shown):
-    """A source or a destination; secret members show null."""
+    """A source or a destination; secret members show null. `server`: on whose disk it lies."""
 
     id: str
     type: str
     name: str
     input: Json
     authentication_id: str | None = msgspec.field(name="authenticationID")
+    server: str | None
     created_at: str
     updated_at: str
 
@@ -331,6 +332,19 @@ class SetLimit(Shown):
     name: str
     runs: int | None
     per_minute: int | None
+
+
+class Server(Shown):
+    """One server over this store: a data folder, and what works over it."""
+
+    id: str
+    name: str
+    url: str
+    roles: list[str]
+    version: str
+    alive: bool
+    started_at: str
+    seen_at: str | None
 
 
 class Paused(Shown):
