@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench.load import at_rate, p  # noqa: E402
-from bench.run import Bars, lineitem  # noqa: E402
+from bench.run import DATA, Bars, lineitem  # noqa: E402
 from tests.serving import KEY, Serving, serving  # noqa: E402
 
 LIMITS = {
@@ -185,7 +185,8 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     given = parser.parse_args()
     bars = Bars(judged=not given.short)
-    folder = Path(tempfile.mkdtemp(prefix="headrace-jobs-"))
+    DATA.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="headrace-jobs-", dir=DATA))  # where files are linked to
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     try:
         with serving(folder / "data", **LIMITS) as server:

@@ -98,7 +98,12 @@ class Bars:
         self.failed: list[str] = []
 
     def hold(self, name: str, value: float, bar: float, unit: str) -> None:
-        ok = value <= bar
+        self._tell(name, value, bar, unit, ok=value <= bar)
+
+    def least(self, name: str, value: float, bar: float, unit: str) -> None:
+        self._tell(name, value, bar, unit, ok=value >= bar)
+
+    def _tell(self, name: str, value: float, bar: float, unit: str, *, ok: bool) -> None:
         print(f"  {'ok  ' if ok else 'FAIL'} {name}: {value:.3g} {unit} (bar {bar:g})", flush=True)
         if not ok and self.judged:
             self.failed.append(name)

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from headrace.domain.clock import Millis
@@ -275,7 +276,7 @@ def test_the_machine_catches_a_broken_promise(clocked, monkeypatch, broken):
         monkeypatch.setattr("headrace.service.limits.Room._runs", lambda *_: None)
     else:  # nobody looks whose lease is over
         monkeypatch.setattr(runs, "expired", lambda _: [])
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, Flaky)):  # flaky: what an example before it has left
         run_state_machine_as_test(
             lambda: Machine(*clocked),
             settings=settings(QUICKLY, max_examples=200, phases=[Phase.generate]),

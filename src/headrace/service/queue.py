@@ -95,10 +95,7 @@ class Queue:
             if one is None:
                 continue
             if (held := runs.claim(tx, one.id, self.holder, self._lease_ms)) is not None:
-                found = runs.any_tenants(tx, one.id)
-                assert found is not None  # claimed in this transaction
-                self._tell(tx, found, "started", EventStatus.STARTED, {"attempt": found.attempt})
-                claimed.append((held, found))
+                claimed.append(held)
                 taken.take(tx, one)
             heapq.heappush(turns, (taken.served(tenant), place, tenant))
         return claimed
@@ -257,16 +254,20 @@ class Queue:
         """End a run whose receipt is on record: it succeeded. Raises LostClaim."""
         faults.reach("server.before_finish")
         with self._database.begin() as tx:
-            runs.write(tx, claim, state=RunState.SUCCEEDED, finished_at=tx.now, **_let_go())
-            runs.add_event(tx, claim.run, _log("succeeded"))
+            runs.write(
+                tx, claim, _log("succeeded"), state=RunState.SUCCEEDED, finished_at=tx.now,
+                **_let_go(),
+            )  # fmt: skip
             policies.succeeded(tx, claim.run)
         faults.reach("server.after_finish")
 
     def skip(self, claim: Claim, reason: str) -> None:
         """End a run that had nothing to do. Raises LostClaim."""
         with self._database.begin() as tx:
-            runs.write(tx, claim, state=RunState.SKIPPED, finished_at=tx.now, **_let_go())
-            runs.add_event(tx, claim.run, _log(f"skipped: {reason}"))
+            runs.write(
+                tx, claim, _log(f"skipped: {reason}"), state=RunState.SKIPPED,
+                finished_at=tx.now, **_let_go(),
+            )  # fmt: skip
             policies.succeeded(tx, claim.run)
 
     def drained(self, claim: Claim) -> None:
@@ -315,8 +316,9 @@ class Queue:
             self._cancelled(tx, claim)
 
     def _cancelled(self, tx: Tx, claim: Claim) -> None:
-        runs.write(tx, claim, state=RunState.CANCELLED, finished_at=tx.now, **_let_go())
-        runs.add_event(tx, claim.run, _log("cancelled"))
+        runs.write(
+            tx, claim, _log("cancelled"), state=RunState.CANCELLED, finished_at=tx.now, **_let_go()
+        )
         pushes.refuse(tx, claim.run, "The run was cancelled.", self._quarantine)
 
     def _cancels(self, tx: Tx, claim: Claim) -> bool:
@@ -400,7 +402,7 @@ class Queue:
         )
 
 
-def _let_go(waiting_for: str | None = None) -> dict[str, str | None]:
+def _let_go(waiting_for: str | None = None) -> dict[str, Any]:
     return {"holder": None, "lease_until": None, "waiting_for": waiting_for}
 
 

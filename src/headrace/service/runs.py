@@ -13,7 +13,6 @@ from headrace.connectors import registry
 from headrace.connectors.tools import WorkTools
 from headrace.contract.spec import filled_in
 from headrace.contract.tools import Known
-from headrace.domain import alias
 from headrace.domain.clock import Millis, parse_rfc3339
 from headrace.domain.errors import Conflict, HeadraceError, Invalid, NotFound, TooMany
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
@@ -42,7 +41,6 @@ from headrace.service.orders import Order, Phase, Push, make_destination, stream
 from headrace.service.schedule import due_moments, is_made_up, next_moment
 from headrace.settings import Settings
 from headrace.store import (
-    aliases,
     audit,
     inbox,
     jobs,
@@ -64,10 +62,12 @@ OVERRIDES: Final = "runMetadata.parametersOverride.source"
 LIMITED: Final[Mapping[str, type]] = {"task": Task, "source": Source, "destination": Destination}
 LIMIT_MAX: Final = 1_000_000
 ID_CHARACTERS: Final = 36
+EXCLUSIVES_MAX: Final = 10_000  # names that are remembered
 DUE_MAX: Final = 500  # schedules started in one transaction
 PUSHES_BYTES_MAX: Final = 16 << 20  # of what a worker is given at once, but for a larger push
 NEWEST_FIRST: Final = SortOrder("queued_at")
 BY_NUMBER: Final = SortOrder("number", descending=False)
+Ends = tuple[Source, Destination]
 FIFTY: Final = Window(50)
 HUNDRED: Final = Window(100)
 
@@ -103,6 +103,7 @@ class Runs:
         self._catalog = catalog
         self._settings = settings
         self._wake = wake
+        self._exclusives: dict[tuple[str, Millis, str | None], str] = {}
         self.queued = 0  # so many were queued by this process
         self.quarantine = settings.common / "quarantine"
 
@@ -130,15 +131,16 @@ class Runs:
                 raise NotFound(f"cannot find task {task_id[:80]}")
             if key is not None and (earlier := runs.started_with(tx, task.id, key)):
                 return earlier
-            self._judge(tx, task)
+            ends = self._ends(tx, task)
+            self._judge(task, ends[0])
             if other := runs.unfinished(tx, task.id):
                 raise Conflict(
                     f"The task has a run that is {other.state}: {other.id}.",
                     hint="Wait for its end, or cancel it.",
                 )
-            self._judge_overrides(tx, task, metadata)
+            self._judge_overrides(tx, ends[0], metadata)
             self.judge_queue(tx, tenant)
-            run = self._queued(tx, task, trigger, key, metadata=metadata, mode=mode)
+            run = self._queued(tx, task, trigger, key, ends, metadata=metadata, mode=mode)
         faults.reach("server.run_queued")
         self._wake()  # after the commit: a dispatcher that wakes must be able to see the run
         return run
@@ -204,11 +206,12 @@ class Runs:
         source = resources.find(tx, Source, task.tenant, task.source)
         return source.type if source is not None else ""
 
-    def _judge(self, tx: Tx, task: Task) -> None:
+    @staticmethod
+    def _judge(task: Task, source: Source) -> None:
         """Raise Invalid for a task that cannot be started."""
         if not task.enabled:
             raise Invalid(_why_disabled(task), hint="Enable it first.", field="enabled")
-        if (fed := self._source_type(tx, task)) in FED:
+        if (fed := source.type) in FED:
             raise Invalid(
                 f"A task with a source of type {fed} is not started: it runs when something comes.",
                 hint="Send records to /2/tasks/{taskID}/push."
@@ -225,12 +228,11 @@ class Runs:
                 hint="Wait for some to end, or raise HEADRACE_QUEUE_MAX.", retry_after=30,
             )  # fmt: skip
 
-    def _judge_overrides(self, tx: Tx, task: Task, metadata: Mapping[str, Any] | None) -> None:
+    def _judge_overrides(self, tx: Tx, source: Source, metadata: Mapping[str, Any] | None) -> None:
         """Raise Invalid, naming the member, for overrides that the source's form refuses."""
         if not (overrides := _overrides(metadata)):
             return
-        source = resources.find(tx, Source, task.tenant, task.source)
-        if source is not None and source.type in registry.source_names():
+        if source.type in registry.source_names():
             form = registry.source(source.type).spec.config
             filled_in(form, self._catalog.opened(tx, source) | overrides, OVERRIDES)
 
@@ -281,51 +283,107 @@ class Runs:
 
     def tick(self) -> int:
         """Start what is due by its schedule; return how many runs were queued."""
-        started = 0
         with self._database.begin() as tx:
-            for task in resources.due_tasks(tx, DUE_MAX):
-                assert task.cron is not None  # of a schedule
-                assert task.next_run is not None
-                moment = next_moment(task.cron, tx.now, task.timing, task.id)
-                if not resources.move_schedule(tx, task, moment):
-                    continue  # another server was quicker
-                moments, missed = due_moments(
-                    task.cron, task.next_run, tx.now, task.timing, task.id
-                )
-                started += sum(self._fire(tx, task, one, missed) for one in moments)
+            tasks = resources.due_tasks(tx, DUE_MAX)
+            started = self._fire(tx, tasks) if tasks else 0
         if started:
             self._wake()
         return started
 
-    def _fire(self, tx: Tx, task: Task, moment: Millis, missed: int) -> bool:
-        """Queue the run of one moment of a schedule, as its task's timing says of overlaps."""
-        if runs.fired(tx, task.id, moment):
-            return False
-        others = runs.unfinished_states(tx, task.id)
-        alone = task.timing.overlap is Overlap.SKIP
-        one = task.timing.overlap is Overlap.QUEUE_ONE
-        if is_made_up(task.timing, moment, tx.now):
-            alone = one = False
-        if (alone and others) or (one and RunState.QUEUED in others):
-            other = runs.unfinished(tx, task.id)
-            assert other is not None  # there are some
-            self._said(tx, other, "the schedule was due; this run was still under way")
-            return False
-        run = self._queued(tx, task, Trigger.SCHEDULE, None, patient=True, fire=moment)
-        if missed:
+    def _fire(self, tx: Tx, tasks: Sequence[Task]) -> int:
+        """Queue the runs of the moments that are due, as each task's timing says."""
+        found: dict[TaskId, tuple[list[Millis], int]] = {}
+        following: dict[str, int] = {}
+        for task in tasks:
+            assert task.cron is not None  # of a schedule
+            assert task.next_run is not None
+            following[task.id] = next_moment(task.cron, tx.now, task.timing, task.id)
+            found[task.id] = due_moments(task.cron, task.next_run, tx.now, task.timing, task.id)
+        resources.move_schedules(tx, following)
+        fired = runs.fired(tx, {id_: moments for id_, (moments, _) in found.items()})
+        states = runs.unfinished_states(tx, list(found))
+        ends = self._all_ends(tx, tasks)
+        news: list[runs.NewRun] = []
+        late: list[tuple[Run, int]] = []
+        for task in tasks:
+            moments, missed = found[task.id]
+            for moment in moments:
+                if (task.id, moment) in fired:
+                    continue
+                if self._is_passed_over(tx, task, moment, states[task.id]):
+                    other = runs.unfinished(tx, task.id)
+                    if other is not None:  # else it is among those that are queued just now
+                        said = "the schedule was due; this run was still under way"
+                        self._said(tx, other, said)
+                    continue
+                new = self._new(
+                    tx, task, ends[task.id], Trigger.SCHEDULE, None, patient=True, fire=moment
+                )
+                news.append(new)
+                states[task.id].append(RunState.QUEUED)
+                if missed:
+                    late.append((new.run, missed))
+        self._keep(tx, news)
+        for run, missed in late:
             self._said(tx, run, f"{missed} earlier moments of the schedule were missed")
-        return True
+        return len(news)
+
+    @staticmethod
+    def _is_passed_over(tx: Tx, task: Task, moment: Millis, others: Sequence[RunState]) -> bool:
+        if is_made_up(task.timing, moment, tx.now):
+            return False
+        match task.timing.overlap:
+            case Overlap.SKIP:
+                return bool(others)
+            case Overlap.QUEUE_ONE:
+                return RunState.QUEUED in others
+        return False
+
+    @staticmethod
+    def _all_ends(tx: Tx, tasks: Sequence[Task]) -> dict[TaskId, Ends]:
+        """Return the ends of many tasks."""
+        sources: dict[str, Source] = {}
+        destinations: dict[str, Destination] = {}
+        for tenant in {task.tenant for task in tasks}:
+            own = [task for task in tasks if task.tenant == tenant]
+            found = resources.some(tx, Source, tenant, [task.source for task in own])
+            sources |= {one.id: one for one in found}
+            others = resources.some(tx, Destination, tenant, [task.destination for task in own])
+            destinations |= {one.id: one for one in others}
+        return {task.id: (sources[task.source], destinations[task.destination]) for task in tasks}
+
+    @staticmethod
+    def _ends(tx: Tx, task: Task) -> Ends:
+        source = resources.find(tx, Source, task.tenant, task.source)
+        end = resources.find(tx, Destination, task.tenant, task.destination)
+        assert source is not None  # foreign keys
+        assert end is not None
+        return source, end
 
     def _queued(
-        self, tx: Tx, task: Task, trigger: Trigger, key: str | None, *,
+        self, tx: Tx, task: Task, trigger: Trigger, key: str | None, ends: Ends | None = None,
+        **given: Any,
+    ) -> Run:  # fmt: skip
+        """Queue a run; `given` as `_new` takes it."""
+        new = self._new(tx, task, ends or self._ends(tx, task), trigger, key, **given)
+        self._keep(tx, [new])
+        return new.run
+
+    def _keep(self, tx: Tx, news: Sequence[runs.NewRun]) -> None:
+        runs.add_all(tx, news)
+        self.queued += len(news)
+
+    def _new(
+        self, tx: Tx, task: Task, ends: Ends, trigger: Trigger, key: str | None, *,
         kind: RunKind = RunKind.REINDEX, table: str | None = None,
         metadata: Mapping[str, Any] | None = None, mode: Mode | None = None,
         execution: ExecutionId | None = None, patient: bool = False, fire: Millis | None = None,
         pool: PoolId | None = None,
-    ) -> Run:  # fmt: skip
-        """Queue a run. `patient`: whoever ticks goes on, whatever a destination is like."""
+    ) -> runs.NewRun:  # fmt: skip
+        """Make a run to be queued. `patient`: whatever a destination is like, its run will say."""
         mode = mode or (Mode.DELTA if task.extra.get("cursor") else Mode.FULL)
         id_ = RunId(new_id())
+        source, end = ends
         run = Run(
             id=id_, tenant=task.tenant, task=task.id,
             execution=execution or ExecutionId(id_),  # a task that is started alone has its own
@@ -336,33 +394,33 @@ class Runs:
             queued_at=tx.now, started_at=None, finished_at=None, not_before=tx.now,
             updated_at=tx.now, metadata=metadata, mode=mode, fire=fire, priority=task.priority,
         )  # fmt: skip
-        runs.add(
-            tx, run, source=task.source, destination=task.destination, pool=pool,
-            host=self._host(tx, task), idempotency_key=key,
-            exclusive=self._exclusive(tx, task, table, patient=patient),
-        )  # fmt: skip
-        aliases.give(tx, run.tenant, alias.Kind.RUN, run.id)
-        self.queued += 1
-        # Invariant 4: a change and the event that tells of it commit together.
-        runs.add_event(
-            tx,
-            run.id,
-            NewEvent(kind=EventKind.LOG, status=EventStatus.CREATED, message="queued"),
+        return runs.NewRun(
+            run=run,
+            source=task.source,
+            destination=task.destination,
+            pool=pool,
+            host=source.host or end.host,
+            idempotency_key=key,
+            exclusive=self._exclusive(tx, end, table, patient=patient),
         )
-        return run
 
-    @staticmethod
-    def _host(tx: Tx, task: Task) -> ServerId | None:
-        """Return the server on whose disk the source or the destination lies."""
-        source = resources.find(tx, Source, task.tenant, task.source)
-        end = resources.find(tx, Destination, task.tenant, task.destination)
-        assert source is not None  # foreign keys
-        assert end is not None
-        return source.host or end.host
+    def _exclusive(
+        self, tx: Tx, end: Destination, table: str | None, *, patient: bool
+    ) -> str | None:
+        """Return the name of what only one run at a time may load."""
+        known = end.id, end.updated_at, table
+        if end.authentication is None and known in self._exclusives:
+            return self._exclusives[known]
+        found = self._find_exclusive(tx, end, table, patient=patient)
+        if len(self._exclusives) >= EXCLUSIVES_MAX:
+            self._exclusives.clear()
+        if found is not None:
+            self._exclusives[known] = found
+        return found
 
-    def _exclusive(self, tx: Tx, task: Task, table: str | None, *, patient: bool) -> str | None:
-        end = resources.find(tx, Destination, task.tenant, task.destination)
-        assert end is not None  # a foreign key
+    def _find_exclusive(
+        self, tx: Tx, end: Destination, table: str | None, *, patient: bool
+    ) -> str | None:
         order = self._order_of_destination(tx, end, table)
         if order.destination_type not in registry.destination_names():
             return None  # its run will say so
@@ -719,7 +777,8 @@ class Runs:
 
     def start_or_wait(self, tx: Tx, task: Task, mode: Mode | None) -> str:
         """Queue a run for somebody outside, unless one waits already; return its execution."""
-        self._judge(tx, task)
+        ends = self._ends(tx, task)
+        self._judge(task, ends[0])
         waiting, _ = runs.listed(
             tx, task.tenant, task=task.id, states=[RunState.QUEUED], since=None, until=None,
             order=NEWEST_FIRST, window=Window(1),
@@ -727,7 +786,8 @@ class Runs:
         if waiting:
             return waiting[0].execution
         self.judge_queue(tx, task.tenant)
-        return self._queued(tx, task, Trigger.HOOK, None, mode=mode, patient=True).execution
+        run = self._queued(tx, task, Trigger.HOOK, None, ends, mode=mode, patient=True)
+        return run.execution
 
     def wake(self) -> None:
         """Have the dispatcher look for work: after the commit that made some."""

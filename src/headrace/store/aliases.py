@@ -13,16 +13,33 @@ from headrace.store.database import Tx
 
 alias: Final = tables.alias
 IDS_AT_ONCE: Final = 500  # in one statement
+_GIVE: Final = {
+    "sqlite": sqlite.insert(alias).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(alias).on_conflict_do_nothing(),
+}
 
 
 def give(tx: Tx, tenant: TenantId, kind: Kind, thing: str) -> str:
     """Give a thing an alias that nothing else of its kind has."""
-    insert = postgresql.insert if tx.con.dialect.name == "postgresql" else sqlite.insert
     while True:
         made = new_alias(kind, tx.now)
         values = {"tenant": tenant, "kind": kind, "alias": made, "thing": thing}
-        if tx.run(insert(alias).values(**values).on_conflict_do_nothing()):
+        if tx.con.execute(_GIVE[tx.con.dialect.name], values).rowcount:
             return made
+
+
+def give_all(tx: Tx, kind: Kind, things: Sequence[tuple[TenantId, str]]) -> None:
+    """Give new things aliases, in one statement where luck has it."""
+    rows = [
+        {"tenant": tenant, "kind": kind, "alias": new_alias(kind, tx.now), "thing": thing}
+        for tenant, thing in things
+    ]
+    done = tx.insert(_GIVE[tx.con.dialect.name], rows)
+    if done != len(rows):  # somebody had one of them already
+        known = of(tx, [thing for _, thing in things])
+        for tenant, thing in things:
+            if thing not in known:
+                give(tx, tenant, kind, thing)
 
 
 def of(tx: Tx, things: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ is never open while work is done.
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -48,6 +48,11 @@ class Tx:
     def run(self, statement: sa.Executable) -> int:
         """Execute a change; return how many rows it changed."""
         return self.con.execute(statement).rowcount
+
+    def insert(self, statement: sa.Executable, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Execute an INSERT for every row; return how many there are now."""
+        # One row is not sent as if there were many: that costs round trips of its own.
+        return self.con.execute(statement, rows[0] if len(rows) == 1 else rows).rowcount
 
     def lock(self, number: int) -> None:
         """Hold a lock of this name until the transaction ends: SQLite's holds everything."""

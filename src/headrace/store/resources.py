@@ -129,14 +129,21 @@ def due_tasks(tx: Tx, limit: int) -> list[Task]:
         table.c.next_run <= tx.now, table.c.enabled.is_(True),
         not_paused({"task": table.c.id, "tenant": table.c.tenant}),
     )  # fmt: skip
-    return [made(Task, row) for row in tx.all(query.order_by(table.c.next_run).limit(limit))]
+    query = query.order_by(table.c.next_run).limit(limit)
+    # Others that tick meanwhile find other tasks.
+    query = query.with_for_update(key_share=True, skip_locked=True, of=table)
+    return [made(Task, row) for row in tx.all(query)]
 
 
-def move_schedule(tx: Tx, task: Task, moment: int) -> bool:
-    """Set a task's next moment; False if somebody else has."""
+def move_schedules(tx: Tx, moments: Mapping[str, int]) -> None:
+    """Set the next moments of tasks that `due_tasks` has given to this transaction."""
     table = tables.task
-    statement = sa.update(table).where(table.c.id == task.id, table.c.next_run == task.next_run)
-    return bool(tx.run(statement.values(next_run=moment)))
+    statement = (
+        sa.update(table)
+        .where(table.c.id == sa.bindparam("of"))
+        .values(next_run=sa.bindparam("moment"))
+    )
+    tx.con.execute(statement, [{"of": id_, "moment": at} for id_, at in moments.items()])
 
 
 def forgive(tx: Tx, id_: str) -> None:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
+from headrace.domain import alias
 from headrace.domain.clock import Millis
 from headrace.domain.errors import LostClaim
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
@@ -23,6 +25,21 @@ IDS_AT_ONCE: Final = 500  # in one statement
 _ACTIVE: Final = tuple(ACTIVE)
 # Written out, not bound: only so does SQLite use the index of the queued runs.
 _QUEUED: Final = run.c.state == sa.literal_column("'queued'")
+
+
+_INSERT_RUN: Final = sa.insert(run)
+_INSERT_EVENT: Final = sa.insert(event)
+_INSERT_COUNT: Final = sa.insert(tables.event_count)
+_COUNT: Final = {  # by dialect: one more, or the first
+    name: made.on_conflict_do_update(
+        index_elements=["run", "kind", "status"],
+        set_={"events": tables.event_count.c.events + 1},
+    )
+    for name, made in (
+        ("sqlite", sqlite.insert(tables.event_count)),
+        ("postgresql", postgresql.insert(tables.event_count)),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,25 +60,47 @@ class Waiting:
 _WAITING: Final = [run.c[field.name] for field in fields(Waiting)]
 
 
-def add(
-    tx: Tx, new: Run, *, source: str, destination: str, pool: str | None, host: str | None,
-    exclusive: str | None, idempotency_key: str | None,
-) -> None:  # fmt: skip
-    """Keep a queued run."""
-    tx.run(
-        sa.insert(run).values(
-            id=new.id, tenant=new.tenant, task=new.task, source=source, destination=destination,
-            execution=new.execution, pool=pool, host=host, format=FORMAT,
-            priority=new.priority, state=new.state,
-            trigger=new.trigger, kind=new.kind, action=new.action,
-            fence=0, attempt=0, deaths=0, progress={}, failure_threshold=new.failure_threshold,
-            exclusive=exclusive, table_name=new.table, idempotency_key=idempotency_key,
-            mode=new.mode, metadata=None if new.metadata is None else dict(new.metadata),
-            fire=new.fire,
-            queued_at=new.queued_at,
-            not_before=new.not_before, updated_at=new.updated_at, events=0, event_at=0,
-        )
-    )  # fmt: skip
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """A run to be queued, and what the claim goes by."""
+
+    run: Run
+    source: str
+    destination: str
+    pool: str | None
+    host: str | None
+    exclusive: str | None
+    idempotency_key: str | None
+
+
+def add_all(tx: Tx, news: Sequence[NewRun]) -> None:
+    """Keep queued runs, each with its first event and its alias."""
+    if not news:
+        return
+    tx.insert(_INSERT_RUN, [_row_of(new) for new in news])
+    first = NewEvent(kind=EventKind.LOG, status=EventStatus.CREATED, message="queued")
+    tx.insert(_INSERT_EVENT, [_event_row(new.run.id, 1, tx.now, first) for new in news])
+    counts = [
+        {"run": new.run.id, "kind": first.kind, "status": first.status, "events": 1} for new in news
+    ]
+    tx.insert(_INSERT_COUNT, counts)
+    aliases.give_all(tx, alias.Kind.RUN, [(new.run.tenant, new.run.id) for new in news])
+
+
+def _row_of(new: NewRun) -> dict[str, Any]:
+    one = new.run
+    return {
+        "id": one.id, "tenant": one.tenant, "task": one.task, "source": new.source,
+        "destination": new.destination, "execution": one.execution, "pool": new.pool,
+        "host": new.host, "format": FORMAT, "priority": one.priority, "state": one.state,
+        "trigger": one.trigger, "kind": one.kind, "action": one.action, "fence": 0, "attempt": 0,
+        "deaths": 0, "progress": {}, "failure_threshold": one.failure_threshold,
+        "exclusive": new.exclusive, "table_name": one.table,
+        "idempotency_key": new.idempotency_key, "mode": one.mode,
+        "metadata": None if one.metadata is None else dict(one.metadata), "fire": one.fire,
+        "queued_at": one.queued_at, "not_before": one.not_before, "updated_at": one.updated_at,
+        "events": 1, "event_at": one.queued_at,
+    }  # fmt: skip
 
 
 def add_ended(tx: Tx, new: Run) -> None:
@@ -144,17 +183,22 @@ def queue_is_full(tx: Tx, tenant: TenantId, most: int) -> bool:
     return tx.first(queue.offset(most - 1).limit(1)) is not None
 
 
-def unfinished_states(tx: Tx, task: TaskId) -> list[RunState]:
-    """Return the states of the task's queued and active runs."""
+def unfinished_states(tx: Tx, tasks: Sequence[TaskId]) -> dict[TaskId, list[RunState]]:
+    """Return the states of the tasks' queued and active runs."""
+    found: dict[TaskId, list[RunState]] = {task: [] for task in tasks}
     states = (RunState.QUEUED, *_ACTIVE)
-    found = tx.all(sa.select(run.c.state).where(run.c.task == task, run.c.state.in_(states)))
-    return [RunState(row.state) for row in found]
+    query = sa.select(run.c.task, run.c.state)
+    for row in tx.all(query.where(run.c.task.in_(tasks), run.c.state.in_(states))):
+        found[row.task].append(RunState(row.state))
+    return found
 
 
-def fired(tx: Tx, task: TaskId, moment: Millis) -> bool:
-    """Tell whether a moment of a task's schedule has its run."""
-    query = sa.select(run.c.id).where(run.c.task == task, run.c.fire == moment)
-    return tx.first(query) is not None
+def fired(tx: Tx, moments: Mapping[TaskId, Sequence[Millis]]) -> set[tuple[TaskId, Millis]]:
+    """Return those moments of tasks' schedules that have their runs."""
+    every = {moment for some_of in moments.values() for moment in some_of}
+    query = sa.select(run.c.task, run.c.fire)
+    query = query.where(run.c.task.in_(list(moments)), run.c.fire.in_(every))
+    return {(TaskId(row.task), Millis(row.fire)) for row in tx.all(query)}
 
 
 def has_work(tx: Tx, task: TaskId) -> bool:
@@ -355,24 +399,37 @@ def raise_fences(tx: Tx, above: int) -> None:
 def next_number(tx: Tx, name: str) -> int:
     """Count a counter up, and return where it stands."""
     counter = tables.counter.c
-    tx.run(sa.update(tables.counter).where(counter.name == name).values(value=counter.value + 1))
-    query = sa.select(counter.value).where(counter.name == name)
-    return int(tx.con.execute(query).scalar_one())
+    counted = (
+        sa.update(tables.counter)
+        .where(counter.name == name)
+        .values(value=counter.value + 1)
+        .returning(counter.value)
+    )
+    return int(tx.con.execute(counted).scalar_one())
 
 
-def claim(tx: Tx, id_: str, holder: str, lease_ms: int) -> Claim | None:
-    """Make `holder` the holder of a queued run; None if it is queued no more."""
+def claim(tx: Tx, id_: str, holder: str, lease_ms: int) -> tuple[Claim, Run] | None:
+    """Make `holder` the holder of a queued run, and tell of it; None if it is queued no more."""
     fence = next_fence(tx)
-    changed = tx.run(
+    changed = (
         sa.update(run)
         .where(run.c.id == id_, run.c.state == RunState.QUEUED)
         .values(
             state=RunState.RUNNING, fence=fence, holder=holder, lease_until=tx.now + lease_ms,
             attempt=run.c.attempt + 1, waiting_for=None, updated_at=tx.now,
-            started_at=sa.func.coalesce(run.c.started_at, tx.now), progress={},
+            started_at=sa.func.coalesce(run.c.started_at, tx.now), progress={}, **_numbered(tx),
         )
+        .returning(run)
     )  # fmt: skip
-    return Claim(run=RunId(id_), fence=fence) if changed else None
+    found = tx.con.execute(changed).first()
+    if found is None:
+        return None
+    told = NewEvent(
+        kind=EventKind.LOG, status=EventStatus.STARTED, message="started",
+        data={"attempt": found.attempt},
+    )  # fmt: skip
+    _keep_event(tx, id_, found.events, found.event_at, told)
+    return Claim(run=RunId(id_), fence=fence), made(found)
 
 
 def renew(tx: Tx, claims: Sequence[Claim], lease_ms: int) -> dict[str, RunState]:
@@ -409,10 +466,19 @@ def _held(tx: Tx, held: Claim) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
-def write(tx: Tx, held: Claim, **values: Any) -> None:
-    """Write about a run as its holder. Raises LostClaim for anybody else (invariant 3)."""
-    if not tx.run(sa.update(run).where(*_held(tx, held)).values(updated_at=tx.now, **values)):
+def write(tx: Tx, held: Claim, told: NewEvent | None = None, **values: Any) -> None:
+    """Write about a run as its holder, and the event that tells of it.
+
+    Raises LostClaim for anybody else (invariant 3).
+    """
+    changed = sa.update(run).where(*_held(tx, held)).values(updated_at=tx.now, **values)
+    if told is not None:
+        changed = changed.values(**_numbered(tx))
+    found = tx.con.execute(changed.returning(run.c.events, run.c.event_at)).first()
+    if found is None:
         raise LostClaim("This run has another holder, or an end.")
+    if told is not None:
+        _keep_event(tx, held.run, found.events, found.event_at, told)
 
 
 def move(tx: Tx, id_: str, states: Sequence[RunState], **values: Any) -> bool:
@@ -464,23 +530,35 @@ def add_event(tx: Tx, id_: RunId, new: NewEvent, event_id: str | None = None) ->
     counted = (
         sa.update(run)
         .where(run.c.id == id_)
-        .values(
-            events=run.c.events + 1,
-            event_at=sa.case((run.c.event_at > tx.now, run.c.event_at), else_=tx.now),
-        )
+        .values(**_numbered(tx))
         .returning(run.c.events, run.c.event_at)
     )
     number, at = tx.con.execute(counted).one()
-    tx.run(
-        sa.insert(event).values(
-            id=event_id or new_id(), run=id_, number=number, kind=new.kind, status=new.status,
-            message=new.message, rows=new.rows, data=dict(new.data), at=at,
-        )
-    )  # fmt: skip
-    count = tables.event_count
-    of_kind = count.c.run == id_, count.c.kind == new.kind, count.c.status == (new.status or "")
-    if not tx.run(sa.update(count).where(*of_kind).values(events=count.c.events + 1)):
-        tx.run(sa.insert(count).values(run=id_, kind=new.kind, status=new.status or "", events=1))
+    _keep_event(tx, id_, number, at, new, event_id)
+
+
+def _numbered(tx: Tx) -> dict[str, Any]:
+    """Return what an update of a run sets when an event is written with it."""
+    later = sa.case((run.c.event_at > tx.now, run.c.event_at), else_=tx.now)
+    return {"events": run.c.events + 1, "event_at": later}
+
+
+def _keep_event(
+    tx: Tx, id_: str, number: int, at: int, new: NewEvent, event_id: str | None = None
+) -> None:
+    tx.con.execute(_INSERT_EVENT, _event_row(id_, number, at, new, event_id))
+    counted = {"run": id_, "kind": new.kind, "status": new.status or "", "events": 1}
+    tx.con.execute(_COUNT[tx.con.dialect.name], counted)
+
+
+def _event_row(
+    id_: str, number: int, at: int, new: NewEvent, event_id: str | None = None
+) -> dict[str, Any]:
+    return {
+        "id": event_id or new_id(), "run": id_, "number": number, "kind": new.kind,
+        "status": new.status, "message": new.message, "rows": new.rows, "data": dict(new.data),
+        "at": at,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
