@@ -114,7 +114,7 @@ def website(handler) -> Iterator[str]:
         def do_GET(self):
             handler(self)
 
-        do_POST = do_GET  # noqa: N815
+        do_POST = do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, *_):
             pass

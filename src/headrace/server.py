@@ -23,6 +23,7 @@ from headrace.contract.destination import Page
 from headrace.domain.errors import Conflict, Misconfigured, Unavailable
 from headrace.domain.ids import TenantId, new_id
 from headrace.domain.principal import Principal
+from headrace.domain.server import Role
 from headrace.engine.javascript import tried
 from headrace.observe import log
 from headrace.runtime.bell import Bell
@@ -30,6 +31,7 @@ from headrace.runtime.cleaner import Cleaner
 from headrace.runtime.dispatcher import Dispatcher
 from headrace.runtime.mailer import Mailer
 from headrace.runtime.pool import Pool
+from headrace.runtime.watcher import Watcher
 from headrace.security import tls
 from headrace.security.vault import Vault, master_key, write_private
 from headrace.service.access import Access
@@ -45,6 +47,7 @@ from headrace.service.retention import Retention
 from headrace.service.runs import Runs
 from headrace.service.servers import Servers
 from headrace.service.services import Services
+from headrace.service.triggers import Triggers
 from headrace.service.uploads import FOLDER as UPLOADS
 from headrace.service.uploads import Uploads
 from headrace.settings import Settings
@@ -94,8 +97,10 @@ class Server:
         self.runs = Runs(self.database, catalog, settings, self._wake, self.servers.here)
         self.jobs = Jobs(self.database, self.runs, self._wake)
         self.uploads = Uploads(self.database, catalog, self.runs, settings, self._columns)
+        self.triggers = Triggers(self.database, self.runs, self.jobs, self.queue.here)
+        self.watcher = Watcher(self.triggers)
         self.dispatcher = Dispatcher(
-            self.queue, self.runs, self.jobs, self.uploads, self.pool, settings,
+            self.queue, self.runs, self.jobs, self.triggers, self.uploads, self.pool, settings,
             self.servers.beat, self._ring,
         )  # fmt: skip
         self.mailer = Mailer(self.database, settings)
@@ -106,6 +111,7 @@ class Server:
             settings=settings, access=self.access, catalog=catalog, runs=self.runs, jobs=self.jobs,
             pools=Pools(self.database), uploads=self.uploads, aliases=Aliases(self.database),
             hooks=Hooks(self.database, vault, self.runs, self.jobs),
+            triggers=self.triggers,
             audit=Audit(self.database), servers=self.servers, indexes=Indexes(settings.data_dir),
             read_table=self._read_table, sample=self._sample, try_source=self._try_source,
             try_transformation=tried,
@@ -132,12 +138,15 @@ class Server:
             self.bell.start()
         self.dispatcher.start()
         self.mailer.start()
+        if Role.TICKER in self.settings.roles:
+            self.watcher.start()
         self.cleaner.start()
         gc.freeze()  # what is here stays; a full collection over it stops every call for 0.1 s
 
     def stop(self) -> None:
         """Give back what is under way, and let go of everything."""
         self.dispatcher.stop()
+        self.watcher.stop()
         self.mailer.stop()
         self.cleaner.stop()
         if self.bell is not None:

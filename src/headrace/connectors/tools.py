@@ -96,6 +96,9 @@ class WorkTools:
     ) -> Fetched | None:
         return Fetch(self, url, method, headers or {}).run()
 
+    def version_of(self, url: str, headers: dict[str, str]) -> str | None:
+        return Fetch(self, url, "HEAD", headers).version()
+
 
 class Fetch:
     """One body on its way into the spool. What is there already is not asked for again."""
@@ -129,6 +132,29 @@ class Fetch:
                 time.sleep(wait_s)
                 wait_s *= 3
         raise AssertionError
+
+    def version(self) -> str | None:
+        """Ask for the headers only; return what tells one state of the body from another."""
+        try:
+            answer = self._pool.request(
+                "HEAD", self._url, headers=self._headers, redirect=True, retries=_REDIRECTS_ONLY,
+                timeout=Timeout(connect=CONNECT_S, read=CONNECT_S),
+            )  # fmt: skip
+        except urllib3.exceptions.MaxRetryError as error:
+            raise _told(self._shown, error.reason or error) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise _told(self._shown, error) from error
+        if answer.status in (404, 410):
+            return None
+        self._judge(answer.status)
+        told = [answer.headers.get(name, "") for name in ("ETag", "Last-Modified")]
+        found = told[0] or told[1] or answer.headers.get("Content-Length", "")
+        if not found:
+            raise Refused(
+                f"{self._shown} does not tell its state: no ETag, date or length.",
+                hint="It cannot be watched; use a schedule.", field="input.url",
+            )  # fmt: skip
+        return found
 
     def _once(self, target: Path) -> str | None:
         have = target.stat().st_size if target.exists() and self._etag else 0

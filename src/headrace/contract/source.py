@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import duckdb
 
@@ -180,6 +180,14 @@ class Source(Protocol):
         """Fetch what there is to read and yield it, in an order that is always the same."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Watched(Source, Protocol):
+    """A source that can tell what there is to read without reading it."""
+
+    def look(self) -> dict[str, str]:
+        """Return the files that are there, each with its version; none: nothing is there."""
 
 
 class SourceMaker(Protocol):

@@ -54,6 +54,9 @@ class Tools(Protocol):
         Returns None where the headers ask for what has changed, and nothing has.
         """
 
+    def version_of(self, url: str, headers: dict[str, str]) -> str | None:
+        """Ask what state a body is in, without the body; None: nothing is there."""
+
     def guard_host(self, host: str, port: int) -> str:
         """Resolve a host, check where it leads, return the address to dial."""
 

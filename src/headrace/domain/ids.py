@@ -21,6 +21,7 @@ EventId = NewType("EventId", str)
 UploadId = NewType("UploadId", str)
 ChunkId = NewType("ChunkId", str)
 HookId = NewType("HookId", str)
+TriggerId = NewType("TriggerId", str)
 ServerId = NewType("ServerId", str)
 
 _lock = threading.Lock()

@@ -49,7 +49,9 @@ class Trigger(StrEnum):
     CLI = "cli"
     SCHEDULE = "schedule"
     RETRY = "retry"
-    HOOK = "hook"
+    HOOK = "hook"  # somebody outside called
+    AFTER = "after"  # another task or job succeeded
+    WATCH = "watch"  # files have come
 
 
 class RunKind(StrEnum):

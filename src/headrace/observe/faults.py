@@ -20,6 +20,7 @@ POINTS: Final = (
 )  # fmt: skip
 
 PUSH_POINTS: Final = ("server.push_kept",)  # on the way of a push only
+TRIGGER_POINTS: Final = ("server.triggered",)  # after a cause has started its thing
 UPLOAD_POINTS: Final = ("server.chunk_written", "server.upload_started")  # of an upload only
 
 _NAME, _, _DEED = os.environ.get("HEADRACE_FAULT", "").partition(":")

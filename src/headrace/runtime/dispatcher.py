@@ -21,6 +21,7 @@ from headrace.runtime.pool import Pool, Worker
 from headrace.service.jobs import Jobs
 from headrace.service.queue import Queue, told
 from headrace.service.runs import Runs
+from headrace.service.triggers import Triggers
 from headrace.service.uploads import Uploads
 from headrace.settings import Settings
 
@@ -56,8 +57,8 @@ class Dispatcher:
     """Claims and supervises."""
 
     def __init__(
-        self, queue: Queue, runs: Runs, jobs: Jobs, uploads: Uploads, pool: Pool,
-        settings: Settings, housekeeping: Callable[[], None], ring: Callable[[], None],
+        self, queue: Queue, runs: Runs, jobs: Jobs, triggers: Triggers, uploads: Uploads,
+        pool: Pool, settings: Settings, housekeeping: Callable[[], None], ring: Callable[[], None],
     ) -> None:  # fmt: skip
         """`housekeeping` is done every few seconds; `ring` wakes the other servers."""
         self._housekeeping = housekeeping
@@ -68,6 +69,7 @@ class Dispatcher:
         self._queue = queue
         self._runs = runs
         self._executions = jobs
+        self._triggers = triggers
         self._uploads = uploads
         self._pool = pool
         self._settings = settings
@@ -151,6 +153,7 @@ class Dispatcher:
         """Start what is due, move executions on."""
         before = self._runs.queued
         self._executions.tick()
+        self._triggers.tick()
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + BEAT_S

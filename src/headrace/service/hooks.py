@@ -8,7 +8,7 @@ from typing import Final
 from headrace.domain.errors import Invalid, NotFound, Unauthenticated
 from headrace.domain.ids import HookId, KeyId, is_id, new_id
 from headrace.domain.principal import Permission, Principal, Role, Tenant
-from headrace.domain.run import Mode
+from headrace.domain.run import Mode, Trigger
 from headrace.domain.task import Task
 from headrace.security import webhooks
 from headrace.security.vault import Vault
@@ -120,8 +120,8 @@ class Hooks:
 
     def _start(self, tx: Tx, hook: Hook) -> str:
         if hook.job is not None:
-            return self._jobs.start_or_owe(tx, hook.tenant, hook.job, hook.mode)
+            return self._jobs.start_or_owe(tx, hook.tenant, hook.job, hook.mode, Trigger.HOOK)
         task = resources.locked_task(tx, hook.tenant, hook.task or "")
         if task is None:
             raise NotFound("The task of this hook is gone.")
-        return self._runs.start_or_wait(tx, task, hook.mode)
+        return self._runs.start_or_wait(tx, task, hook.mode, Trigger.HOOK)

@@ -29,12 +29,13 @@ from headrace.observe.log import logger
 from headrace.service import pools
 from headrace.service.runs import Runs
 from headrace.service.schedule import check_timing, due_moments, is_made_up, next_moment
-from headrace.store import aliases, audit, jobs, resources, runs
+from headrace.store import aliases, audit, jobs, resources, runs, triggers
 from headrace.store.database import Database, Tx
 from headrace.store.jobs import ExecutionsAsked
 from headrace.store.paging import Order, Window
 
 STEPS_MAX: Final = 10_000
+JOBS_MAX: Final = 100_000
 DUE_MAX: Final = 100
 EVERYTHING: Final = "everything"
 HUNDRED: Final = Window(100)
@@ -395,20 +396,26 @@ class Jobs:
         if owed != thing.owed:
             jobs.owe(tx, thing.id, owed)
 
-    def start_or_owe(self, tx: Tx, tenant: TenantId, id_: str, mode: Mode | None) -> str:
-        """Start a job for somebody outside; while one is under way another waits for its end.
+    def all_of(self, tx: Tx, tenant: TenantId) -> list[Job]:
+        """Return every job of a tenant."""
+        return jobs.listed(tx, tenant, None, Window(JOBS_MAX))[0]
+
+    def start_or_owe(
+        self, tx: Tx, tenant: TenantId, id_: str, mode: Mode | None, trigger: Trigger
+    ) -> str:
+        """Start a job for a hook or trigger; while one is under way another waits for its end.
 
         Returns the id of the execution that is started, or of the one that it waits for.
         """
         thing = jobs.find(tx, tenant, id_, lock=True)
         if thing is None:
-            raise NotFound("The job of this hook is gone.")
+            raise NotFound("The job is gone.")
         if active := jobs.active_of(tx, thing.id):
             jobs.owe(tx, thing.id, max(thing.owed, 1))
             return active.id
         self._runs.judge_queue(tx, tenant)
         steps = self._steps_of(tx, thing)
-        return self._start(tx, thing, mode or thing.mode, Trigger.HOOK, steps).id
+        return self._start(tx, thing, mode or thing.mode, trigger, steps).id
 
     def _settle(self, tx: Tx, id_: JobId, tenant: TenantId) -> None:
         """Start an execution that a job is owed."""
@@ -441,6 +448,8 @@ class Jobs:
             now["started_at"] = min(begun, default=tx.now)
         if seen.state in OVER:
             now["finished_at"] = tx.now
+            if seen.state is ExecutionState.SUCCEEDED:
+                triggers.job_succeeded(tx, old.job, old.id)
         changed = {name: value for name, value in now.items() if getattr(old, name) != value}
         if changed:
             jobs.write_execution(tx, old.id, **changed)

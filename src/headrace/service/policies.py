@@ -14,7 +14,7 @@ CRITICALS_MAX: Final = 5  # in a row, where the task's policies name no number
 
 
 def succeeded(tx: Tx, id_: RunId) -> None:
-    """A run succeeded: the row of failures is broken."""
+    """A run succeeded or had nothing to do: the row of failures is broken."""
     tx.run(
         sa.update(tables.task)
         .where(tables.task.c.id == _task_of(id_), tables.task.c.criticals > 0)

@@ -22,7 +22,7 @@ from headrace.domain.run import ACTIVE, Claim, Run, RunState
 from headrace.observe import faults
 from headrace.service import limits, policies, pushes
 from headrace.service.pushes import told_push
-from headrace.store import inbox, positions, runs, tables
+from headrace.store import inbox, positions, runs, tables, triggers
 from headrace.store.database import Database, Tx
 
 DEATHS_MAX: Final = 3
@@ -67,7 +67,7 @@ class Queue:
         self._lease_ms = lease_ms
         self._quarantine = quarantine
         self._by_mail = by_mail
-        self._here = here
+        self.here = here
         self._chance = chance or random.random
 
     def claim(self, room: int) -> list[tuple[Claim, Run]]:
@@ -106,7 +106,7 @@ class Queue:
         """Return the next run of a tenant that may start; None if there is none."""
         for fresh in (False, True):
             if fresh:
-                candidates += runs.eligible(tx, tenant, taken.closed(), room, self._here)
+                candidates += runs.eligible(tx, tenant, taken.closed(), room, self.here)
             while candidates:
                 one = candidates.pop(0)
                 if taken.obstacle(one) is None:
@@ -259,6 +259,7 @@ class Queue:
                 **_let_go(),
             )  # fmt: skip
             policies.succeeded(tx, claim.run)
+            triggers.task_succeeded(tx, claim.run)
         faults.reach("server.after_finish")
 
     def skip(self, claim: Claim, reason: str) -> None:

@@ -7,7 +7,7 @@ from headrace.domain.clock import Millis
 from headrace.domain.ids import RunId
 from headrace.service.runs import Runs
 from headrace.service.uploads import Uploads
-from headrace.store import hooks, retention
+from headrace.store import hooks, retention, triggers
 from headrace.store.database import Database
 
 DAY_MS: Final = 86_400_000
@@ -29,6 +29,7 @@ class Retention:
         removed = self._clean(stopped) if self._days else 0
         with self._database.begin() as tx:
             hooks.forget_calls(tx, Millis(tx.now - DAY_MS))  # no call is taken that long after
+            triggers.forget(tx, Millis(tx.now - DAY_MS))
         self._runs.sweep()
         self._uploads.sweep()
         return removed

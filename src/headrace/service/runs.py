@@ -11,6 +11,7 @@ import msgspec
 
 from headrace.connectors import registry
 from headrace.connectors.tools import WorkTools
+from headrace.contract.source import Watched
 from headrace.contract.spec import filled_in
 from headrace.contract.tools import Known
 from headrace.domain.clock import Millis, parse_rfc3339
@@ -37,7 +38,15 @@ from headrace.observe import faults
 from headrace.service import limits, pushes
 from headrace.service.access import need
 from headrace.service.catalog import UPLOADED, Catalog
-from headrace.service.orders import Order, Phase, Push, make_destination, stream_of, tools_for
+from headrace.service.orders import (
+    Order,
+    Phase,
+    Push,
+    make_destination,
+    make_source,
+    stream_of,
+    tools_for,
+)
 from headrace.service.schedule import due_moments, is_made_up, next_moment
 from headrace.settings import Settings
 from headrace.store import (
@@ -775,8 +784,28 @@ class Runs:
             tx, task, Trigger.API, None, kind=RunKind.UPDATE, mode=Mode.FULL, pool=pool
         )
 
-    def start_or_wait(self, tx: Tx, task: Task, mode: Mode | None) -> str:
-        """Queue a run for somebody outside, unless one waits already; return its execution."""
+    def judge_watched(self, source: Source) -> None:
+        """Raise Invalid for a source whose files cannot be looked at without reading them."""
+        known = source.type in registry.source_names()
+        if not known or not hasattr(registry.source(source.type), "look"):
+            raise Invalid(
+                f"A source of type {source.type} cannot be watched.",
+                hint="Files can: by path or URL. Others are started by a schedule.",
+                field="source",
+            )
+
+    def looked(self, tenant: TenantId, source_id: str) -> Mapping[str, str]:
+        """Return the files of a source, and the version of each."""
+        order = self.trying_order(tenant, source_id)
+        made = make_source(order.source_type, order.source_input, self._tools(order))
+        assert isinstance(made, Watched)  # judged when the trigger was made
+        try:
+            return made.look()
+        finally:
+            made.close()
+
+    def start_or_wait(self, tx: Tx, task: Task, mode: Mode | None, trigger: Trigger) -> str:
+        """Queue a run for a hook or trigger, unless one waits already; return its execution."""
         ends = self._ends(tx, task)
         self._judge(task, ends[0])
         waiting, _ = runs.listed(
@@ -786,7 +815,7 @@ class Runs:
         if waiting:
             return waiting[0].execution
         self.judge_queue(tx, task.tenant)
-        run = self._queued(tx, task, Trigger.HOOK, None, ends, mode=mode, patient=True)
+        run = self._queued(tx, task, trigger, None, ends, mode=mode, patient=True)
         return run.execution
 
     def wake(self) -> None:

@@ -18,6 +18,7 @@ from headrace.service.jobs import Jobs
 from headrace.service.pools import Pools
 from headrace.service.runs import Runs
 from headrace.service.servers import Servers
+from headrace.service.triggers import Triggers
 from headrace.service.uploads import Uploads
 from headrace.settings import Settings
 
@@ -44,6 +45,7 @@ class Services:
     jobs: Jobs
     uploads: Uploads
     hooks: Hooks
+    triggers: Triggers
     aliases: Aliases
     audit: Audit
     servers: Servers

@@ -25,12 +25,13 @@ class Window:
 
 
 def page(
-    tx: Tx, query: sa.Select[Any], table: sa.Table, order: Order, window: Window
-) -> tuple[list[Any], int]:
-    """Return the rows of one page and how many the whole has."""
-    total = tx.con.execute(
-        query.with_only_columns(sa.func.count(), maintain_column_froms=True)
-    ).scalar_one()
+    tx: Tx, query: sa.Select[Any], table: sa.Table, order: Order, window: Window,
+    total: int | None = None,
+) -> tuple[list[Any], int]:  # fmt: skip
+    """Return the rows of one page and how many the whole has, where that is not known: `total`."""
+    if total is None:
+        counted = query.with_only_columns(sa.func.count(), maintain_column_froms=True)
+        total = tx.con.execute(counted).scalar_one()
     column, tie = table.c[order.column], table.c.id
     keys = (column.desc(), tie.desc()) if order.descending else (column.asc(), tie.asc())
     return tx.all(query.order_by(*keys).limit(window.limit).offset(window.offset)), total

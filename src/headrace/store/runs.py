@@ -1,5 +1,6 @@
 """Runs: the queue. A run is claimed with fence and lease; only its holder writes about it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -30,6 +31,16 @@ _QUEUED: Final = run.c.state == sa.literal_column("'queued'")
 _INSERT_RUN: Final = sa.insert(run)
 _INSERT_EVENT: Final = sa.insert(event)
 _INSERT_COUNT: Final = sa.insert(tables.event_count)
+_COUNT_RUNS: Final = {
+    name: made.on_conflict_do_update(
+        index_elements=["tenant", "kind"],
+        set_={"runs": tables.run_count.c.runs + made.excluded.runs},
+    )
+    for name, made in (
+        ("sqlite", sqlite.insert(tables.run_count)),
+        ("postgresql", postgresql.insert(tables.run_count)),
+    )
+}
 _COUNT: Final = {  # by dialect: one more, or the first
     name: made.on_conflict_do_update(
         index_elements=["run", "kind", "status"],
@@ -85,6 +96,7 @@ def add_all(tx: Tx, news: Sequence[NewRun]) -> None:
     ]
     tx.insert(_INSERT_COUNT, counts)
     aliases.give_all(tx, alias.Kind.RUN, [(new.run.tenant, new.run.id) for new in news])
+    _count(tx, Counter((new.run.tenant, new.run.kind) for new in news))
 
 
 def _row_of(new: NewRun) -> dict[str, Any]:
@@ -116,6 +128,7 @@ def add_ended(tx: Tx, new: Run) -> None:
             updated_at=new.updated_at, events=0, event_at=0,
         )
     )  # fmt: skip
+    _count(tx, {(new.tenant, new.kind): 1})
 
 
 def find(tx: Tx, tenant: TenantId, id_: str) -> Run | None:
@@ -259,8 +272,27 @@ def listed(
         query = query.where(run.c.queued_at >= since)
     if until is not None:
         query = query.where(run.c.queued_at <= until)
-    rows, total = page(tx, query, run, order, window)
+    every = task is None and states is None and since is None and until is None
+    total = _count_of(tx, tenant, kinds) if every else None
+    rows, total = page(tx, query, run, order, window, total)
     return [made(row) for row in rows], total
+
+
+def _count_of(tx: Tx, tenant: TenantId, kinds: Sequence[str] | None) -> int:
+    """Return how many runs a tenant has, of some kinds, without counting millions."""
+    count = tables.run_count
+    query = sa.select(sa.func.coalesce(sa.func.sum(count.c.runs), 0))
+    query = query.where(count.c.tenant == tenant)
+    if kinds is not None:
+        query = query.where(count.c.kind.in_(kinds))
+    return int(tx.con.execute(query).scalar_one())
+
+
+def _count(tx: Tx, more: Mapping[tuple[str, str], int]) -> None:
+    """Keep how many runs there are; `more` by tenant and kind. At the end of a transaction."""
+    for (tenant, kind), runs in sorted(more.items()):
+        values = {"tenant": tenant, "kind": kind, "runs": runs}
+        tx.con.execute(_COUNT_RUNS[tx.con.dialect.name], values)
 
 
 def started_between(
@@ -296,7 +328,8 @@ def forget(tx: Tx, ids: sa.Select[tuple[str]]) -> None:
     tx.run(sa.delete(tables.upload_chunk).where(tables.upload_chunk.c.upload.in_(of_runs)))
     tx.run(sa.delete(tables.upload).where(tables.upload.c.run.in_(ids)))
     aliases.forget(tx, ids)
-    tx.run(sa.delete(run).where(run.c.id.in_(ids)))
+    gone = sa.delete(run).where(run.c.id.in_(ids)).returning(run.c.tenant, run.c.kind)
+    _count(tx, {pair: -runs for pair, runs in Counter(map(tuple, tx.all(gone))).items()})
 
 
 def forget_task(tx: Tx, task: TaskId) -> None:

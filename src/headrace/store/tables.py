@@ -255,6 +255,28 @@ hook_call: Final = Table(
     Column("at", BigInteger, nullable=False, index=True),
 )  # fmt: skip
 
+# What starts a task or job by itself: another's success, or new files of a source.
+trigger: Final = Table(
+    "trigger", metadata, _id(), _tenant(), Column("name", String(200), nullable=False),
+    Column("task", String(36)), Column("job", String(36)), Column("mode", String(10)),
+    Column("after_task", String(36), index=True), Column("after_job", String(36), index=True),
+    Column("source", ForeignKey("source.id"), index=True),
+    Column("every_s", Integer, nullable=False), Column("look_at", BigInteger, index=True),
+    Column("seen", JSON(none_as_null=True)), Column("told", JSON(none_as_null=True)),
+    Column("problem", Text), Column("created_at", BigInteger, nullable=False),
+)  # fmt: skip
+
+# Causes, noted in their own transactions; `started` is null until the trigger has done its part.
+trigger_due: Final = Table(
+    "trigger_due", metadata, Column("trigger", ForeignKey("trigger.id"), primary_key=True),
+    Column("cause", String(36), primary_key=True), Column("at", BigInteger, nullable=False),
+    Column("started", String(36)),
+    Index(
+        "ix_trigger_due_waiting", "at", sqlite_where=text("started is null"),
+        postgresql_where=text("started is null"),
+    ),
+)  # fmt: skip
+
 event: Final = Table(
     "event", metadata, _id(),
     Column("run", ForeignKey("run.id"), nullable=False),
@@ -263,6 +285,12 @@ event: Final = Table(
     Column("rows", BigInteger, nullable=False), Column("data", JSON, nullable=False),
     Column("at", BigInteger, nullable=False), UniqueConstraint("run", "number"),
     Index("ix_event_at", "run", "at", "number"), Index("ix_event_kind", "run", "kind", "status"),
+)  # fmt: skip
+
+# How many runs of each kind a tenant has: pages need the number, not the counting.
+run_count: Final = Table(
+    "run_count", metadata, Column("tenant", ForeignKey("tenant.id"), primary_key=True),
+    Column("kind", String(20), primary_key=True), Column("runs", BigInteger, nullable=False),
 )  # fmt: skip
 
 # How many events of each kind and status a run has: pages need the number, not the counting.

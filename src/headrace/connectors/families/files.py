@@ -102,13 +102,7 @@ def _codec(name: str) -> str:
 def _bodies(config: FilesConfig, tools: Tools) -> Iterator[Body]:
     parts = urlsplit(config.url)
     if parts.scheme in ("http", "https"):
-        headers = {}
-        if config.username or config.password:
-            import base64
-
-            password = config.password.reveal() if config.password else ""
-            token = base64.b64encode(f"{config.username}:{password}".encode()).decode()
-            headers["Authorization"] = f"Basic {token}"
+        headers = _credentials(config)
         name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         headers |= _if_changed(name, tools.known)
         fetched = tools.fetch(config.url, method=config.method, headers=headers)
@@ -131,6 +125,27 @@ def _bodies(config: FilesConfig, tools: Tools) -> Iterator[Body]:
     if not changed:
         raise Unchanged(f"None of {len(bodies):,} files has changed since the last run.")
     yield from bodies if tools.known is None or tools.known.whole else changed
+
+
+def look(config: FilesConfig, tools: Tools) -> dict[str, str]:
+    """Return the files that are there, each with its version, without reading them."""
+    parts = urlsplit(config.url)
+    if parts.scheme in ("http", "https"):
+        name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        version = tools.version_of(config.url, _credentials(config))
+        return {} if version is None else {name: version}
+    path = unquote(parts.path) if parts.scheme == "file" else config.url
+    return {str(each): _version(each) for each in tools.allowed_paths(path)}
+
+
+def _credentials(config: FilesConfig) -> dict[str, str]:
+    if not (config.username or config.password):
+        return {}
+    import base64
+
+    password = config.password.reveal() if config.password else ""
+    token = base64.b64encode(f"{config.username}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {token}"}
 
 
 def _version(path: Path) -> str:

@@ -68,6 +68,9 @@ class Csv:
             self._header(file)
             return
 
+    def look(self) -> dict[str, str]:
+        return files.look(self._config, self._tools)
+
     def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
         groups: dict[tuple[str, ...], list[File]] = {}
         for file in files.gather(self._config, self._tools):

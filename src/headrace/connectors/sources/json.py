@@ -196,6 +196,9 @@ class Json:
             files.refuse_html(file)
             return
 
+    def look(self) -> dict[str, str]:
+        return files.look(self._config, self._tools)
+
     def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
         arrays: set[str] = set()
         scanned: list[File] = []

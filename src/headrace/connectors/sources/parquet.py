@@ -109,6 +109,9 @@ class Parquet:
             _count(file)
             return
 
+    def look(self) -> dict[str, str]:
+        return files.look(self._config, self._tools)
+
     def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
         groups: dict[tuple[tuple[str, str], ...], list[File]] = {}
         for file in files.gather(self._config, self._tools, text=False):

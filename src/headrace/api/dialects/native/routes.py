@@ -585,6 +585,31 @@ async def call_hook(id: str, request: AnyRequest, services: Services) -> wire.Ca
     return wire.Called(execution=await sync_to_thread(services.hooks.call, id, given))
 
 
+@post("/triggers", sync_to_thread=True, opt={"body": wire.NewTrigger})
+def add_trigger(payload: Json, services: Services, principal: Principal) -> wire.Trigger:
+    """Make a trigger: a task or job starts after another one, or when files have come."""
+    given: wire.NewTrigger = converted(payload, wire.NewTrigger)
+    made = services.triggers.add(
+        principal, name=given.name, task=given.task, job=given.job, mode=given.mode,
+        after_task=given.after_task, after_job=given.after_job, source=given.source,
+        every_s=given.every,
+    )  # fmt: skip
+    return translate.trigger(made)
+
+
+@get("/triggers", sync_to_thread=True)
+def list_triggers(services: Services, principal: Principal) -> wire.Page:
+    """List triggers, oldest first."""
+    found = services.triggers.listed(principal)
+    return wire.Page(items=[translate.trigger(one) for one in found], total=len(found))
+
+
+@delete("/triggers/{id:str}", sync_to_thread=True)
+def remove_trigger(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
+    """Remove a trigger: it starts nothing from now on."""
+    services.triggers.remove(principal, id)
+
+
 @get("/servers", sync_to_thread=True)
 def list_servers(services: Services, principal: Principal) -> wire.Page:
     """List the servers over this store; for admins."""
@@ -656,7 +681,8 @@ NATIVE: Final = Router(
         add_pool, list_pools, get_pool, change_pool, remove_pool,
         add_job, list_jobs, get_job, change_job, remove_job, start_job,
         list_executions, get_execution, cancel_execution, retry_execution,
-        add_key, list_keys, revoke_key, list_deeds, list_servers, add_hook, list_hooks, remove_hook,
+        add_key, list_keys, revoke_key, list_deeds, list_servers,
+        add_trigger, list_triggers, remove_trigger, add_hook, list_hooks, remove_hook,
         call_hook,
     ],
     dependencies={

@@ -12,6 +12,7 @@ from headrace.domain.ids import TaskId
 from headrace.domain.server import Server
 from headrace.store.audit import Entry
 from headrace.store.hooks import Hook
+from headrace.store.triggers import Trigger
 
 
 def end(thing: resources.Source | resources.Destination) -> wire.End:
@@ -19,6 +20,14 @@ def end(thing: resources.Source | resources.Destination) -> wire.End:
         id=thing.id, type=thing.type, name=thing.name, input=dict(thing.input),
         authentication_id=thing.authentication, server=thing.host, created_at=_at(thing.created_at),
         updated_at=_at(thing.updated_at),
+    )  # fmt: skip
+
+
+def trigger(thing: Trigger) -> wire.Trigger:
+    return wire.Trigger(
+        id=thing.id, name=thing.name, task=thing.task, job=thing.job, mode=thing.mode,
+        after_task=thing.after_task, after_job=thing.after_job, source=thing.source,
+        every=thing.every_s, problem=thing.problem, created_at=_at(thing.created_at),
     )  # fmt: skip
 
 

@@ -347,6 +347,37 @@ class Server(Shown):
     seen_at: str | None
 
 
+class NewTrigger(Given):
+    """What starts a task or job by itself: one cause."""
+
+    name: str
+    task: str | None = None
+    job: str | None = None
+    mode: Mode | None = None
+    after_task: Annotated[str | None, Meta(description="After a run of it has succeeded.")] = None
+    after_job: Annotated[str | None, Meta(description="After an execution has succeeded.")] = None
+    source: Annotated[
+        str | None, Meta(description="When files of it have come or changed, and rest.")
+    ] = None
+    every: Annotated[int, Meta(description="Seconds between two looks at the source.")] = 60
+
+
+class Trigger(Shown):
+    """`problem`: why the last look, or the last start, came to nothing."""
+
+    id: str
+    name: str
+    task: str | None
+    job: str | None
+    mode: str | None
+    after_task: str | None
+    after_job: str | None
+    source: str | None
+    every: int
+    problem: str | None
+    created_at: str
+
+
 class Paused(Shown):
     """Whether anything of the tenant starts."""
 
