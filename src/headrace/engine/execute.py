@@ -8,9 +8,9 @@ the whole commit with its receipt, and tells that.
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import duckdb
 
@@ -21,6 +21,7 @@ from headrace.domain.errors import (
     Cancelled,
     HeadraceError,
     LostClaim,
+    OutsideError,
     Refused,
     TooManyRejected,
     Unbalanced,
@@ -35,6 +36,7 @@ from headrace.engine.stage import STAGE, Staged, Stager, lay_out, told_rules
 from headrace.engine.transform import transform
 from headrace.observe import faults
 
+T = TypeVar("T")
 WATCH_S: Final = 0.25
 
 
@@ -46,16 +48,11 @@ def execute(
     Raises Stopped with the error and what is known of the books. May be called again with the
     same token after any kind of end: a commit that happened is found and told, not repeated.
     """
-    load = destination.load(
-        Target(
-            table=plan.table, action=plan.action, key=plan.key, scope=plan.scope,
-            fence=plan.fence, token=plan.token,
-        )
-    )  # fmt: skip
+    load = _blamed("destination", lambda: destination.load(_target(plan)))
     staged: Staged | None = None
     segments: tuple[Segment, ...] = ()
     try:
-        note = load.begin()
+        note = _blamed("destination", load.begin)
         faults.reach("child.fence_raised")
         if note is not None:
             return _tell_earlier(plan, note, journal)
@@ -63,7 +60,7 @@ def execute(
         stager = Stager(plan, load, con, journal, destination.document_rules)
         with _watched(stager, journal):
             journal.told("fetching")
-            scans = list(source.scans(con))
+            scans = _blamed("source", lambda: list(source.scans(con)))
             faults.reach("child.fetched")
             fitted = lay_out(plan, scans, con)
             files = [file for scan in scans for file in scan.files]
@@ -77,11 +74,11 @@ def execute(
             faults.reach("child.rejects_written")
             _judge_threshold(plan, staged)
             if stager.local and not load.stages:
-                _hand_over(load, stager, staged, con)
+                _blamed("destination", lambda: _hand_over(load, stager, staged, con))
         journal.told("committing", rows=sum(count.landed for count in staged.counts))
         faults.reach("child.before_commit")
         signer = _Signer(plan, staged, segments, with_file=stager.with_file)
-        load.commit(signer.sign)
+        _blamed("destination", lambda: load.commit(signer.sign))
         faults.reach("child.committed")
         journal.advance(plan.token, signer.receipt, segments)
         faults.reach("child.advanced")
@@ -100,6 +97,22 @@ def execute(
         raise
     finally:
         load.close()
+
+
+def _target(plan: Plan) -> Target:
+    return Target(
+        table=plan.table, action=plan.action, key=plan.key, scope=plan.scope, fence=plan.fence,
+        token=plan.token,
+    )  # fmt: skip
+
+
+def _blamed(end: str, work: Callable[[], T]) -> T:
+    """Do some work; say of what is down there which end of the run it is."""
+    try:
+        return work()
+    except OutsideError as error:
+        error.facts.setdefault("end", end)
+        raise
 
 
 class _Signer:

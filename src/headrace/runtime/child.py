@@ -161,6 +161,7 @@ class Child:
         known = isinstance(error, HeadraceError)
         fault: Any = "ours"
         fence = 0
+        end: Any = error.facts.get("end", "") if isinstance(error, HeadraceError) else ""
         match error:
             case Cancelled():
                 fault = "cancelled"
@@ -175,7 +176,7 @@ class Child:
         self.say(
             messages.Failed(
                 fault=fault, error=dict(told(error)), receipt=receipt, segments=segments,
-                trace=trace, fence=fence,
+                trace=trace, end=end, fence=fence,
             )
         )  # fmt: skip
 

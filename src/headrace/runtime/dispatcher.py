@@ -289,7 +289,7 @@ class Dispatcher:
             case "cancelled":
                 self._queue.cancelled(job.claim)
             case "outside" if not job.cancel_asked:
-                self._queue.retry(job.claim, job.run, error)
+                self._queue.retry(job.claim, job.run, error, message.end)
             case "lost":
                 self._queue.outrun(job.claim, message.fence)
             case _:

@@ -86,6 +86,7 @@ class Failed(msgspec.Struct, tag="failed"):
     receipt: dict[str, Any] | None
     segments: list[dict[str, Any]]
     trace: str = ""  # for the log only
+    end: Literal["", "source", "destination"] = ""  # which of them is down, where it is known
     fence: int = 0  # that the destination knows, where it is higher than this attempt's
 
 

@@ -32,7 +32,7 @@ from headrace.engine.steps import code_of
 from headrace.security.vault import Vault
 from headrace.service.orders import Code, is_local, judge_task, secret_members
 from headrace.service.schedule import check_timing, next_moment
-from headrace.store import aliases, positions, resources, runs, tables
+from headrace.store import aliases, breakers, positions, resources, runs, tables
 from headrace.store.database import Database, Tx
 from headrace.store.paging import Order, Window
 
@@ -221,6 +221,7 @@ class Catalog:
             local = self._is_local(tx, new)
             new = replace(new, host=(old.host or self._here) if local else None)
             resources.change(tx, new, sealed)
+            breakers.forget(tx, f"{NOUNS[kind]}:{new.id}")  # it may work now
             if given is not None:  # what was read from the old one says nothing of the new
                 column = tables.task.c.source if kind is Source else tables.task.c.destination
                 positions.reset(tx, column == new.id)

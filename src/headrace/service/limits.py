@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from headrace.domain.clock import Millis
-from headrace.store import limits, runs, servers
+from headrace.store import breakers, limits, runs, servers
+from headrace.store.breakers import Breaker
 from headrace.store.database import Tx
 from headrace.store.limits import Limit
 
@@ -23,6 +24,7 @@ class Room:
     held: set[str]
     limits: dict[str, Limit]
     paused: set[str]
+    breakers: dict[str, Breaker]
 
     def obstacle(self, one: runs.Waiting) -> str | None:
         """Return what a run waits for; None if it may start."""
@@ -37,6 +39,8 @@ class Room:
             whose = "the server" if kind == "server" else f"its {kind}"
             if name in self.paused:
                 return f"the end of the pause of {PAUSED[kind]}"
+            if reason := self._down(name, kind):
+                return reason
             most = self._runs(name)
             if most is not None and self.counts.get(name, 0) >= most:
                 return f"the limit of {most} runs at a time of {whose}"
@@ -60,7 +64,7 @@ class Room:
     def closed(self) -> dict[str, list[str]]:
         """Return what nothing of can start now: ids by kind, exclusive names by `exclusive`."""
         found: dict[str, list[str]] = {"exclusive": list(self.held), "server": []}
-        for name in {*self.counts, *self.limits, "server"}:
+        for name in {*self.counts, *self.limits, *self.breakers, "server"}:
             kind, _, id_ = name.partition(":")
             if (id_ or kind == "server") and self._is_closed(kind, name):
                 found.setdefault(kind, []).append(id_)
@@ -69,7 +73,20 @@ class Room:
     def _is_closed(self, kind: str, name: str) -> bool:
         most, count = self._runs(name), self.counts.get(name, 0)
         full = most is not None and count >= most
-        return full or (kind == "task" and count > 0) or self._is_too_soon(name)
+        busy = kind == "task" and count > 0
+        return full or busy or self._is_too_soon(name) or self._down(name, kind) is not None
+
+    def _down(self, name: str, kind: str) -> str | None:
+        """Tell of what is down: it is left alone for a while, then one run tries it."""
+        found = self.breakers.get(name)
+        if found is None or not found.is_open:
+            return None
+        if found.open_until > self.now:
+            seconds = (found.open_until - self.now + 999) // 1000
+            return f"its {kind}, which is down ({found.reason}): it is tried again in {seconds} s"
+        if self.counts.get(name):
+            return f"its {kind}, which was down: another run tries it"
+        return None
 
     def shut(self) -> bool:
         """Tell whether nothing at all can start: the server is paused, or a limit of all is 0."""
@@ -96,7 +113,7 @@ def room(tx: Tx) -> Room:
     counts, held = limits.under_way(tx)
     return Room(
         now=tx.now, counts=counts, held=held, limits=limits.all_limits(tx),
-        paused=limits.pauses(tx),
+        paused=limits.pauses(tx), breakers=breakers.known(tx),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from headrace.domain.run import ACTIVE, Claim, Run, RunState
 from headrace.observe import faults
 from headrace.service import limits, policies, pushes
 from headrace.service.pushes import told_push
-from headrace.store import inbox, positions, runs, tables, triggers
+from headrace.store import breakers, inbox, positions, runs, tables, triggers
 from headrace.store.database import Database, Tx
 
 DEATHS_MAX: Final = 3
@@ -260,6 +260,7 @@ class Queue:
             )  # fmt: skip
             policies.succeeded(tx, claim.run)
             triggers.task_succeeded(tx, claim.run)
+            breakers.worked(tx, claim.run)
         faults.reach("server.after_finish")
 
     def skip(self, claim: Claim, reason: str) -> None:
@@ -270,6 +271,7 @@ class Queue:
                 finished_at=tx.now, **_let_go(),
             )  # fmt: skip
             policies.succeeded(tx, claim.run)
+            breakers.worked(tx, claim.run)
 
     def drained(self, claim: Claim) -> None:
         """Leave a push run open for what comes, or for what has come. Raises LostClaim."""
@@ -330,11 +332,19 @@ class Queue:
             self._cancelled(tx, claim)
         return asked
 
-    def retry(self, claim: Claim, run: Run, error: Mapping[str, Any]) -> Millis | None:
+    def retry(
+        self, claim: Claim, run: Run, error: Mapping[str, Any], end: str = ""
+    ) -> Millis | None:
         """Give back a run whose outside is down; None when that was the last try.
 
+        `end`: whether it is its source or its destination, where that is known.
         Raises LostClaim.
         """
+        if end:
+            with self._database.begin() as tx:
+                runs.write(tx, claim)
+                reason = str(error.get("message", ""))
+                breakers.failed(tx, f"{end}:{runs.end_of(tx, claim.run, end)}", reason)
         if run.attempt >= TRIES_MAX:
             self.fail(claim, error, None, ())
             return None

@@ -59,7 +59,9 @@ from headrace.store import (
     servers,
     uploads,
 )
+from headrace.store import breakers as kept_breakers
 from headrace.store import limits as kept
+from headrace.store.breakers import Breaker
 from headrace.store.database import Database, Tx
 from headrace.store.limits import Limit
 from headrace.store.paging import Order as SortOrder
@@ -836,6 +838,22 @@ class Runs:
     def _said(self, tx: Tx, run: Run, message: str) -> None:
         event = NewEvent(kind=EventKind.LOG, status=EventStatus.SUCCEEDED, message=message)
         runs.add_event(tx, run.id, event)
+
+    def breakers(self, caller: Principal) -> list[Breaker]:
+        """Return what of the tenant's was down lately, and is left alone or tried with care."""
+        with self._database.read() as tx:
+            found = kept_breakers.known(tx).values()
+            return [one for one in found if self._is_callers(tx, caller, one.name)]
+
+    def reset_breaker(self, caller: Principal, name: str) -> None:
+        """Forget that something was down: it is tried at once. Raises NotFound."""
+        with self._database.begin() as tx:
+            there = name in kept_breakers.known(tx, [name])
+            if not there or not self._is_callers(tx, caller, name):
+                raise NotFound(f"cannot find breaker {name[:80]}")
+            kept_breakers.forget(tx, name)
+            audit.add(tx, caller, "breaker.reset", name)
+        self._wake()
 
     def limits(self, caller: Principal) -> dict[str, Limit]:
         """Return the limits that were set: of every tenant for admins of the server only."""

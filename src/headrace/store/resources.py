@@ -37,7 +37,7 @@ TABLES: Final[dict[type, sa.Table]] = {
 # What must not be removed while something points at it.
 USERS: Final[dict[type, Sequence[sa.Column[Any]]]] = {
     Authentication: (tables.source.c.authentication, tables.destination.c.authentication),
-    Source: (tables.task.c.source,),
+    Source: (tables.task.c.source, tables.trigger.c.source),
     Destination: (tables.task.c.destination, tables.pool.c.destination),
     Transformation: (),
     Task: (),

@@ -165,6 +165,11 @@ def exclusive_of(tx: Tx, id_: str) -> str | None:
     return None if found is None else found.exclusive
 
 
+def end_of(tx: Tx, id_: str, end: str) -> str:
+    """Return the id of a run's source or destination."""
+    return str(tx.con.execute(sa.select(run.c[end]).where(run.c.id == id_)).scalar_one())
+
+
 def is_cancelling(tx: Tx, id_: str) -> bool:
     """Tell whether somebody has asked for a run to stop."""
     state = tx.con.execute(sa.select(run.c.state).where(run.c.id == id_)).scalar()

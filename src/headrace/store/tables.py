@@ -354,3 +354,10 @@ fact: Final = Table(
     "fact", metadata, Column("name", String(40), primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )  # fmt: skip
+
+# What was down when runs met it, by name (`source:ID`, `destination:ID`).
+breaker: Final = Table(
+    "breaker", metadata, Column("name", String(60), primary_key=True),
+    Column("failures", Integer, nullable=False), Column("since", BigInteger, nullable=False),
+    Column("open_until", BigInteger, nullable=False), Column("reason", Text, nullable=False),
+)  # fmt: skip

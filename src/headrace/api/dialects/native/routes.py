@@ -650,6 +650,19 @@ def set_limit(name: str, payload: Json, services: Services, principal: Principal
     return wire.SetLimit(name=name, runs=given.runs, per_minute=given.per_minute)
 
 
+@get("/breakers", sync_to_thread=True)
+def list_breakers(services: Services, principal: Principal) -> wire.Page:
+    """List the sources and destinations that were down when runs met them last."""
+    found = services.runs.breakers(principal)
+    return wire.Page(items=[translate.breaker(one) for one in found], total=len(found))
+
+
+@delete("/breakers/{name:str}", sync_to_thread=True)
+def reset_breaker(name: str, services: Services, principal: Principal) -> None:
+    """Forget that a source or destination was down: runs try it at once."""
+    services.runs.reset_breaker(principal, name)
+
+
 @get("/limits", sync_to_thread=True)
 def list_limits(services: Services, principal: Principal) -> wire.Page:
     """List the limits that were set. Without one: 8 runs a source and destination, 100 a tenant."""
@@ -677,7 +690,7 @@ NATIVE: Final = Router(
         pause_task, resume_task, pause, resume, pause_server, resume_server,
         list_runs, get_run, get_receipt, get_tables, get_files, get_rejects, get_events,
         cancel_run, stream_run, read_rows,
-        set_limit, list_limits, remove_limit,
+        set_limit, list_limits, remove_limit, list_breakers, reset_breaker,
         add_pool, list_pools, get_pool, change_pool, remove_pool,
         add_job, list_jobs, get_job, change_job, remove_job, start_job,
         list_executions, get_execution, cancel_execution, retry_execution,

@@ -11,6 +11,7 @@ from headrace.domain.clock import Millis, rfc3339
 from headrace.domain.ids import TaskId
 from headrace.domain.server import Server
 from headrace.store.audit import Entry
+from headrace.store.breakers import Breaker
 from headrace.store.hooks import Hook
 from headrace.store.triggers import Trigger
 
@@ -28,6 +29,13 @@ def trigger(thing: Trigger) -> wire.Trigger:
         id=thing.id, name=thing.name, task=thing.task, job=thing.job, mode=thing.mode,
         after_task=thing.after_task, after_job=thing.after_job, source=thing.source,
         every=thing.every_s, problem=thing.problem, created_at=_at(thing.created_at),
+    )  # fmt: skip
+
+
+def breaker(thing: Breaker) -> wire.Breaker:
+    return wire.Breaker(
+        name=thing.name, open=thing.is_open, failures=thing.failures, reason=thing.reason,
+        since=_at(thing.since), open_until=_at(thing.open_until) if thing.open_until else None,
     )  # fmt: skip
 
 

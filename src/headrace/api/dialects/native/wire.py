@@ -328,6 +328,17 @@ class Limit(Given):
     per_minute: Annotated[int, Meta(ge=1)] | None = None
 
 
+class Breaker(Shown):
+    """Something that was down when runs met it; `open`: it is left alone until `openUntil`."""
+
+    name: str
+    open: bool
+    failures: int
+    reason: str
+    since: str
+    open_until: str | None
+
+
 class SetLimit(Shown):
     name: str
     runs: int | None
