@@ -92,7 +92,7 @@ class Server:
         self.bell: Bell | None = None
         if not self.database.is_sqlite:
             self.bell = Bell(self.database, self.queue.holder, self._rung)
-        catalog = Catalog(self.database, vault, self.servers.here)
+        catalog = Catalog(self.database, vault, self.servers.here, settings.shared)
         self.pool = Pool(settings.workers)
         self.runs = Runs(self.database, catalog, settings, self._wake, self.servers.here)
         self.jobs = Jobs(self.database, self.runs, self._wake)
@@ -203,7 +203,7 @@ def _make_folders(data_dir: Path) -> None:
 
 
 def _make_common(folder: Path) -> None:
-    for name in ("quarantine", UPLOADS):
+    for name in ("files", "quarantine", UPLOADS):
         _make(folder / name, "HEADRACE_SHARED")
 
 

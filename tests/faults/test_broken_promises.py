@@ -162,11 +162,11 @@ def test_a_commit_is_found_and_told_not_repeated(tmp_path, csv_file, end, fresh_
 
 def test_a_server_that_slept_past_its_lease_is_fenced_off(tmp_path, fresh_database):
     """Two servers on one PostgreSQL; the one that works is stopped, and continued too late."""
-    files = tmp_path / "files"
-    files.mkdir()
+    files = tmp_path / "shared" / "files"
+    files.mkdir(parents=True)
     (files / "in.csv").write_text("id,name\n" + "".join(f"{n},n{n}\n" for n in range(1000)))
     env = {
-        "HEADRACE_LEASE": "1.5", "HEADRACE_FILES_ROOTS": str(files),
+        "HEADRACE_LEASE": "1.5", "HEADRACE_SHARED": str(tmp_path / "shared"),
         "HEADRACE_MASTER_KEY": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
     }  # fmt: skip
     database = fresh_database

@@ -6,6 +6,7 @@ are sealed; what is kept in the open shows None in their place.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -62,8 +63,15 @@ NOUNS: Final = {
 class Catalog:
     """The things of every tenant."""
 
-    def __init__(self, database: Database, vault: Vault, here: ServerId | None = None) -> None:
-        """`here`: this server, on whose disk lies what is made with a local path."""
+    def __init__(
+        self, database: Database, vault: Vault, here: ServerId | None = None,
+        shared: Path | None = None,
+    ) -> None:  # fmt: skip
+        """`here`: this server, on whose disk lies what is made with a local path.
+
+        `shared`: a folder that all servers see.
+        """
+        self._shared = shared
         self._database = database
         self._vault = vault
         self._here = here
@@ -230,7 +238,7 @@ class Catalog:
     def _is_local(self, tx: Tx, thing: Source | Destination) -> bool:
         """Tell whether a thing lies on a server's own disk."""
         if isinstance(thing, Source):
-            return thing.type in registry.source_names() and is_local(thing.input)
+            return thing.type in registry.source_names() and is_local(thing.input, self._shared)
         type_ = self.connector_of(tx, thing)
         return type_ in registry.destination_names() and registry.destination(type_).spec.local
 

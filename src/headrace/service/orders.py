@@ -1,10 +1,11 @@
 """Orders: a run as plain data, and the two ends of it made from that."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -118,10 +119,13 @@ def build(order: Order, tools: Tools) -> Built:
     )
 
 
-def is_local(source_input: Mapping[str, Any]) -> bool:
-    """Tell whether a source's files lie on a server's own disk."""
+def is_local(source_input: Mapping[str, Any], shared: Path | None) -> bool:
+    """Tell whether a source's files lie on a server's own disk, not in what all of them share."""
     url = source_input.get("url")
-    return isinstance(url, str) and urlsplit(url).scheme in ("", "file")
+    if not isinstance(url, str) or (parts := urlsplit(url)).scheme not in ("", "file"):
+        return False
+    path = unquote(parts.path) if parts.scheme == "file" else url
+    return shared is None or not Path(os.path.normpath(path)).is_relative_to(shared.absolute())
 
 
 def judge_task(destination_type: str, action: str, key: tuple[str, ...]) -> None:

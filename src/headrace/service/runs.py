@@ -603,6 +603,7 @@ class Runs:
             rejects_dir=str(self.quarantine.absolute()),
             files_roots=(
                 str(data_dir / "files"),
+                str(settings.common / "files"),
                 str(data_dir / "lake" / str(values["tenant"])),
                 *(str(r.absolute()) for r in settings.files_roots),
             ),

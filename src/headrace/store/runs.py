@@ -21,6 +21,7 @@ from headrace.store.paging import Order, Window, page
 run: Final = tables.run
 event: Final = tables.event
 FORMAT: Final = 1  # of orders: raised when what a run needs means something new
+FAR_MS: Final = 600_000  # more than any wait of a queued run
 RARE: Final = 5_000  # events: so few are looked up before they are sorted
 IDS_AT_ONCE: Final = 500  # in one statement
 _ACTIVE: Final = tuple(ACTIVE)
@@ -362,13 +363,22 @@ def held_by_others(tx: Tx, holder: str) -> list[Run]:
 
 def waiting(tx: Tx, ids: Sequence[str]) -> list[Waiting]:
     """Return those of some runs that are queued and due, as the claim sees them."""
-    query = sa.select(*_WAITING).where(run.c.id.in_(ids), _QUEUED, run.c.not_before <= tx.now)
+    query = sa.select(*_WAITING).where(run.c.id.in_(ids), _QUEUED, _due(tx, run.c.not_before))
     return [Waiting(**row) for row in tx.con.execute(query).mappings()]
+
+
+def _due(tx: Tx, moment: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Return SQL that is true of moments that have come, and of those that nobody can have meant.
+
+    No wait is that long: the clock was set back, and a run must not wait until it has caught up.
+    """
+    return sa.or_(moment <= tx.now, moment > tx.now + FAR_MS)
 
 
 def waiting_tenants(tx: Tx) -> list[str]:
     """Return the tenants that have queued runs, those first whose next one is the oldest."""
-    if tx.first(sa.select(run.c.id).where(_QUEUED, run.c.not_before <= tx.now).limit(1)) is None:
+    some = sa.select(run.c.id).where(_QUEUED, _due(tx, run.c.not_before))
+    if tx.first(some.limit(1)) is None:
         return []
     tenant = tables.tenant.c.id
     first = (
@@ -389,7 +399,7 @@ def eligible(
     """
     query = sa.select(*_WAITING).where(
         run.c.tenant == tenant, _QUEUED,
-        run.c.not_before + 0 <= tx.now,  # + 0: by the index that gives the order, not by moments
+        _due(tx, run.c.not_before + 0),  # + 0: by the index that gives the order, not by moments
         limits.not_paused({"task": run.c.task, "tenant": run.c.tenant}),
         run.c.format <= FORMAT,
     )  # fmt: skip

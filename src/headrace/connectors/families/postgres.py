@@ -33,8 +33,8 @@ def connect(url: Secret, tools: Tools) -> Connection:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Translate what the driver says."""
+def told(end: str = "destination") -> Iterator[None]:
+    """Translate what the driver says; `end`: which end of the run it speaks of."""
     try:
         yield
     except HeadraceError:
@@ -49,7 +49,7 @@ def told() -> Iterator[None]:
         text = line_of(error)
         if "authentication failed" in text or ("database" in text and "does not exist" in text):
             raise Refused(f"PostgreSQL refused: {text}", field="input.url") from error
-        raise Unavailable(f"PostgreSQL does not answer: {text}") from error
+        raise Unavailable(f"PostgreSQL does not answer: {text}", end=end) from error
     except psycopg.Error as error:
         raise Refused(f"PostgreSQL refused: {line_of(error)}") from error
 

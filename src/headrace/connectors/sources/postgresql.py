@@ -136,11 +136,11 @@ class Postgresql:
         self._name = f"{config.schema}.{config.table}"
 
     def check(self) -> None:
-        with postgres.told(), postgres.connect(self._config.url, self._tools) as con:
+        with postgres.told("source"), postgres.connect(self._config.url, self._tools) as con:
             self._columns(con)
 
     def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
-        with postgres.told(), postgres.connect(self._config.url, self._tools) as source:
+        with postgres.told("source"), postgres.connect(self._config.url, self._tools) as source:
             source.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             source.read_only = True
             source.execute("set timezone = 'UTC'")
