@@ -9,7 +9,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 COMMANDS = (
     "", "serve", "ingest", "preview", "runs", "logs", "cancel", "tasks", "pools", "jobs", "jobs add",
-    "jobs start", "executions", "executions show", "keys", "keys add",
+    "jobs start", "executions", "executions show", "keys", "keys add", "backup", "restore", "migrate",
 )  # fmt: skip
 
 

@@ -412,6 +412,51 @@ def keys_revoke(
     remove("keys", key, as_json=json)
 
 
+DataDir = Annotated[Path, typer.Option(help="The server's data folder.")]
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="File to write, e.g. headrace.tar.gz.")],
+    data_dir: DataDir = Path("headrace-data"),
+    json: Json = False,
+) -> None:
+    """Back up the embedded store, with its keys, indexes and rejected rows, also while it serves.
+
+    What loads have written to files/ and lake/ is not in it.
+    """
+    from headrace.cli.keeping import backup as run
+
+    run(data_dir, file, as_json=json)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that `headrace backup` wrote.")],
+    data_dir: DataDir = Path("headrace-data"),
+    json: Json = False,
+) -> None:
+    """Make a data folder of a backup; the folder must not hold a store."""
+    from headrace.cli.keeping import restore as run
+
+    run(file, data_dir, as_json=json)
+
+
+@app.command()
+def migrate(
+    data_dir: DataDir = Path("headrace-data"),
+    database: Annotated[str | None, typer.Option(help="postgresql+psycopg://…, if not SQLite.")] = (
+        None
+    ),
+    json: Json = False,
+) -> None:
+    """Bring a store to this version's tables, before its servers are replaced; safe to repeat."""
+    from headrace.cli.keeping import migrate as run
+    from headrace.settings import from_env
+
+    run(from_env(data_dir=data_dir, database=database).database_url, as_json=json)
+
+
 def main() -> None:
     """Run the command line; every error becomes a sentence and an exit code."""
     try:
