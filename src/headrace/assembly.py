@@ -33,6 +33,7 @@ from headrace.service.orders import (
     build,
     make_destination,
     make_source,
+    spool_of,
     tools_for,
 )
 
@@ -52,6 +53,11 @@ def spooled(parent: Path | None = None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _spool_of(order: Order) -> Path | None:
+    """Return this process's own part of a server's spool: who kills it knows what to remove."""
+    return spool_of(Path(order.data_dir), os.getpid()) if order.data_dir else None
 
 
 def _planned(order: Order, tools: WorkTools, spool: Path, part: str = "") -> tuple[Plan, Built]:
@@ -79,7 +85,7 @@ def work(order: Order, journal: Journal) -> Receipt:
     """Do one run. Raises what engine.execute raises, and OwnerErrors of the set-up."""
     from headrace.engine.execute import RejectsTo, execute
 
-    with spooled(Path(order.data_dir) / "spool" / "work" if order.data_dir else None) as spool:
+    with spooled(_spool_of(order)) as spool:
         plan, built = _planned(order, tools_for(order, spool, journal), spool)
         rejects = RejectsTo(Path(order.rejects_dir), f"{order.run}-{order.attempt}.jsonl")
         try:
@@ -109,7 +115,7 @@ def _work_phase(order: Order, number: int, phase: Phase, journal: "_Sum") -> Non
         latest=phase.latest, files_roots=(*(order.files_roots or ()), phase.folder),
         source_input=phase.source_input | {"url": f"{glob.escape(str(folder))}/*"},
     )  # fmt: skip
-    with spooled(Path(order.data_dir) / "spool" / "work") as spool:
+    with spooled(_spool_of(order)) as spool:
         plan, built = _planned(order, tools_for(order, spool, journal), spool, f"{number}")
         rejects = RejectsTo(Path(order.rejects_dir), f"{order.run}-{order.attempt}-{number}.jsonl")
         try:
@@ -171,7 +177,7 @@ def work_pushes(order: Order, journal: PushJournal) -> None:
 def _work_batch(order: Order, number: int, batch: list[Push], journal: PushJournal) -> None:
     from headrace.engine.execute import RejectsTo, execute
 
-    with spooled(Path(order.data_dir) / "spool" / "work") as spool:
+    with spooled(_spool_of(order)) as spool:
         action = PUSH_ACTIONS[batch[0].action]
         if action not in registry.destination(order.destination_type).spec.actions:
             action = Action.REPLACE if action is Action.DROP else action  # a table stays, empty
@@ -276,7 +282,7 @@ def _sampled(order: Order, limit: int) -> tuple[list[Column], list[dict[str, Any
     from headrace.connectors.families.paging import plain
     from headrace.engine.stage import lay_out
 
-    with spooled(Path(order.data_dir) / "spool" / "work" if order.data_dir else None) as spool:
+    with spooled(_spool_of(order)) as spool:
         source = make_source(order.source_type, order.source_input, tools_for(order, spool))
         with contextlib.closing(source), duckdb.connect() as con:
             scans = list(source.scans(con))

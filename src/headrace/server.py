@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -93,7 +94,7 @@ class Server:
         if not self.database.is_sqlite:
             self.bell = Bell(self.database, self.queue.holder, self._rung)
         catalog = Catalog(self.database, vault, self.servers.here, settings.shared)
-        self.pool = Pool(settings.workers)
+        self.pool = Pool(settings.workers, settings.data_dir)
         self.runs = Runs(self.database, catalog, settings, self._wake, self.servers.here)
         self.jobs = Jobs(self.database, self.runs, self._wake)
         self.uploads = Uploads(self.database, catalog, self.runs, settings, self._columns)
@@ -132,6 +133,8 @@ class Server:
 
     def start(self) -> None:
         """Take work."""
+        # The lock on the folder proves that no worker of an earlier process has it.
+        shutil.rmtree(self.settings.data_dir / "spool" / "work", ignore_errors=True)
         self.runs.sweep()
         self.uploads.sweep(starting=True)
         if self.bell is not None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import msgspec
 
 from headrace.domain.errors import HeadraceError, Invalid, NotFound, TimedOut, Unavailable
 from headrace.runtime import messages
-from headrace.service.orders import Order
+from headrace.service.orders import Order, spool_of
 
 RUNS_OF_A_CHILD: Final = 100  # then a fresh one takes its place
 READ_S: Final = 60.0
@@ -25,7 +26,8 @@ Heard = Callable[[messages.FromChild | None], None]
 class Worker:
     """One child process, seen from the server."""
 
-    def __init__(self) -> None:
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
         self.process = subprocess.Popen(  # our own interpreter
             [sys.executable, "-m", "headrace.runtime.child"],
             stdin=subprocess.PIPE,
@@ -133,6 +135,8 @@ class Worker:
                         self._heard(message)
         self.process.wait()
         self.process.stdout.close()
+        # Whatever it was killed in the middle of.
+        shutil.rmtree(spool_of(self._data_dir, self.process.pid), ignore_errors=True)
         if self._heard:
             self._heard(None)
 
@@ -140,8 +144,9 @@ class Worker:
 class Pool:
     """All children of a server. Only the dispatcher's thread starts children."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, data_dir: Path) -> None:
         self.size = size
+        self._data_dir = data_dir
         self._workers: list[Worker] = []
         self._lock = threading.Lock()
 
@@ -156,7 +161,7 @@ class Pool:
             self._tidy()
             idle = any(not worker.busy for worker in self._workers)
             if not idle and len(self._workers) < self.size:
-                self._workers.append(Worker())
+                self._workers.append(Worker(self._data_dir))
 
     def take(self) -> Worker:
         """Return a free child, marked busy; started if none is warm."""
@@ -164,7 +169,7 @@ class Pool:
             self._tidy()
             worker = next((one for one in self._workers if not one.busy), None)
             if worker is None:
-                worker = Worker()
+                worker = Worker(self._data_dir)
                 self._workers.append(worker)
             worker.busy = True
             return worker

@@ -94,6 +94,11 @@ class Built:
     key: tuple[str, ...]
 
 
+def spool_of(data_dir: Path, pid: int) -> Path:
+    """Return where the worker with a process id keeps what it has on its way."""
+    return data_dir / "spool" / "work" / str(pid)
+
+
 def make_source(kind: str, given: Mapping[str, Any], tools: Tools) -> Source:
     """Make a source. Raises Invalid, naming the field, for settings that do not fit."""
     maker = registry.source(kind)
