@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 COMMANDS = (
-    "", "serve", "ingest", "preview", "runs", "logs", "cancel", "tasks", "pools", "jobs", "jobs add",
+    "", "serve", "ingest", "preview", "run", "runs", "logs", "cancel", "retry", "tasks", "pools", "jobs", "jobs add",
     "jobs start", "executions", "executions show", "keys", "keys add", "backup", "restore", "migrate",
 )  # fmt: skip
 

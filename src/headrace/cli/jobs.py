@@ -4,10 +4,10 @@ import json
 import sys
 import time
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from headrace.cli import show
-from headrace.cli.remote import COLOURS
+from headrace.cli.remote import COLOURS, show_logs, told_start
 from headrace.client import ENDED, Client
 from headrace.domain.errors import Invalid, NotFound
 from headrace.domain.ids import is_id
@@ -216,3 +216,18 @@ def add_key(name: str, role: str, *, as_json: bool) -> None:
         return
     show.console().print(f"key {made['id']} ({role}); it is shown only now:")
     sys.stdout.write(f"{made['key']}\n")
+
+
+def start_run(
+    task: str, mode: str | None, since: str | None, until: str | None, *, wait: bool, as_json: bool
+) -> int:
+    """Start a task; with `wait` until it ends. Return the exit code that tells how."""
+    asked = {"mode": mode, "from": since, "to": until}
+    query = urlencode({name: value for name, value in asked.items() if value is not None})
+    with Client.from_env() as client:
+        id_ = named(client, "tasks", task)
+        found = client.call("POST", f"/v1/tasks/{quote(id_)}/runs?{query}", {})
+    if wait:
+        return show_logs(found["id"], follow=True, as_json=as_json)
+    told_start(found, as_json=as_json)
+    return 0

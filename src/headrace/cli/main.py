@@ -179,6 +179,33 @@ def cancel(run: Annotated[str, typer.Argument(help="The run's id.")], json: Json
     cancel_run(run, as_json=json)
 
 
+@app.command()
+def retry(run: Annotated[str, typer.Argument(help="The run's id.")], json: Json = False) -> None:
+    """Start a run that has failed or was cancelled again, as it was started."""
+    from headrace.cli.remote import retry_run
+
+    retry_run(run, as_json=json)
+
+
+@app.command()
+def run(
+    task: Annotated[str, typer.Argument(help="The task's id or name.")],
+    mode: Annotated[
+        Literal["full", "delta"] | None, typer.Option(help="Read all, or what has changed.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="Read only from this value of the cursor on,")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", help="up to this one, not included.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Until it ends; exit as it did.")] = False,
+    json: Json = False,
+) -> None:
+    """Start a task; with --from and --to read a part again, and leave its place as it is."""
+    from headrace.cli.jobs import start_run
+
+    raise typer.Exit(start_run(task, mode, since, until, wait=wait, as_json=json))
+
+
 def _group(name: str, told: str) -> typer.Typer:
     made = typer.Typer(help=told, no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(made, name=name)

@@ -80,3 +80,18 @@ def cancel_run(run: str, *, as_json: bool) -> None:
         show.print_json(found)
     else:
         show.console().print(f"{run} is {found['state']}")
+
+
+def retry_run(run: str, *, as_json: bool) -> None:
+    """Start a run again."""
+    with Client.from_env() as client:
+        found = client.call("POST", f"/v1/runs/{quote(run, safe='')}/retry", {})
+    told_start(found, as_json=as_json)
+
+
+def told_start(found: dict[str, Any], *, as_json: bool) -> None:
+    """Tell of a run that was started."""
+    if as_json:
+        show.print_json(found)
+    else:
+        show.console().print(f"run {found['id']} is {found['state']}", soft_wrap=True)

@@ -13,6 +13,7 @@ from urllib3.util import Retry, Timeout, connection
 
 from headrace.contract.tools import Fetched, Known
 from headrace.domain.errors import HeadraceError, Invalid, Refused, TimedOut, Unavailable
+from headrace.domain.run import Range
 
 CHUNK_BYTES: Final = 1 << 20
 BODY_BYTES_MAX: Final = 256 << 30
@@ -61,6 +62,7 @@ class WorkTools:
         waiting: Callable[[str | None], None] = _patient,
         hosts: Mapping[str, str] | None = None,
         known: Known | None = None,
+        range_: Range | None = None,
         repeatable: bool = False,
     ) -> None:
         self.spool = spool
@@ -69,6 +71,7 @@ class WorkTools:
         self.memory_bytes = memory_bytes
         self.hosts = hosts or {}
         self.known = known
+        self.range = range_
         self.repeatable = repeatable
         self.passed: dict[str, str] = {}
         self._paths = paths

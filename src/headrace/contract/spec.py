@@ -20,7 +20,8 @@ class Spec:
 
     `actions` is empty for a source. `documents`: it stores whole JSON documents, not columns.
     `refuses_nul`: its texts cannot hold the character U+0000. `local`: what it writes, or its
-    notes of it, lie on the server's own disk.
+    notes of it, lie on the server's own disk. `ranges`: a part of a source can be read by its
+    cursor, or by when its files were changed.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Spec:
     documents: bool = False
     refuses_nul: bool = False
     local: bool = False
+    ranges: bool = False
 
 
 C = TypeVar("C", bound=Config)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from headrace.domain.run import Range
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
@@ -37,6 +39,7 @@ class Tools(Protocol):
     data_dir: Path
     hosts: Mapping[str, str]  # URLs of services that the operator has elsewhere, by name
     known: Known | None  # None: read everything
+    range: Range | None  # a back-fill: read nothing but this
     repeatable: bool  # rows that were read before may be given again: their keys tell
     passed: dict[str, str]  # versions of files that are passed over for the first time
 

@@ -72,6 +72,17 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """What a back-fill reads: from a value of the source's cursor, to one that is not read.
+
+    Of files the cursor is when they were changed.
+    """
+
+    since: str
+    until: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """The right to write about a run until it is lost; `fence` proves it."""
 
@@ -107,5 +118,6 @@ class Run:
     updated_at: Millis
     mode: Mode = Mode.FULL
     priority: int = 0  # runs of a higher one go first, of the same tenant
+    range: Range | None = None  # a back-fill: it leaves the task's position alone
     fire: Millis | None = None  # the moment of its task's schedule that it is for
     metadata: Mapping[str, Any] | None = None  # as the caller gave it, for this run only

@@ -16,6 +16,7 @@ from headrace.contract.source import Source
 from headrace.contract.spec import Config, filled_in
 from headrace.contract.tools import Known, Tools
 from headrace.domain.errors import Misconfigured
+from headrace.domain.run import Range
 from headrace.domain.secret import Secret
 from headrace.domain.task import KEYED, Action
 from headrace.engine.plan import Journal
@@ -81,6 +82,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     transformations: tuple[Code, ...] = ()
     hosts: dict[str, str] = {}
     known: Known | None = None  # a run that reads only what has changed since then
+    range: Range | None = None  # a run that reads only that
     latest: str | None = None  # of two rows with one key: the higher value here wins
 
 
@@ -185,6 +187,7 @@ def tools_for(order: Order, spool: Path, journal: Journal | None = None) -> Work
         waiting=waiting,
         hosts=order.hosts,
         known=order.known,
+        range_=order.range,
         repeatable=order.action in (*KEYED, Action.REPLACE),
     )
 

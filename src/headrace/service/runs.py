@@ -30,7 +30,7 @@ from headrace.domain.ids import (
 )
 from headrace.domain.principal import Principal, Role
 from headrace.domain.resources import Destination, Source
-from headrace.domain.run import ENDED, Mode, Run, RunKind, RunState, Trigger
+from headrace.domain.run import ENDED, Mode, Range, Run, RunKind, RunState, Trigger
 from headrace.domain.schedule import Overlap
 from headrace.domain.task import Action, Task
 from headrace.domain.upload import Upload, phases
@@ -121,8 +121,11 @@ class Runs:
     def start(
         self, tenant: TenantId, task_id: str, *, trigger: Trigger, key: str | None = None,
         metadata: Mapping[str, Any] | None = None, mode: Mode | None = None,
+        range_: Range | None = None,
     ) -> Run:  # fmt: skip
         """Queue a run of a task and return it.
+
+        With `range_` it is a back-fill: it reads that, and leaves the task's position alone.
 
         In DELTA it reads what has changed since the task's last commit; without `mode` it does so
         if the task has a cursor.
@@ -151,7 +154,11 @@ class Runs:
                 )
             self._judge_overrides(tx, ends[0], metadata)
             self.judge_queue(tx, tenant)
-            run = self._queued(tx, task, trigger, key, ends, metadata=metadata, mode=mode)
+            if range_ is not None:
+                _judge_range(task, ends[0], range_, mode)
+            run = self._queued(
+                tx, task, trigger, key, ends, metadata=metadata, mode=mode, range_=range_
+            )
         faults.reach("server.run_queued")
         self._wake()  # after the commit: a dispatcher that wakes must be able to see the run
         return run
@@ -389,10 +396,10 @@ class Runs:
         kind: RunKind = RunKind.REINDEX, table: str | None = None,
         metadata: Mapping[str, Any] | None = None, mode: Mode | None = None,
         execution: ExecutionId | None = None, patient: bool = False, fire: Millis | None = None,
-        pool: PoolId | None = None,
+        pool: PoolId | None = None, range_: Range | None = None,
     ) -> runs.NewRun:  # fmt: skip
         """Make a run to be queued. `patient`: whatever a destination is like, its run will say."""
-        mode = mode or (Mode.DELTA if task.extra.get("cursor") else Mode.FULL)
+        mode = mode or (Mode.DELTA if task.extra.get("cursor") and not range_ else Mode.FULL)
         id_ = RunId(new_id())
         source, end = ends
         run = Run(
@@ -404,6 +411,7 @@ class Runs:
             failure_threshold=task.failure_threshold,
             queued_at=tx.now, started_at=None, finished_at=None, not_before=tx.now,
             updated_at=tx.now, metadata=metadata, mode=mode, fire=fire, priority=task.priority,
+            range=range_,
         )  # fmt: skip
         return runs.NewRun(
             run=run,
@@ -474,7 +482,7 @@ class Runs:
                     tx, destination, run.table, self._settings.data_dir.absolute()
                 ),
                 action=run.action, table=task.table, key=task.key,
-                known=self._known(tx, task) if run.mode is Mode.DELTA else None,
+                known=self._known(tx, task) if run.mode is Mode.DELTA else None, range=run.range,
                 failure_threshold=run.failure_threshold, tenant=run.tenant,
                 transformations=self._catalog.codes_of(tx, destination),
                 pushes=tuple(
@@ -760,6 +768,24 @@ class Runs:
         self._wake()
         return found
 
+    def retry(self, tenant: TenantId, id_: str) -> Run:
+        """Start a run that has failed or was cancelled again, as it was started.
+
+        Raises Conflict for another, and for what cannot be had again: pushes and uploads.
+        """
+        run = self.get(tenant, id_)
+        if run.state not in (RunState.FAILED, RunState.CANCELLED):
+            raise Conflict(f"The run is {run.state}: there is nothing to retry.")
+        if run.kind is RunKind.PUSH or not run.task:
+            raise Conflict(
+                "What was pushed to this run is not kept for another.",
+                hint="Its records are among the rejected rows of the run: push them again.",
+            )
+        return self.start(
+            tenant, run.task, trigger=Trigger.RETRY, metadata=run.metadata, mode=run.mode,
+            range_=run.range,
+        )  # fmt: skip
+
     def stop(self, tx: Tx, run: Run) -> None:
         """Cancel a run that has not ended, in the caller's transaction."""
         if run.state is RunState.QUEUED:
@@ -951,6 +977,37 @@ class Runs:
                     path.unlink()
                     removed += 1
         return removed
+
+
+def _judge_range(task: Task, source: Source, wanted: Range, mode: Mode | None) -> None:
+    """Raise Invalid for a range that a task cannot read."""
+    if mode is Mode.DELTA:
+        raise Invalid("A range is read whole: mode=delta does not go with it.", field="mode")
+    if task.action is Action.REPLACE:
+        raise Invalid(
+            "A task that replaces its table cannot be back-filled: the rest would be gone.",
+            hint="Use a task with the action save or append.", field="from",
+        )  # fmt: skip
+    known = source.type in registry.source_names() and registry.source(source.type).spec.ranges
+    if not known or str(source.input.get("url", "")).startswith(("http://", "https://")):
+        raise Invalid(
+            f"This source of type {source.type} cannot be read by range.",
+            hint="Tables with a cursor can, and files of a folder.",
+            field="from",
+        )
+    if is_by_moment(source.type):
+        for field, value in (("from", wanted.since), ("to", wanted.until)):
+            try:
+                parse_rfc3339(value or "1970-01-01T00:00:00Z")
+            except ValueError:
+                raise Invalid(
+                    f"{field} must be a moment, as 2026-01-31T00:00:00Z.", field=field
+                ) from None
+
+
+def is_by_moment(type_: str) -> bool:
+    """Tell whether a range of a source is one of moments: files go by when they were changed."""
+    return hasattr(registry.source(type_), "look")
 
 
 def _overrides(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

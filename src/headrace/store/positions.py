@@ -32,12 +32,12 @@ def moved(tx: Tx, run: RunId, receipt: Mapping[str, Any]) -> None:
     """Keep what a run that has just committed has read. A full run forgets what was before."""
     table, task = tables.run, tables.task
     found = tx.first(
-        sa.select(table.c.task, table.c.mode, table.c.started_at, table.c.ordered_at).where(
-            table.c.id == run
-        )
+        sa.select(
+            table.c.task, table.c.mode, table.c.started_at, table.c.ordered_at, table.c.since
+        ).where(table.c.id == run)
     )
-    if found is None or found.task is None:
-        return
+    if found is None or found.task is None or found.since is not None:
+        return  # a back-fill says nothing of what has come since
     before = tx.first(sa.select(position).where(position.c.task == found.task))
     if before is not None and before.reset_at >= (found.ordered_at or 0) > 0:
         return  # it has read what is another source, or goes elsewhere, by now

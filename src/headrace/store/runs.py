@@ -13,7 +13,7 @@ from headrace.domain.clock import Millis
 from headrace.domain.errors import LostClaim
 from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
 from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, new_id
-from headrace.domain.run import ACTIVE, Claim, Mode, Run, RunKind, RunState, Trigger
+from headrace.domain.run import ACTIVE, Claim, Mode, Range, Run, RunKind, RunState, Trigger
 from headrace.store import aliases, limits, tables
 from headrace.store.database import Tx
 from headrace.store.paging import Order, Window, page
@@ -111,6 +111,7 @@ def _row_of(new: NewRun) -> dict[str, Any]:
         "exclusive": new.exclusive, "table_name": one.table,
         "idempotency_key": new.idempotency_key, "mode": one.mode,
         "metadata": None if one.metadata is None else dict(one.metadata), "fire": one.fire,
+        "since": one.range and one.range.since, "until": one.range and one.range.until,
         "queued_at": one.queued_at, "not_before": one.not_before, "updated_at": one.updated_at,
         "events": 1, "event_at": one.queued_at,
     }  # fmt: skip
@@ -740,4 +741,5 @@ def made(row: Any) -> Run:
         queued_at=row.queued_at, started_at=row.started_at, finished_at=row.finished_at,
         not_before=row.not_before, updated_at=row.updated_at, metadata=row.metadata,
         mode=Mode(row.mode), priority=row.priority,
+        range=None if row.since is None else Range(since=row.since, until=row.until),
     )  # fmt: skip

@@ -137,6 +137,7 @@ run: Final = Table(
     Column("progress", JSON, nullable=False), Column("receipt", JSON), Column("error", JSON),
     Column("token", Text), Column("failure_threshold", Integer, nullable=False),
     Column("mode", String(10), nullable=False), Column("metadata", JSON),
+    Column("since", Text), Column("until", Text),  # of a back-fill: what it reads
     Column("ordered_at", BigInteger),  # when its source and destination were looked up
     Column("idempotency_key", String(255)),
     Column("fire", BigInteger),  # the moment of its task's schedule that it is for

@@ -20,7 +20,9 @@ from headrace.contract.columns import check_type
 from headrace.contract.source import File
 from headrace.contract.spec import Config, HttpUrl
 from headrace.contract.tools import Known, Tools
+from headrace.domain.clock import parse_rfc3339
 from headrace.domain.errors import Invalid, Misconfigured, Refused, Unchanged
+from headrace.domain.run import Range
 from headrace.domain.secret import Secret
 
 CHUNK_BYTES: Final = 1 << 20
@@ -120,11 +122,21 @@ def _bodies(config: FilesConfig, tools: Tools) -> Iterator[Body]:
     found = tools.allowed_paths(path)
     if not found:
         raise Refused(f"No file matches {path}.", hint="Check the path.", field="input.url")
+    if tools.range is not None:
+        found = [each for each in found if _is_within(each, tools.range)]
+        if not found:
+            raise Unchanged("No file was changed in the range.")
     bodies = [Body(str(each), each, own=False, version=_version(each)) for each in found]
     changed = [body for body in bodies if not _known(body, tools)]
     if not changed:
         raise Unchanged(f"None of {len(bodies):,} files has changed since the last run.")
     yield from bodies if tools.known is None or tools.known.whole else changed
+
+
+def _is_within(path: Path, wanted: Range) -> bool:
+    changed = path.stat().st_mtime * 1000
+    until = parse_rfc3339(wanted.until) if wanted.until else float("inf")
+    return parse_rfc3339(wanted.since) <= changed < until
 
 
 def look(config: FilesConfig, tools: Tools) -> dict[str, str]:

@@ -51,7 +51,7 @@ class CsvConfig(FilesConfig, frozen=True, kw_only=True):
 class Csv:
     """CSV files."""
 
-    spec: ClassVar[Spec] = Spec(name="csv", title="CSV files", config=CsvConfig)
+    spec: ClassVar[Spec] = Spec(name="csv", title="CSV files", config=CsvConfig, ranges=True)
 
     def __init__(self, config: CsvConfig, tools: Tools) -> None:
         self._config = config

@@ -185,7 +185,7 @@ class JsonScan:
 class Json:
     """JSON files."""
 
-    spec: ClassVar[Spec] = Spec(name="json", title="JSON files", config=JsonConfig)
+    spec: ClassVar[Spec] = Spec(name="json", title="JSON files", config=JsonConfig, ranges=True)
 
     def __init__(self, config: JsonConfig, tools: Tools) -> None:
         self._config = config

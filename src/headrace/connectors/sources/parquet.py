@@ -98,7 +98,9 @@ class ParquetScan:
 class Parquet:
     """Parquet files."""
 
-    spec: ClassVar[Spec] = Spec(name="parquet", title="Parquet files", config=ParquetConfig)
+    spec: ClassVar[Spec] = Spec(
+        name="parquet", title="Parquet files", config=ParquetConfig, ranges=True
+    )
 
     def __init__(self, config: ParquetConfig, tools: Tools) -> None:
         self._config = config

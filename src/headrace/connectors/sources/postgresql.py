@@ -24,6 +24,7 @@ from headrace.contract.source import File, Scan, SourceMaker
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Misconfigured, Refused, Unchanged
+from headrace.domain.run import Range
 from headrace.domain.secret import Secret
 
 SEEN_MAX: Final = 50_000  # rows at the edge that a position remembers one by one
@@ -127,7 +128,9 @@ class _Edge:
 class Postgresql:
     """One table."""
 
-    spec: ClassVar[Spec] = Spec(name="postgresql", title="PostgreSQL", config=PostgresqlConfig)
+    spec: ClassVar[Spec] = Spec(
+        name="postgresql", title="PostgreSQL", config=PostgresqlConfig, ranges=True
+    )
 
     def __init__(self, config: PostgresqlConfig, tools: Tools) -> None:
         self._config = config
@@ -207,7 +210,9 @@ class Postgresql:
                     raise Unchanged(f"{self._name} has not changed since the last run.")
             else:
                 query = f"{new} union all ({late})"
-        edge = self._edge(con, before) if cursor else None
+        if self._tools.range is not None:
+            query, before = self._ranged(con, query, self._tools.range), None
+        edge = self._edge(con, before) if cursor and self._tools.range is None else None
         path = files.new_spool_file(self._tools)
         rows = written = told = 0
         with con.cursor() as cur:
@@ -225,6 +230,19 @@ class Postgresql:
             name=self._name, path=str(path), bytes=written, known=rows,
             version=edge.text() if edge else "",
         )  # fmt: skip
+
+    def _ranged(self, con: postgres.Connection, query: str, wanted: Range) -> str:
+        """Return SQL of the rows of a back-fill."""
+        if self._config.cursor is None:
+            raise Misconfigured(
+                "A back-fill goes by a cursor, and the source has none.",
+                hint="Name a column in input.cursor.", field="input.cursor",
+            )  # fmt: skip
+        kind, column = self._kind_of(con, self._config.cursor), quoted(self._config.cursor)
+        query += f" where {column} >= {kind.value(wanted.since)}"
+        return (
+            query if wanted.until is None else f"{query} and {column} < {kind.value(wanted.until)}"
+        )
 
     def _kind_of(self, con: postgres.Connection, name: str) -> "_Kind":
         [(format_,)] = con.execute(

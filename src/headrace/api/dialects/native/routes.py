@@ -21,7 +21,7 @@ from headrace.domain.ids import TaskId, is_id
 from headrace.domain.job import Job
 from headrace.domain.principal import Principal
 from headrace.domain.resources import Destination, Source
-from headrace.domain.run import ENDED, Mode, RunState, Trigger
+from headrace.domain.run import ENDED, Mode, Range, RunState, Trigger
 from headrace.domain.task import Task
 from headrace.service.hooks import Signed
 from headrace.service.services import Services
@@ -260,15 +260,27 @@ def start_run(
     id: str, services: Services, principal: Principal,  # noqa: A002
     key: Annotated[str | None, Parameter(header="Idempotency-Key")] = None,
     mode: Mode | None = None,
+    since: Annotated[str | None, Parameter(query="from", max_length=100)] = None,
+    until: Annotated[str | None, Parameter(query="to", max_length=100)] = None,
 ) -> wire.Run:  # fmt: skip
     """Start a run of a task; with an Idempotency-Key twice is once.
 
-    `mode=delta` reads only what has changed since the last run that landed.
+    `mode=delta` reads only what has changed since the last run that landed. `from` and `to` make it
+    a back-fill: rows from a value of the cursor to before another, or files changed in between.
     """
+    if until is not None and since is None:
+        raise Invalid("to needs from.", field="from")
     run = services.runs.start(
-        principal.tenant.id, TaskId(id), trigger=Trigger.API, key=key, mode=mode
-    )
+        principal.tenant.id, TaskId(id), trigger=Trigger.API, key=key, mode=mode,
+        range_=None if since is None else Range(since=since, until=until),
+    )  # fmt: skip
     return translate.run_shown(run)
+
+
+@post("/runs/{id:str}/retry", sync_to_thread=True)
+def retry_run(id: str, services: Services, principal: Principal) -> wire.Run:  # noqa: A002
+    """Start a run that has failed or was cancelled again, as it was started."""
+    return translate.run_shown(services.runs.retry(principal.tenant.id, id))
 
 
 # Pools, jobs, executions.
@@ -689,7 +701,7 @@ NATIVE: Final = Router(
         add_task, list_tasks, get_task, change_task, remove_task, start_run,
         pause_task, resume_task, pause, resume, pause_server, resume_server,
         list_runs, get_run, get_receipt, get_tables, get_files, get_rejects, get_events,
-        cancel_run, stream_run, read_rows,
+        cancel_run, retry_run, stream_run, read_rows,
         set_limit, list_limits, remove_limit, list_breakers, reset_breaker,
         add_pool, list_pools, get_pool, change_pool, remove_pool,
         add_job, list_jobs, get_job, change_job, remove_job, start_job,
