@@ -68,7 +68,7 @@ def _planned(order: Order, tools: WorkTools, spool: Path, part: str = "") -> tup
         run=order.run, scope=order.scope, fence=order.fence,
         token="/".join(filter(None, (order.run, built.table, part))), table=built.table,
         action=Action(order.action), key=built.key, documents=spec.documents,
-        refuses_nul=spec.refuses_nul, latest=order.latest,
+        refuses_nul=spec.refuses_nul, latest=order.latest, only_tells=order.only_tells,
         failure_threshold=order.failure_threshold,
         rejects_max=order.rejects_max, memory_bytes=order.memory_bytes, threads=order.threads,
         spool=spool, passed=tools.passed,

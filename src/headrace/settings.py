@@ -129,6 +129,7 @@ class Settings:
     roles: frozenset[Role] = frozenset(Role)  # HEADRACE_ROLE: api, ticker, dispatcher, by commas
     shared: Path | None = None  # HEADRACE_SHARED: a folder that all servers over one store see
     advertise: str = ""  # HEADRACE_ADVERTISE: URL at which the other servers reach this one
+    grace_s: float = 10.0  # HEADRACE_GRACE: seconds that a cancelled run has before it is killed
     drain_s: float = 20.0  # HEADRACE_DRAIN: seconds that runs under way have to end, at a stop
     log_level: str = "info"  # HEADRACE_LOG: debug, info, warning or error
 
@@ -191,6 +192,7 @@ def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:
         "roles": roles(env.get("HEADRACE_ROLE", "")),
         "shared": Path(env["HEADRACE_SHARED"]) if env.get("HEADRACE_SHARED") else None,
         "advertise": url(env, "HEADRACE_ADVERTISE"),
+        "grace_s": number(env, "HEADRACE_GRACE", 10, 0.1, 3600),
         "drain_s": number(env, "HEADRACE_DRAIN", 20, 0, 86_400),
         "log_level": env.get("HEADRACE_LOG", "info"),
     }

@@ -31,9 +31,16 @@ ARROWS: Final[Mapping[RunState, frozenset[RunState]]] = {
             RunState.SKIPPED,
         }
     ),
-    # A cancel that comes after the last commit loses: what landed is told as landed.
+    # A cancel that comes after the last commit loses: what landed is told as landed. Where nobody
+    # knows, because the worker died in its commit, another attempt finds out, and does no more.
     RunState.CANCELLING: frozenset(
-        {RunState.CANCELLED, RunState.SUCCEEDED, RunState.FAILED, RunState.SKIPPED}
+        {
+            RunState.CANCELLED,
+            RunState.SUCCEEDED,
+            RunState.FAILED,
+            RunState.SKIPPED,
+            RunState.QUEUED,
+        }
     ),
     RunState.SUCCEEDED: frozenset(),
     RunState.FAILED: frozenset(),
@@ -117,6 +124,7 @@ class Run:
     not_before: Millis
     updated_at: Millis
     mode: Mode = Mode.FULL
+    stopping: bool = False  # a cancel was asked for: it only finds out what has landed already
     priority: int = 0  # runs of a higher one go first, of the same tenant
     range: Range | None = None  # a back-fill: it leaves the task's position alone
     fire: Millis | None = None  # the moment of its task's schedule that it is for

@@ -52,10 +52,8 @@ def execute(
     staged: Staged | None = None
     segments: tuple[Segment, ...] = ()
     try:
-        note = _blamed("destination", load.begin)
-        faults.reach("child.fence_raised")
-        if note is not None:
-            return _tell_earlier(plan, note, journal)
+        if (earlier := _begun(plan, load, journal)) is not None:
+            return earlier
         con = load.con or _scratch(plan)
         stager = Stager(plan, load, con, journal, destination.document_rules)
         with _watched(stager, journal):
@@ -97,6 +95,17 @@ def execute(
         raise
     finally:
         load.close()
+
+
+def _begun(plan: Plan, load: Load, journal: Journal) -> Receipt | None:
+    """Begin a load; return the receipt of an earlier attempt that has committed already."""
+    note = _blamed("destination", load.begin)
+    faults.reach("child.fence_raised")
+    if note is not None:
+        return _tell_earlier(plan, note, journal)
+    if plan.only_tells:
+        raise Cancelled("The run was cancelled before it had committed.")
+    return None
 
 
 def _target(plan: Plan) -> Target:

@@ -32,6 +32,7 @@ class Plan:
     threads: int
     spool: Path
     transformations: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # code, secrets
+    only_tells: bool = False
     latest: str | None = None  # of two rows with one key: the one with more here, else the later
     passed: Mapping[str, str] = field(default_factory=dict)  # filled while the source is read
 

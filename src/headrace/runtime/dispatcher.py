@@ -30,7 +30,6 @@ CHORES_S: Final = 5.0
 BEAT_S: Final = 1.0
 SOON_S: Final = 0.1  # between two beats, however often somebody wakes it
 SWEEP_S: Final = 20.0  # between two looks at files that nobody needs any more
-GRACE_S: Final = 10.0  # between asking a cancelled run to stop and killing it
 MEMORY_SLACK: Final = 640 << 20  # what a child may hold besides DuckDB's share
 
 
@@ -51,6 +50,11 @@ class Job:
     cancel_asked: float = 0.0
     ended: bool = False
     killed_for: str = ""
+
+    @property
+    def is_committing(self) -> bool:
+        """Whether its last word was that it commits: nobody knows whether it has."""
+        return self.progress.get("phase") == "committing"
 
 
 class Dispatcher:
@@ -254,7 +258,7 @@ class Dispatcher:
             hint = "Raise HEADRACE_RUN_MAX, or load less at a time. Nothing more was published."
             error = TimedOut(f"The run was ended after {limit}.", hint=hint)
             self._queue.fail(job.claim, told(error), None, ())
-        elif job.cancel_asked:
+        elif job.cancel_asked and not job.is_committing:
             self._queue.cancelled(job.claim)
         else:
             self._queue.died(job.claim, how)
@@ -288,8 +292,9 @@ class Dispatcher:
         match message.fault:
             case "cancelled":
                 self._queue.cancelled(job.claim)
-            case "outside" if not job.cancel_asked:
-                self._queue.retry(job.claim, job.run, error, message.end)
+            case "outside":
+                unsure = job.is_committing
+                self._queue.retry(job.claim, job.run, error, message.end, unsure=unsure)
             case "lost":
                 self._queue.outrun(job.claim, message.fence)
             case _:
@@ -338,7 +343,7 @@ class Dispatcher:
         if not job.cancel_asked:
             job.cancel_asked = now
             job.worker.say(messages.Cancel())
-        elif now - job.cancel_asked > GRACE_S:
+        elif now - job.cancel_asked > self._settings.grace_s:
             job.killed_for = "it did not stop when it was cancelled"
             job.worker.kill()
 

@@ -83,6 +83,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     hosts: dict[str, str] = {}
     known: Known | None = None  # a run that reads only what has changed since then
     range: Range | None = None  # a run that reads only that
+    only_tells: bool = False  # it tells what has landed, and does nothing
     latest: str | None = None  # of two rows with one key: the higher value here wins
 
 

@@ -128,13 +128,14 @@ class Queue:
     def _bury(self, tx: Tx, run: Run, how: str) -> None:
         """Count a death of a run's worker: it waits to be tried again, or has failed for good."""
         values: dict[str, Any] = {"holder": None, "lease_until": None, "deaths": run.deaths + 1}
-        if run.state is RunState.CANCELLING:
+        last = run.deaths + 1 >= DEATHS_MAX
+        if run.stopping and last:
             runs.move(
                 tx, run.id, tuple(ACTIVE), state=RunState.CANCELLED, finished_at=tx.now, **values
             )
             self._tell(tx, run, "cancelled", EventStatus.FAILED, {"reason": how})
             pushes.refuse(tx, run.id, "The run was cancelled.", self._quarantine)
-        elif run.deaths + 1 >= DEATHS_MAX:
+        elif last:
             error = {
                 "code": "worker_died",
                 "message": f"The worker died repeatedly ({run.deaths + 1} times).",
@@ -153,7 +154,8 @@ class Queue:
                 tx, run.id, tuple(ACTIVE), state=RunState.QUEUED, not_before=tx.now + wait_ms,
                 **values,
             )  # fmt: skip
-            self._tell(tx, run, f"to be tried again: {how}", EventStatus.RETRIED, {})
+            what = "to find out what has landed" if run.stopping else "to be tried again"
+            self._tell(tx, run, f"{what}: {how}", EventStatus.RETRIED, {})
 
     def _backoff(self, earlier: int) -> int:
         """Return a wait with full jitter: from nothing to a limit that doubles."""
@@ -333,11 +335,13 @@ class Queue:
         return asked
 
     def retry(
-        self, claim: Claim, run: Run, error: Mapping[str, Any], end: str = ""
-    ) -> Millis | None:
+        self, claim: Claim, run: Run, error: Mapping[str, Any], end: str = "", *,
+        unsure: bool = False,
+    ) -> Millis | None:  # fmt: skip
         """Give back a run whose outside is down; None when that was the last try.
 
-        `end`: whether it is its source or its destination, where that is known.
+        `end`: whether it is its source or its destination, where that is known. `unsure`: its
+        commit may have happened all the same.
         Raises LostClaim.
         """
         if end:
@@ -349,7 +353,7 @@ class Queue:
             self.fail(claim, error, None, ())
             return None
         with self._database.begin() as tx:
-            if self._cancels(tx, claim):
+            if not unsure and self._cancels(tx, claim):
                 return None
             at = Millis(tx.now + self._backoff(run.attempt))
             runs.write(

@@ -483,6 +483,7 @@ class Runs:
                 ),
                 action=run.action, table=task.table, key=task.key,
                 known=self._known(tx, task) if run.mode is Mode.DELTA else None, range=run.range,
+                only_tells=run.stopping,
                 failure_threshold=run.failure_threshold, tenant=run.tenant,
                 transformations=self._catalog.codes_of(tx, destination),
                 pushes=tuple(
@@ -788,6 +789,8 @@ class Runs:
 
     def stop(self, tx: Tx, run: Run) -> None:
         """Cancel a run that has not ended, in the caller's transaction."""
+        if run.stopping:
+            return  # it was asked already
         if run.state is RunState.QUEUED:
             runs.move(
                 tx, run.id, (RunState.QUEUED,), state=RunState.CANCELLED, finished_at=tx.now,
@@ -796,7 +799,7 @@ class Runs:
             self._said(tx, run, "cancelled before it started")
             pushes.refuse(tx, run.id, "The run was cancelled.", self.quarantine)
         elif run.state is RunState.RUNNING:
-            runs.move(tx, run.id, (RunState.RUNNING,), state=RunState.CANCELLING)
+            runs.move(tx, run.id, (RunState.RUNNING,), state=RunState.CANCELLING, stopping=True)
             self._said(tx, run, "a cancel was asked for")
 
     def can_start(self, tx: Tx, task: Task) -> bool:

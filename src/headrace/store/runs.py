@@ -107,7 +107,7 @@ def _row_of(new: NewRun) -> dict[str, Any]:
         "destination": new.destination, "execution": one.execution, "pool": new.pool,
         "host": new.host, "format": FORMAT, "priority": one.priority, "state": one.state,
         "trigger": one.trigger, "kind": one.kind, "action": one.action, "fence": 0, "attempt": 0,
-        "deaths": 0, "progress": {}, "failure_threshold": one.failure_threshold,
+        "deaths": 0, "stopping": False, "progress": {}, "failure_threshold": one.failure_threshold,
         "exclusive": new.exclusive, "table_name": one.table,
         "idempotency_key": new.idempotency_key, "mode": one.mode,
         "metadata": None if one.metadata is None else dict(one.metadata), "fire": one.fire,
@@ -740,6 +740,6 @@ def made(row: Any) -> Run:
         receipt=row.receipt, error=row.error, failure_threshold=row.failure_threshold,
         queued_at=row.queued_at, started_at=row.started_at, finished_at=row.finished_at,
         not_before=row.not_before, updated_at=row.updated_at, metadata=row.metadata,
-        mode=Mode(row.mode), priority=row.priority,
+        mode=Mode(row.mode), priority=row.priority, stopping=row.stopping,
         range=None if row.since is None else Range(since=row.since, until=row.until),
     )  # fmt: skip

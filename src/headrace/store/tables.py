@@ -131,6 +131,7 @@ run: Final = Table(
     Column("fence", BigInteger, nullable=False, default=0),
     Column("attempt", Integer, nullable=False, default=0),
     Column("deaths", Integer, nullable=False, default=0),
+    Column("stopping", Boolean, nullable=False, default=False),  # a cancel was asked for
     Column("holder", String(80)), Column("lease_until", BigInteger),
     Column("exclusive", String(500)), Column("table_name", String(400)),
     Column("waiting_for", Text),
