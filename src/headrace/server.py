@@ -114,7 +114,8 @@ class Server:
             hooks=Hooks(self.database, vault, self.runs, self.jobs),
             triggers=self.triggers,
             audit=Audit(self.database), servers=self.servers, indexes=Indexes(settings.data_dir),
-            read_table=self._read_table, sample=self._sample, try_source=self._try_source,
+            read_table=self._read_table, ask_owner=self._ask_owner,
+            sample=self._sample, try_source=self._try_source,
             try_transformation=tried,
             ready=self._not_ready,
         )  # fmt: skip
@@ -176,6 +177,18 @@ class Server:
         order, exclusive = self.runs.reading_order(caller.tenant.id, destination)
         page = self.pool.read(order, exclusive, table, limit, cursor)
         return Page(columns=page.columns, rows=page.rows, next=page.next)
+
+    def _ask_owner(
+        self, caller: Principal, index: str, path: str, body: Mapping[str, Any] | None
+    ) -> Any:
+        host = self.servers.host_of_index(caller.tenant.id, index)
+        if host is None:
+            return None
+        key = self.access.token_of(caller, ASKED_S)
+        headers = {"x-algolia-application-id": caller.tenant.name, "x-algolia-api-key": key}
+        method = "GET" if body is None else "POST"
+        with Client(self.servers.owner(host).url, key=key) as peer:
+            return peer.call(method, path, None if body is None else dict(body), headers)
 
     def _sample(
         self, tenant: TenantId, type_: str, given: Mapping[str, Any], authentication: str | None

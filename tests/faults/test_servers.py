@@ -14,6 +14,7 @@ import pytest
 
 from headrace.domain.errors import HeadraceError
 from tests.algolia_fake import until
+from tests.faults.test_pushes import Pusher
 from tests.serving import KEY, Serving, send, website
 
 MASTER = base64.b64encode(bytes(range(32))).decode()
@@ -213,6 +214,29 @@ def test_what_lies_on_a_servers_disk_is_done_and_read_by_that_server(cluster):
         list(two.client.rows(end["id"], "t"))
     one.start()
     assert ended(two.client, run)["state"] == "succeeded"
+
+
+def test_an_embedded_index_is_searched_and_pushed_to_through_any_server(cluster):
+    one, two = cluster.server("one"), cluster.server("two")
+    _, task = Pusher(one).index("songs")
+    told = Pusher(two).push(
+        task, "addObject", *({"objectID": f"{n}", "title": f"song {n}"} for n in range(3))
+    )
+    Pusher(two).event(told)
+    for server in (one, two):
+        pusher = Pusher(server)
+        found = pusher.call("POST", "/1/indexes/songs/query", {"query": "song", "hitsPerPage": 2})
+        assert (found["nbHits"], len(found["hits"])) == (3, 2)
+        found = pusher.call("POST", "/1/indexes/*/queries", {
+            "requests": [{"indexName": "songs", "query": "2"}]})  # fmt: skip
+        assert [hit["objectID"] for hit in found["results"][0]["hits"]] == ["2"]
+        assert len(pusher.call("POST", "/1/indexes/songs/browse", {})["hits"]) == 3
+        assert pusher.call("GET", "/1/indexes/songs/1")["title"] == "song 1"
+        asked = [{"indexName": "songs", "objectID": id_} for id_ in ("0", "none")]
+        found = pusher.call("POST", "/1/indexes/*/objects", {"requests": asked})["results"]
+        assert [one and one["title"] for one in found] == ["song 0", None]
+        assert "does not exist" in pusher.call("GET", "/1/indexes/songs/no", status=404)["message"]
+        pusher.call("POST", "/1/indexes/other/query", {"query": "x"}, status=404)
 
 
 def test_rejected_rows_are_seen_by_every_server(cluster, slow_site, fresh_database):

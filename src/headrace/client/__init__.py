@@ -132,4 +132,6 @@ def _raised(status: int, body: Json) -> HeadraceError:
         401: Unauthenticated, 404: NotFound, 422: OwnerError, 503: OutsideError,
     }  # fmt: skip
     kind = kinds.get(status, CallerError if status < 500 else HeadraceError)
-    return kind(str(body.get("title") or f"The server answered {status}."), **shown)
+    return kind(
+        str(body.get("title") or body.get("message") or f"The server answered {status}."), **shown
+    )

@@ -7,13 +7,13 @@ from typing import Final
 
 from headrace import __version__
 from headrace.domain.errors import Misconfigured, Unavailable
-from headrace.domain.ids import ServerId, is_id, new_id
+from headrace.domain.ids import ServerId, TenantId, is_id, new_id
 from headrace.domain.principal import Principal, Role
 from headrace.domain.server import Server
 from headrace.security.vault import Vault
 from headrace.service.access import need
 from headrace.settings import Settings
-from headrace.store import servers
+from headrace.store import resources, servers
 from headrace.store.database import Database
 
 LOCK: Final = 0x68656166  # PostgreSQL's advisory lock of those that join
@@ -95,6 +95,14 @@ class Servers:
     def is_elsewhere(self, host: str | None) -> bool:
         """Tell whether something lies on another server's disk."""
         return host is not None and host != self.here and not self._database.is_sqlite
+
+    def host_of_index(self, tenant: TenantId, index: str) -> str | None:
+        """Return the server that has an embedded index, if it is another one."""
+        if self._database.is_sqlite:
+            return None
+        with self._database.read() as tx:
+            hosts = resources.hosts_of_index(tx, tenant, index)
+        return next(iter(hosts)) if hosts and self.here not in hosts else None
 
     def owner(self, host: str) -> Server:
         """Return the server on whose disk something lies. Raises Unavailable if it is not there."""

@@ -25,6 +25,7 @@ from headrace.settings import Settings
 ReadTable = Callable[[Principal, str, str, int, str | None], Page]
 Sample = Callable[[TenantId, str, Mapping[str, Any], str | None], list[dict[str, Any]]]
 TrySource = Callable[[TenantId, str], list[dict[str, Any]]]
+AskOwner = Callable[[Principal, str, str, Mapping[str, Any] | None], Any]
 TryTransformation = Callable[[str, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], Tried]
 
 
@@ -32,8 +33,9 @@ TryTransformation = Callable[[str, Mapping[str, Any], Mapping[str, Any], Mapping
 class Services:
     """`read_table(caller, destination, table, limit, cursor)` reads back what landed.
 
-    `sample(tenant, type, input, authentication)` returns the first records of a source that is not
-    kept, `try_source(tenant, id)` those of one that is;
+    `ask_owner(caller, index, path, body)` is what the server answers that has an embedded index;
+    None if this one does. `sample(tenant, type, input, authentication)` returns the first records
+    of a source that is not kept, `try_source(tenant, id)` those of one that is;
     `try_transformation(type, input, secrets, record)` what becomes of one record.
     """
 
@@ -51,6 +53,7 @@ class Services:
     servers: Servers
     indexes: Indexes
     read_table: ReadTable
+    ask_owner: AskOwner
     sample: Sample
     try_source: TrySource
     try_transformation: TryTransformation

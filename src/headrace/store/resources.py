@@ -146,6 +146,16 @@ def move_schedules(tx: Tx, moments: Mapping[str, int]) -> None:
     tx.con.execute(statement, [{"of": id_, "moment": at} for id_, at in moments.items()])
 
 
+def hosts_of_index(tx: Tx, tenant: TenantId, index: str) -> set[str]:
+    """Return the servers on whose disks lie the destinations of an embedded index."""
+    table = tables.destination
+    query = sa.select(table.c.host).where(
+        table.c.tenant == tenant, table.c.type == "search", table.c.host.is_not(None),
+        table.c.input["indexName"].as_string() == index,
+    )  # fmt: skip
+    return {row.host for row in tx.all(query)}
+
+
 def forgive(tx: Tx, id_: str) -> None:
     """Forget the critical failures in a row that a task has had."""
     tx.run(sa.update(tables.task).where(tables.task.c.id == id_).values(criticals=0))
