@@ -1,6 +1,7 @@
-"""The official JavaScript clients, where npm and its registry can be reached."""
+"""The official clients in JavaScript (Algolia's, Celonis's), where npm can be reached."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 
 from tests.serving import KEY, serving
 
-PACKAGES = ("@algolia/ingestion@1.64.0", "algoliasearch@5.64.0")
+PACKAGES = (
+    "@algolia/ingestion@1.64.0", "algoliasearch@5.64.0", "@celonis/content-cli@1.15.0",
+)  # fmt: skip
 SCRIPT = Path(__file__).with_name("algolia_client.mjs")
 
 
@@ -51,3 +54,26 @@ def test_the_javascript_clients_work_unchanged(node, tmp_path):
     assert told["refused"]["status"] == 403
     assert told["last"] == {"objectID": "last", "n": -1}
     assert told["hits"] == 2 + 300 + 1200 + 1
+
+
+def test_the_content_cli_of_celonis_lists_every_pool(node, tmp_path):
+    """It goes on from page to page: a hundred at once."""
+    with serving(tmp_path / "data") as server:
+        made = [
+            server.client.call("POST", "/v1/pools", {"name": f"pool {n}"})["id"] for n in range(130)
+        ]
+        done = subprocess.run(
+            [node / "node_modules" / ".bin" / "content-cli", "list", "data-pools"], cwd=node,
+            env=os.environ | {"TEAM_URL": server.client.url, "API_TOKEN": KEY},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert all(
+            f"Pool Id: {id_} - Pool Name: pool {n}" in done.stdout for n, id_ in enumerate(made)
+        )
+        done = subprocess.run(
+            [node / "node_modules" / ".bin" / "content-cli", "list", "data-pools"], cwd=node,
+            env=os.environ | {"TEAM_URL": server.client.url, "API_TOKEN": "wrong"},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert "Pool Id" not in done.stdout

@@ -163,6 +163,17 @@ RUN = {"dag_run_id", "dag_id", "logical_date", "execution_date", "data_interval_
        "note"}  # fmt: skip
 
 
+def modelled(body):
+    """Return a list of runs as Airflow's own client reads it, which is strict about types."""
+    from airflow_client.client import Configuration
+    from airflow_client.client.model.dag_run_collection import DAGRunCollection
+    from airflow_client.client.model_utils import validate_and_convert_types
+
+    return validate_and_convert_types(
+        body, (DAGRunCollection,), ["body"], True, True, Configuration()
+    )  # fmt: skip
+
+
 def test_lucidum_lists_starts_and_details_runs(caller):
     assert caller.lucidum("/system/data-ingestion/jobs") == {"dag_runs": [], "total_entries": 0}
     task = caller.task("one", "id,n\n" + "".join(f"{n},{n}\n" for n in range(50_000)))
@@ -173,6 +184,7 @@ def test_lucidum_lists_starts_and_details_runs(caller):
         "manual",
         True,
     )
+    assert modelled({"dag_runs": [started], "total_entries": 1}).dag_runs[0].end_date is None
     assert started["dag_run_id"] == f"manual__{started['logical_date']}"
     assert ISO.fullmatch(started["data_interval_start"])
     again = caller.lucidum("/system/data-ingestion/run/")  # the one that is under way
@@ -184,6 +196,11 @@ def test_lucidum_lists_starts_and_details_runs(caller):
 
     run = until(over, 40)
     assert run["state"] == "success"
+    found = modelled(caller.lucidum("/system/data-ingestion/jobs/"))
+    assert found.total_entries == 1
+    assert found.dag_runs[0].dag_run_id == run["dag_run_id"]
+    assert found.dag_runs[0].state.value == "success"
+    assert found.dag_runs[0].start_date.isoformat() == run["start_date"]
     assert ISO.fullmatch(run["start_date"])
     assert run["start_date"] <= run["end_date"]
     (short,) = caller.lucidum("/system/metrics/data-ingestion")["data_ingestion_runs"]
