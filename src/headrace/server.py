@@ -106,7 +106,9 @@ class Server:
         )  # fmt: skip
         self.mailer = Mailer(self.database, settings)
         self.cleaner = Cleaner(
-            Retention(self.database, self.runs, self.uploads, settings.keep_days)
+            Retention(
+                self.database, self.runs, self.uploads, settings.keep_days, settings.audit_days
+            )
         )
         self.services = Services(
             settings=settings, access=self.access, catalog=catalog, runs=self.runs, jobs=self.jobs,

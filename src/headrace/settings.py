@@ -111,6 +111,7 @@ class Settings:
     stall_s: float = 600.0  # HEADRACE_STALL: seconds after which a silent worker is killed
     run_max_s: float = 86_400.0  # HEADRACE_RUN_MAX: seconds after which a run is ended, and fails
     keep_days: float = 90.0  # HEADRACE_KEEP_DAYS: days that ended runs are kept; 0 for ever
+    audit_days: float = 0.0  # HEADRACE_AUDIT_DAYS: days that the audit log is kept; 0 for ever
     queue_max: int = 10_000  # HEADRACE_QUEUE_MAX: runs of a tenant that may wait; then 429
     rejects_max: int = 100_000  # HEADRACE_REJECTS_MAX: rejected rows of a run; more fail it
     body_bytes_max: int = 8 << 20  # HEADRACE_BODY_MAX: bytes of a request, e.g. 8MB
@@ -171,6 +172,7 @@ def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:
         "stall_s": number(env, "HEADRACE_STALL", 600, 1, 86_400),
         "run_max_s": number(env, "HEADRACE_RUN_MAX", 86_400, 1, 31_536_000),
         "keep_days": number(env, "HEADRACE_KEEP_DAYS", 90, 0, 36_500),
+        "audit_days": number(env, "HEADRACE_AUDIT_DAYS", 0, 0, 36_500),
         "queue_max": int(number(env, "HEADRACE_QUEUE_MAX", 10_000, 1, 10_000_000)),
         "rejects_max": int(number(env, "HEADRACE_REJECTS_MAX", 100_000, 0, 10_000_000)),
         "algolia_rate": rate(env, "HEADRACE_ALGOLIA_RATE"),

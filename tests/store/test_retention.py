@@ -143,6 +143,23 @@ def test_uploads_that_nobody_started_go_with_their_files(scene):
     assert [path.name for path in scene.uploads.folder.iterdir()] == [young.id]
 
 
+def test_the_audit_log_is_kept_as_long_as_is_said(scene):
+    world = scene.world
+    world.limit("server", 5)
+    with world.database.begin() as tx:
+        tx.run(sa.update(tables.audit).values(at=tables.audit.c.at - 20 * DAY_MS))
+    world.limit("server", 6)
+
+    def deeds():
+        with world.database.read() as tx:
+            return len(tx.all(sa.select(tables.audit)))
+
+    scene.clean()
+    assert deeds() == 2  # for ever
+    Retention(world.database, world.runs, scene.uploads, 10, 10).clean()
+    assert deeds() == 1
+
+
 def test_however_many_executions_are_old_they_go_at_once(scene, monkeypatch):
     monkeypatch.setattr(retention, "AT_ONCE", 2)
     from headrace.domain.job import Step

@@ -4,6 +4,7 @@ What a person fills in is checked against the connector's form before it is kept
 are sealed; what is kept in the open shows None in their place.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from headrace.domain.ids import (
     is_id,
     new_id,
 )
+from headrace.domain.principal import Principal
 from headrace.domain.resources import Authentication, Destination, Source, Transformation
 from headrace.domain.schedule import DEFAULT, Timing
 from headrace.domain.task import OF_TASKS, Action, Task, TriggerType
@@ -33,7 +35,7 @@ from headrace.engine.steps import code_of
 from headrace.security.vault import Vault
 from headrace.service.orders import Code, is_local, judge_task, secret_members
 from headrace.service.schedule import check_timing, next_moment
-from headrace.store import aliases, breakers, positions, resources, runs, tables
+from headrace.store import aliases, audit, breakers, positions, resources, runs, tables
 from headrace.store.database import Database, Tx
 from headrace.store.paging import Order, Window
 
@@ -75,6 +77,17 @@ class Catalog:
         self._database = database
         self._vault = vault
         self._here = here
+        self.caller: Principal | None = None
+
+    def by(self, caller: Principal) -> "Catalog":
+        """Return the same for somebody whose deeds go into the audit log."""
+        mine = copy.copy(self)
+        mine.caller = caller
+        return mine
+
+    def _audit(self, tx: Tx, deed: str, thing: str) -> None:
+        if self.caller is not None:
+            audit.add(tx, self.caller, deed, thing)
 
     # Of every kind.
 
@@ -128,6 +141,7 @@ class Catalog:
                     raise Conflict("The task has a run.", hint="Cancel it, or wait for its end.")
                 runs.forget_task(tx, thing.id)
             resources.remove(tx, kind, thing.id)
+            self._audit(tx, f"{NOUNS[kind]}.removed", thing.id)
             if isinstance(thing, Task):
                 source = resources.find(tx, Source, tenant, thing.source)
                 if source is not None and source.type == UPLOADED:  # it was made with its task
@@ -146,6 +160,7 @@ class Catalog:
                 platform=platform, input=shown, created_at=tx.now, updated_at=tx.now,
             )  # fmt: skip
             resources.add(tx, thing, self._vault.seal(secret, thing.id))
+            self._audit(tx, "authentication.added", thing.id)
         return thing
 
     def change_authentication(
@@ -167,6 +182,7 @@ class Catalog:
                 platform=platform or old.platform, updated_at=tx.now,
             )  # fmt: skip
             resources.change(tx, new, sealed)
+            self._audit(tx, "authentication.changed", new.id)
         return new
 
     # Sources and destinations.
@@ -205,6 +221,7 @@ class Catalog:
         thing = kind(**common)
         thing = replace(thing, host=self._here if self._is_local(tx, thing) else None)
         resources.add(tx, thing, self._vault.seal(secret, thing.id))
+        self._audit(tx, f"{NOUNS[kind]}.added", thing.id)
         return thing
 
     def change_end(
@@ -229,6 +246,7 @@ class Catalog:
             local = self._is_local(tx, new)
             new = replace(new, host=(old.host or self._here) if local else None)
             resources.change(tx, new, sealed)
+            self._audit(tx, f"{NOUNS[kind]}.changed", new.id)
             breakers.forget(tx, f"{NOUNS[kind]}:{new.id}")  # it may work now
             if given is not None:  # what was read from the old one says nothing of the new
                 column = tables.task.c.source if kind is Source else tables.task.c.destination
@@ -292,6 +310,7 @@ class Catalog:
                 updated_at=tx.now,
             )  # fmt: skip
             resources.add(tx, thing)
+            self._audit(tx, "transformation.added", thing.id)
         return thing
 
     def replace_transformation(
@@ -306,6 +325,7 @@ class Catalog:
                 authentications=self._secrets(tx, tenant, authentications), updated_at=tx.now,
             )  # fmt: skip
             resources.change(tx, new)
+            self._audit(tx, "transformation.changed", new.id)
         return new
 
     def _secrets(
@@ -368,6 +388,7 @@ class Catalog:
         self._judge(tx, thing)
         resources.add(tx, thing)
         aliases.give(tx, tenant, alias.Kind.TASK, thing.id)
+        self._audit(tx, "task.added", thing.id)
         return thing
 
     def change_task(self, tenant: TenantId, id_: str, **changes: Any) -> Task:
@@ -398,6 +419,7 @@ class Catalog:
             new = replace(old, updated_at=tx.now, **changes)
             self._judge(tx, new)
             resources.change(tx, new)
+            self._audit(tx, "task.changed", new.id)
             if POSITIONED & set(changes) or "cursor" in given:
                 positions.reset(tx, tables.task.c.id == new.id)
         return new

@@ -7,7 +7,7 @@ from headrace.domain.clock import Millis
 from headrace.domain.ids import RunId
 from headrace.service.runs import Runs
 from headrace.service.uploads import Uploads
-from headrace.store import hooks, retention, triggers
+from headrace.store import audit, hooks, retention, triggers
 from headrace.store.database import Database
 
 DAY_MS: Final = 86_400_000
@@ -16,9 +16,13 @@ EVENTS_AT_ONCE: Final = 5_000  # removed in one transaction: others must get in 
 
 
 class Retention:
-    """Forgets what ended more than `days` ago; 0 days: nothing."""
+    """Forgets what ended more than `days` ago, deeds after `audit_days`; 0 days: nothing."""
 
-    def __init__(self, database: Database, started: Runs, uploads: Uploads, days: float) -> None:
+    def __init__(
+        self, database: Database, started: Runs, uploads: Uploads, days: float,
+        audit_days: float = 0,
+    ) -> None:  # fmt: skip
+        self._audit_days = audit_days
         self._database = database
         self._runs = started
         self._uploads = uploads
@@ -30,6 +34,8 @@ class Retention:
         with self._database.begin() as tx:
             hooks.forget_calls(tx, Millis(tx.now - DAY_MS))  # no call is taken that long after
             triggers.forget(tx, Millis(tx.now - DAY_MS))
+            if self._audit_days:
+                audit.forget(tx, Millis(tx.now - round(self._audit_days * DAY_MS)))
         self._runs.sweep()
         self._uploads.sweep()
         return removed

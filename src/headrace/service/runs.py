@@ -121,9 +121,9 @@ class Runs:
     def start(
         self, tenant: TenantId, task_id: str, *, trigger: Trigger, key: str | None = None,
         metadata: Mapping[str, Any] | None = None, mode: Mode | None = None,
-        range_: Range | None = None,
+        range_: Range | None = None, by: Principal | None = None,
     ) -> Run:  # fmt: skip
-        """Queue a run of a task and return it.
+        """Queue a run of a task and return it. `by`: who is on record for it.
 
         With `range_` it is a back-fill: it reads that, and leaves the task's position alone.
 
@@ -159,6 +159,8 @@ class Runs:
             run = self._queued(
                 tx, task, trigger, key, ends, metadata=metadata, mode=mode, range_=range_
             )
+            if by is not None:
+                audit.add(tx, by, "run.started", run.id)
         faults.reach("server.run_queued")
         self._wake()  # after the commit: a dispatcher that wakes must be able to see the run
         return run
@@ -256,7 +258,7 @@ class Runs:
 
     def start_all(
         self, tenant: TenantId, source: str, *, kind: RunKind, indices: Callable[[str], bool],
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None, by: Principal | None = None,
     ) -> list[Run]:  # fmt: skip
         """Queue a run of every enabled task of a source whose index is wanted."""
         with self._database.begin() as tx:
@@ -272,6 +274,8 @@ class Runs:
                 if wanted and not runs.unfinished(tx, task.id):
                     run = self._queued(tx, task, Trigger.API, None, kind=kind, metadata=metadata)
                     started.append(run)
+                    if by is not None:
+                        audit.add(tx, by, "run.started", run.id)
         self._wake()
         return started
 
@@ -758,18 +762,20 @@ class Runs:
 
     # Deeds.
 
-    def cancel(self, tenant: TenantId, id_: str) -> Run:
+    def cancel(self, tenant: TenantId, id_: str, by: Principal | None = None) -> Run:
         """Ask for a run to stop. It is cancelled when its work is gone. Safe to repeat."""
         with self._database.begin() as tx:
             run = self._get(tx, tenant, id_)
             if run.state in ENDED and run.state is not RunState.CANCELLED:
                 raise Conflict(f"The run has {run.state} already.")
             self.stop(tx, run)
+            if by is not None:
+                audit.add(tx, by, "run.cancelled", run.id)
             found = self._get(tx, tenant, id_)
         self._wake()
         return found
 
-    def retry(self, tenant: TenantId, id_: str) -> Run:
+    def retry(self, tenant: TenantId, id_: str, by: Principal | None = None) -> Run:
         """Start a run that has failed or was cancelled again, as it was started.
 
         Raises Conflict for another, and for what cannot be had again: pushes and uploads.
@@ -784,7 +790,7 @@ class Runs:
             )
         return self.start(
             tenant, run.task, trigger=Trigger.RETRY, metadata=run.metadata, mode=run.mode,
-            range_=run.range,
+            range_=run.range, by=by,
         )  # fmt: skip
 
     def stop(self, tx: Tx, run: Run) -> None:

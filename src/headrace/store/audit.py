@@ -37,6 +37,11 @@ def add(tx: Tx, caller: Principal, deed: str, thing: str) -> None:
     )  # fmt: skip
 
 
+def forget(tx: Tx, before: Millis) -> None:
+    """Remove what was done before a moment."""
+    tx.run(sa.delete(audit).where(audit.c.at < before))
+
+
 def listed(tx: Tx, tenant: TenantId, window: Window) -> tuple[list[Entry], int]:
     """Return one page of deeds, newest first, and how many there are."""
     query = sa.select(audit).where(audit.c.tenant == tenant)

@@ -66,7 +66,7 @@ ENDS: Final = {"name": "name", "type": "type"} | TIMES
 def create_authentication(payload: Json, services: Services, principal: Principal) -> Json:
     """Create an authentication."""
     given: wire.AuthenticationCreate = converted(payload, wire.AuthenticationCreate)
-    made = services.catalog.add_authentication(
+    made = services.catalog.by(principal).add_authentication(
         principal.tenant.id, type_=given.type, name=given.name, platform=given.platform,
         given=given.input,
     )  # fmt: skip
@@ -122,7 +122,7 @@ def update_authentication(
 ) -> Json:  # fmt: skip
     """Change an authentication: members that are left out stay."""
     given: wire.AuthenticationUpdate = converted(payload, wire.AuthenticationUpdate)
-    changed = services.catalog.change_authentication(
+    changed = services.catalog.by(principal).change_authentication(
         principal.tenant.id, id, name=given.name, given=given.input, platform=given.platform
     )
     return {
@@ -134,7 +134,7 @@ def update_authentication(
 @delete("/1/authentications/{id:str}", status_code=200, sync_to_thread=True)
 def delete_authentication(id: str, services: Services, principal: Principal) -> Json:  # noqa: A002
     """Delete an authentication that nothing uses."""
-    services.catalog.remove(Authentication, principal.tenant.id, id)
+    services.catalog.by(principal).remove(Authentication, principal.tenant.id, id)
     return {"deletedAt": _now()}
 
 
@@ -151,7 +151,7 @@ def create_source(payload: Json, services: Services, principal: Principal) -> Js
     """Create a source."""
     _known(payload, SOURCES)
     given: wire.SourceCreate = converted(payload, wire.SourceCreate)
-    made = services.catalog.add_end(
+    made = services.catalog.by(principal).add_end(
         Source, principal.tenant.id, type_=given.type, name=given.name,
         given=translate.source_input(given.type, given.input),
         authentication=given.authentication_id, planned=True,
@@ -196,7 +196,7 @@ def update_source(
     """Change a source."""
     given: wire.SourceUpdate = converted(payload, wire.SourceUpdate)
     old = services.catalog.get_typed(Source, principal.tenant.id, id, SOURCES)
-    changed = services.catalog.change_end(
+    changed = services.catalog.by(principal).change_end(
         Source, principal.tenant.id, id, name=given.name,
         given=None if given.input is None else translate.source_input(old.type, given.input, old),
         authentication=given.authentication_id, whole=True,
@@ -211,7 +211,7 @@ def update_source(
 def delete_source(id: str, services: Services, principal: Principal) -> Json:  # noqa: A002
     """Delete a source that no task uses."""
     services.catalog.get_typed(Source, principal.tenant.id, id, SOURCES)
-    services.catalog.remove(Source, principal.tenant.id, id)
+    services.catalog.by(principal).remove(Source, principal.tenant.id, id)
     return {"deletedAt": _now()}
 
 
@@ -312,7 +312,7 @@ def run_source(
     partly = given.entity_ids is not msgspec.UNSET
     started = services.runs.start_all(
         principal.tenant.id, source.id, kind=RunKind.UPDATE if partly else RunKind.REINDEX,
-        indices=translate.chosen(given), metadata=given.run_metadata,
+        indices=translate.chosen(given), metadata=given.run_metadata, by=principal,
     )  # fmt: skip
     return {"taskWithRunID": {run.task: run.id for run in started}, "createdAt": _now()}
 
@@ -325,7 +325,7 @@ def create_destination(payload: Json, services: Services, principal: Principal) 
     """Create a destination."""
     _known(payload, DESTINATIONS)
     given: wire.DestinationCreate = converted(payload, wire.DestinationCreate)
-    made = services.catalog.add_end(
+    made = services.catalog.by(principal).add_end(
         Destination, principal.tenant.id, type_=given.type, name=given.name,
         given=translate.destination_input(given.input, whole=True),
         authentication=given.authentication_id, planned=True,
@@ -384,7 +384,7 @@ def update_destination(
     """Change a destination."""
     given: wire.DestinationUpdate = converted(payload, wire.DestinationUpdate)
     services.catalog.get_typed(Destination, principal.tenant.id, id, DESTINATIONS)
-    changed = services.catalog.change_end(
+    changed = services.catalog.by(principal).change_end(
         Destination, principal.tenant.id, id, name=given.name,
         given=translate.destination_input(given.input, whole=False) if given.input else None,
         authentication=given.authentication_id, transformations=given.transformation_ids,
@@ -399,7 +399,7 @@ def update_destination(
 def delete_destination(id: str, services: Services, principal: Principal) -> Json:  # noqa: A002
     """Delete a destination that no task uses."""
     services.catalog.get_typed(Destination, principal.tenant.id, id, DESTINATIONS)
-    services.catalog.remove(Destination, principal.tenant.id, id)
+    services.catalog.by(principal).remove(Destination, principal.tenant.id, id)
     return {"deletedAt": _now()}
 
 
@@ -416,7 +416,7 @@ def create_transformation(payload: Json, services: Services, principal: Principa
     """Create a transformation."""
     given: wire.TransformationCreate = converted(payload, wire.TransformationCreate)
     type_, input_ = translate.transformation_input(given)
-    made = services.catalog.add_transformation(
+    made = services.catalog.by(principal).add_transformation(
         principal.tenant.id, type_=type_, name=given.name, description=given.description,
         given=input_, authentications=given.authentication_ids or (),
     )  # fmt: skip
@@ -469,7 +469,7 @@ def update_transformation(
     """Replace a transformation."""
     given: wire.TransformationCreate = converted(payload, wire.TransformationCreate)
     type_, input_ = translate.transformation_input(given)
-    changed = services.catalog.replace_transformation(
+    changed = services.catalog.by(principal).replace_transformation(
         principal.tenant.id, id, type_=type_, name=given.name, description=given.description,
         given=input_, authentications=given.authentication_ids or (),
     )  # fmt: skip
@@ -479,7 +479,7 @@ def update_transformation(
 @delete("/1/transformations/{id:str}", status_code=200, sync_to_thread=True)
 def delete_transformation(id: str, services: Services, principal: Principal) -> Json:  # noqa: A002
     """Delete a transformation that no destination uses."""
-    services.catalog.remove(Transformation, principal.tenant.id, id)
+    services.catalog.by(principal).remove(Transformation, principal.tenant.id, id)
     return {"deletedAt": _now()}
 
 
@@ -567,7 +567,7 @@ def create_task(payload: Json, services: Services, principal: Principal) -> Json
     """Create a task."""
     given: wire.TaskCreate = converted(payload, wire.TaskCreate)
     return _created(
-        services.catalog.add_task(
+        services.catalog.by(principal).add_task(
             principal.tenant.id, source=given.source_id, destination=given.destination_id,
             action=given.action, enabled=given.enabled, failure_threshold=given.failure_threshold,
             extra=translate.kept(given), cron=translate.cron_of(given.cron),
@@ -581,7 +581,7 @@ def create_task_v1(payload: Json, services: Services, principal: Principal) -> J
     given: wire.TaskCreateV1 = converted(payload, wire.TaskCreateV1)
     trigger, cron = translate.trigger_of(given.trigger)
     return _created(
-        services.catalog.add_task(
+        services.catalog.by(principal).add_task(
             principal.tenant.id, source=given.source_id, destination=given.destination_id,
             action=given.action, enabled=given.enabled, failure_threshold=given.failure_threshold,
             extra=translate.kept(given), trigger=trigger, cron=cron,
@@ -647,7 +647,7 @@ def update_task(
 ) -> Json:  # fmt: skip
     """Change a task."""
     changes = translate.task_changes(converted(payload, wire.TaskUpdate))
-    return _updated(services.catalog.change_task(principal.tenant.id, id, **changes))
+    return _updated(services.catalog.by(principal).change_task(principal.tenant.id, id, **changes))
 
 
 @patch("/1/tasks/{id:str}", sync_to_thread=True, opt={"body": wire.TaskUpdateV1})
@@ -656,7 +656,7 @@ def update_task_v1(
 ) -> Json:  # fmt: skip
     """Change a task (version 1)."""
     changes = translate.task_changes(converted(payload, wire.TaskUpdateV1))
-    return _updated(services.catalog.change_task(principal.tenant.id, id, **changes))
+    return _updated(services.catalog.by(principal).change_task(principal.tenant.id, id, **changes))
 
 
 @put("/2/tasks/{id:str}", sync_to_thread=True, opt={"body": wire.TaskReplace})
@@ -665,26 +665,30 @@ def replace_task(
 ) -> Json:  # fmt: skip
     """Replace a task; its source stays."""
     changes = translate.task_replaced(converted(payload, wire.TaskReplace))
-    return _updated(services.catalog.change_task(principal.tenant.id, id, **changes))
+    return _updated(services.catalog.by(principal).change_task(principal.tenant.id, id, **changes))
 
 
 @delete(["/1/tasks/{id:str}", "/2/tasks/{id:str}"], status_code=200, sync_to_thread=True)
 def delete_task(id: str, services: Services, principal: Principal) -> Json:  # noqa: A002
     """Delete a task."""
-    services.catalog.remove(Task, principal.tenant.id, id)
+    services.catalog.by(principal).remove(Task, principal.tenant.id, id)
     return {"deletedAt": _now()}
 
 
 @put(["/1/tasks/{id:str}/enable", "/2/tasks/{id:str}/enable"], sync_to_thread=True)
 def enable_task(id: str, services: Services, principal: Principal) -> Json:  # noqa: A002
     """Enable a task."""
-    return _updated(services.catalog.change_task(principal.tenant.id, id, enabled=True))
+    return _updated(
+        services.catalog.by(principal).change_task(principal.tenant.id, id, enabled=True)
+    )
 
 
 @put(["/1/tasks/{id:str}/disable", "/2/tasks/{id:str}/disable"], sync_to_thread=True)
 def disable_task(id: str, services: Services, principal: Principal) -> Json:  # noqa: A002
     """Disable a task."""
-    return _updated(services.catalog.change_task(principal.tenant.id, id, enabled=False))
+    return _updated(
+        services.catalog.by(principal).change_task(principal.tenant.id, id, enabled=False)
+    )
 
 
 @post(
@@ -699,7 +703,11 @@ def run_task(
     """Start a run of a task."""
     given: wire.RunGiven = converted(payload, wire.RunGiven)
     run = services.runs.start(
-        principal.tenant.id, TaskId(id), trigger=Trigger.API, metadata=given.run_metadata
+        principal.tenant.id,
+        TaskId(id),
+        trigger=Trigger.API,
+        metadata=given.run_metadata,
+        by=principal,
     )
     return {"runID": run.id, "createdAt": translate.at(run.queued_at)}
 

@@ -57,7 +57,7 @@ def _page(items: list[Any], total: int, offset: int) -> wire.Page:
 def add_source(payload: Json, services: Services, principal: Principal) -> wire.End:
     """Make a source."""
     given: wire.NewEnd = converted(payload, wire.NewEnd)
-    made = services.catalog.add_end(
+    made = services.catalog.by(principal).add_end(
         Source, principal.tenant.id, type_=given.type, name=given.name, given=given.input,
         authentication=given.authentication_id,
     )  # fmt: skip
@@ -88,7 +88,7 @@ def change_source(
 ) -> wire.End:  # fmt: skip
     """Change a source."""
     given: wire.ChangedEnd = converted(payload, wire.ChangedEnd)
-    changed = services.catalog.change_end(
+    changed = services.catalog.by(principal).change_end(
         Source, principal.tenant.id, id, name=given.name, given=given.input,
         authentication=given.authentication_id, whole=False,
     )  # fmt: skip
@@ -98,14 +98,14 @@ def change_source(
 @delete("/sources/{id:str}", sync_to_thread=True)
 def remove_source(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
     """Remove a source that no task uses."""
-    services.catalog.remove(Source, principal.tenant.id, id)
+    services.catalog.by(principal).remove(Source, principal.tenant.id, id)
 
 
 @post("/destinations", sync_to_thread=True, opt={"body": wire.NewEnd})
 def add_destination(payload: Json, services: Services, principal: Principal) -> wire.End:
     """Make a destination."""
     given: wire.NewEnd = converted(payload, wire.NewEnd)
-    made = services.catalog.add_end(
+    made = services.catalog.by(principal).add_end(
         Destination, principal.tenant.id, type_=given.type, name=given.name, given=given.input,
         authentication=given.authentication_id,
     )  # fmt: skip
@@ -136,7 +136,7 @@ def change_destination(
 ) -> wire.End:  # fmt: skip
     """Change a destination."""
     given: wire.ChangedEnd = converted(payload, wire.ChangedEnd)
-    changed = services.catalog.change_end(
+    changed = services.catalog.by(principal).change_end(
         Destination, principal.tenant.id, id, name=given.name, given=given.input,
         authentication=given.authentication_id,
     )  # fmt: skip
@@ -146,7 +146,7 @@ def change_destination(
 @delete("/destinations/{id:str}", sync_to_thread=True)
 def remove_destination(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
     """Remove a destination that no task uses; what landed there stays."""
-    services.catalog.remove(Destination, principal.tenant.id, id)
+    services.catalog.by(principal).remove(Destination, principal.tenant.id, id)
 
 
 # Tasks.
@@ -156,7 +156,7 @@ def remove_destination(id: str, services: Services, principal: Principal) -> Non
 def add_task(payload: Json, services: Services, principal: Principal) -> wire.Task:
     """Make a task."""
     given: wire.NewTask = converted(payload, wire.NewTask)
-    made = services.catalog.add_task(
+    made = services.catalog.by(principal).add_task(
         principal.tenant.id, source=given.source, destination=given.destination,
         action=given.action, name=given.name, enabled=given.enabled, table=given.table,
         failure_threshold=given.failure_threshold, priority=given.priority, key=given.key,
@@ -201,14 +201,14 @@ def change_task(
 ) -> wire.Task:  # fmt: skip
     """Change a task."""
     given = translate.given_members(converted(payload, wire.ChangedTask))
-    changed = services.catalog.change_task(principal.tenant.id, id, **given)
+    changed = services.catalog.by(principal).change_task(principal.tenant.id, id, **given)
     return _tasks(services, principal, [changed])[0]
 
 
 @delete("/tasks/{id:str}", sync_to_thread=True)
 def remove_task(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
     """Remove a task and its runs."""
-    services.catalog.remove(Task, principal.tenant.id, id)
+    services.catalog.by(principal).remove(Task, principal.tenant.id, id)
 
 
 @post("/tasks/{id:str}/pause", sync_to_thread=True, status_code=200)
@@ -272,7 +272,7 @@ def start_run(
         raise Invalid("to needs from.", field="from")
     run = services.runs.start(
         principal.tenant.id, TaskId(id), trigger=Trigger.API, key=key, mode=mode,
-        range_=None if since is None else Range(since=since, until=until),
+        range_=None if since is None else Range(since=since, until=until), by=principal,
     )  # fmt: skip
     return translate.run_shown(run)
 
@@ -280,7 +280,7 @@ def start_run(
 @post("/runs/{id:str}/retry", sync_to_thread=True)
 def retry_run(id: str, services: Services, principal: Principal) -> wire.Run:  # noqa: A002
     """Start a run that has failed or was cancelled again, as it was started."""
-    return translate.run_shown(services.runs.retry(principal.tenant.id, id))
+    return translate.run_shown(services.runs.retry(principal.tenant.id, id, principal))
 
 
 # Pools, jobs, executions.
@@ -503,7 +503,7 @@ def get_events(
 @post("/runs/{id:str}/cancel", sync_to_thread=True, status_code=200)
 def cancel_run(id: str, services: Services, principal: Principal) -> wire.Run:  # noqa: A002
     """Ask for a run to stop."""
-    return translate.run_shown(services.runs.cancel(principal.tenant.id, id))
+    return translate.run_shown(services.runs.cancel(principal.tenant.id, id, principal))
 
 
 @get("/runs/{id:str}/stream", sync_to_thread=False)
