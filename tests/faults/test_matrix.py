@@ -110,6 +110,26 @@ def test_a_run_that_kills_its_worker_again_and_again_fails_and_holds_up_no_other
 
 
 @pytest.mark.faults
+def test_a_worker_that_takes_too_much_memory_is_killed_and_its_run_tried_again(tmp_path):
+    env = {
+        "HEADRACE_FAULT": "child.fetched:hog", "HEADRACE_FAULT_ONCE": str(tmp_path / "happened"),
+        "HEADRACE_MEMORY": "128MB",
+    }  # fmt: skip
+    with serving(tmp_path / "data", **env) as server:
+        files, client = server.data_dir / "files", server.client
+        (files / "x.csv").write_text("id\n1\n")
+        source = client.add("sources", type="csv", name="s", input={"url": f"file://{files}/x.csv"})
+        end = client.add("destinations", type="duckdb", name="d", input={
+            "path": f"{files}/o.duckdb"})["id"]  # fmt: skip
+        task = client.add("tasks", source=source["id"], destination=end, action="append")["id"]
+        run = client.start(task)["id"]
+        found = ended(client, run, 60)
+        assert (found["state"], found["attempt"]) == ("succeeded", 2)
+        told = [one["message"] for one in client.events(run)]
+        assert any("MiB of memory" in message for message in told), told
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize("jump", ["+3600s", "-3600s"])
 def test_a_clock_that_jumps_by_an_hour_loses_and_doubles_nothing(
     jump, tmp_path, slow_site, fresh_database

@@ -46,30 +46,51 @@ def openapi(request: AnyRequest) -> dict[str, Any]:
     return describe(request.app)
 
 
+FACES: Final = (  # what each is called, the paths that it has, what its calls carry
+    ("The native API", ("/v1/",), "<code>Authorization: Bearer KEY</code>"),
+    ("Algolia Ingestion", ("/1/", "/2/"),
+     "<code>x-algolia-application-id</code> (the tenant) and <code>x-algolia-api-key</code>"),
+    ("Celonis", ("/integration/", "/data-ingestion/", "/oauth2/"),
+     "<code>Authorization: Bearer KEY</code> or <code>AppKey KEY</code>"),
+    ("Lucidum", ("/CMDB/",), "<code>Authorization: Bearer KEY</code>"),
+    ("IBM License Metric Tool", ("/api/import_status",), "<code>?token=KEY</code> or a header"),
+    ("Amperity", ("/",),
+     ("<code>Authorization: Bearer KEY</code>, <code>amperity-tenant</code> and"
+     " <code>api-version</code>")),
+)  # fmt: skip
+
+
 @get("/docs", media_type=MediaType.HTML, sync_to_thread=False, include_in_schema=False)
 def docs(request: AnyRequest) -> str:
     """Show the API on a page that asks no other host for anything."""
-    rows = []
+    rows: dict[str, list[str]] = {name: [] for name, _, _ in FACES}
     for path, operations in sorted(describe(request.app)["paths"].items()):
+        face = next(name for name, prefixes, _ in FACES if path.startswith(prefixes))
         for method, operation in operations.items():
             told = html.escape(operation.get("description", operation.get("summary", "")))
-            rows.append(
+            rows[face].append(
                 f"<tr><td><b>{method.upper()}</b><td><code>{html.escape(path)}</code><td>{told}"
             )
-    return _PAGE.format(version=__version__, rows="\n".join(rows))
+    parts = "".join(
+        f"<h2 id={number}>{name}</h2><p>Calls carry {carry}.</p>"
+        f"<table>{''.join(rows[name])}</table>"
+        for number, (name, _, carry) in enumerate(FACES)
+    )
+    links = " · ".join(f"<a href='#{n}'>{name}</a>" for n, (name, _, _) in enumerate(FACES))
+    return _PAGE.format(version=__version__, links=links, parts=parts)
 
 
 _PAGE: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>headrace API</title>
 <meta name="viewport" content="width=device-width">
 <style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui;margin:2rem auto;
 max-width:64rem;padding:0 1rem}}td{{padding:.25rem .75rem .25rem 0;vertical-align:top}}
+td:nth-child(2){{min-width:22rem;overflow-wrap:anywhere}}h2{{margin-top:2.5rem}}
 code{{font-size:.9em}}</style>
 <h1>headrace {version}</h1>
-<p>Calls of <code>/v1</code> need <code>Authorization: Bearer KEY</code>; those of
-<code>/1</code> and <code>/2</code> (the Algolia Ingestion API)
-<code>x-algolia-application-id</code> and <code>x-algolia-api-key</code>. All of it is described at
+<p>{links}</p>
+<p>One key works in every face. All of it is described at
 <a href="/openapi.json">/openapi.json</a>.</p>
-<table>{rows}</table></html>"""
+{parts}</html>"""
 
 
 def check_request(request: AnyRequest) -> None:

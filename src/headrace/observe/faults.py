@@ -1,13 +1,17 @@
 """Fault points: named steps at which a test stops or kills the process.
 
 `HEADRACE_FAULT=name` kills it with SIGKILL the first time it gets there, `name:stop` stops it with
-SIGSTOP. Costs one look-up in a dict where the variable is not set.
+SIGSTOP, `name:hog` has it take a lot of memory and stay. Costs one look-up in a dict where the
+variable is not set.
 """
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Final
+
+HOG_BYTES: Final = 2 << 30
 
 POINTS: Final = (
     # in the server
@@ -39,4 +43,8 @@ def reach(point: str) -> None:
                 marker.write(f"{os.getpid()}\n")
         except FileExistsError:
             return
+    if _DEED == "hog":
+        held = b"x" * HOG_BYTES
+        while held:
+            time.sleep(1)
     os.kill(os.getpid(), signal.SIGSTOP if _DEED == "stop" else signal.SIGKILL)
