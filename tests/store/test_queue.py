@@ -10,6 +10,7 @@ from headrace.domain.errors import Conflict, Invalid, LostClaim, Misconfigured, 
 from headrace.domain.run import ARROWS, RunState
 from headrace.service.queue import DEATHS_MAX, Queue
 from headrace.store import tables
+from headrace.store.database import Database
 from headrace.store.migrate import migrate
 
 RECEIPT = {
@@ -269,6 +270,18 @@ def test_another_tenants_things_are_not_there(world):
     with pytest.raises(NotFound):
         world.runs.cancel(other.id, run.id)
     assert world.runs.listed(other.id)[1] == 0
+
+
+def test_a_database_with_tables_of_others_is_refused_and_left_alone(request, tmp_path):
+    for url in (f"sqlite:///{tmp_path / 'x.db'}", request.getfixturevalue("fresh_database")):
+        database = Database(url)
+        with database.begin() as tx:
+            tx.run(sa.text("create table task (mine text)"))
+        with pytest.raises(Misconfigured, match="no store of headrace: task"):
+            migrate(database)
+        with database.read() as tx:
+            assert sa.inspect(tx.con).get_table_names() == ["task"]
+        database.close()
 
 
 def test_migrating_twice_changes_nothing(database):

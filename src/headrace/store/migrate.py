@@ -14,7 +14,10 @@ NEWEST: Final = "0001"  # the newest revision there is; a store that has it need
 
 
 def migrate(database: Database) -> None:
-    """Bring the store up to date. Safe to repeat. Raises Misconfigured for a newer store."""
+    """Bring the store up to date. Safe to repeat.
+
+    Raises Misconfigured for a newer store, and for a database that others use.
+    """
     if _is_current(database):
         return  # Alembic takes an eighth of a second to import
     from alembic.config import Config
@@ -36,12 +39,24 @@ def migrate(database: Database) -> None:
                 field="--database",
             )
 
+        if current is None and (theirs := _tables_of(con) & set(metadata.tables)):
+            raise Misconfigured(
+                f"The database has tables that this store needs, and is no store of headrace:"
+                f" {', '.join(sorted(theirs)[:5])}.",
+                hint="Give it a database, or a schema (search_path), of its own.",
+                field="--database",
+            )
+
         def upgrade(revision: object, _context: object) -> object:
             return script._upgrade_revs("head", revision)  # type: ignore[arg-type]  # noqa: SLF001  # Alembic's own commands do the same
 
         with EnvironmentContext(config, script) as environment:
             environment.configure(connection=con, target_metadata=metadata, fn=upgrade)
             environment.run_migrations()
+
+
+def _tables_of(con: sa.Connection) -> set[str]:
+    return set(sa.inspect(con).get_table_names())
 
 
 def _is_current(database: Database) -> bool:
