@@ -98,7 +98,10 @@ class Server:
         self.runs = Runs(self.database, catalog, settings, self._wake, self.servers.here)
         self.jobs = Jobs(self.database, self.runs, self._wake)
         self.uploads = Uploads(self.database, catalog, self.runs, settings, self._columns)
-        self.triggers = Triggers(self.database, self.runs, self.jobs, self.queue.here)
+        self.triggers = Triggers(
+            self.database, self.runs, self.jobs, self.queue.here,
+            own_only=Role.TICKER not in settings.roles,  # nobody else sees this one's disk
+        )  # fmt: skip
         self.watcher = Watcher(self.triggers)
         self.dispatcher = Dispatcher(
             self.queue, self.runs, self.jobs, self.triggers, self.uploads, self.pool, settings,
@@ -144,7 +147,7 @@ class Server:
             self.bell.start()
         self.dispatcher.start()
         self.mailer.start()
-        if Role.TICKER in self.settings.roles:
+        if Role.TICKER in self.settings.roles or self.queue.here is not None:
             self.watcher.start()
         self.cleaner.start()
         gc.freeze()  # what is here stays; a full collection over it stops every call for 0.1 s

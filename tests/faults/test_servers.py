@@ -359,3 +359,24 @@ def test_many_start_on_an_empty_database_at_once(tmp_path, fresh_database):
             process.wait(20)
         for log in logs:
             log.close()
+
+
+def test_a_folder_on_one_servers_disk_is_watched_by_that_server(cluster, fresh_database):
+    """Whatever its role: the tickers cannot see it."""
+    worker = cluster.server("worker", HEADRACE_ROLE="api,dispatcher")
+    cluster.server("ticker", HEADRACE_ROLE="ticker")
+    folder = worker.data_dir / "files"
+    client = worker.client
+    source = client.add("sources", type="csv", name="s", input={"url": f"file://{folder}/*.csv"})
+    end = client.add("destinations", type="postgresql", name="d", input={"url": fresh_database})
+    task = client.add(
+        "tasks", source=source["id"], destination=end["id"], action="append", table="t"
+    )["id"]
+    client.call(
+        "POST", "/v1/triggers", {"name": "t", "source": source["id"], "task": task, "every": 1}
+    )
+    time.sleep(2.5)
+    (folder / "new.csv").write_text("id\n1\n")
+    [run] = until(lambda: client.call("GET", f"/v1/runs?task={task}")["items"], 20)
+    assert ended(client, run["id"])["state"] == "succeeded"
+    assert rows(fresh_database, "t") == (1, 1)

@@ -33,9 +33,11 @@ class Triggers:
     """Triggers of every tenant."""
 
     def __init__(
-        self, database: Database, runs: Runs, jobs_: Jobs, here: str | None = None
-    ) -> None:
-        """`here`: of several servers this one, which looks at its own disk."""
+        self, database: Database, runs: Runs, jobs_: Jobs, here: str | None = None, *,
+        own_only: bool = False,
+    ) -> None:  # fmt: skip
+        """`here`: of several servers this one; `own_only`: it looks at its own disk only."""
+        self._own_only = own_only
         self._database = database
         self._runs = runs
         self._jobs = jobs_
@@ -160,7 +162,7 @@ class Triggers:
     def look(self, stopped: Callable[[], bool] = lambda: False) -> int:
         """Look at the sources whose time has come; return how many things were started."""
         with self._database.begin() as tx:
-            found = triggers.looks(tx, self._here, AT_ONCE)
+            found = triggers.looks(tx, self._here, AT_ONCE, own_only=self._own_only)
         return sum(self._look(one) for one in found if not stopped())
 
     def _look(self, old: Look) -> int:

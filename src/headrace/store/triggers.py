@@ -114,10 +114,11 @@ def forget(tx: Tx, before: Millis) -> None:
     tx.run(sa.delete(due).where(due.c.at < before, due.c.started.is_not(None)))
 
 
-def looks(tx: Tx, host: str | None, limit: int) -> list[Look]:
+def looks(tx: Tx, host: str | None, limit: int, *, own_only: bool = False) -> list[Look]:
     """Return sources that are to be looked at now, and put the next look off: each is one's own.
 
     `host`: of several servers this one; what lies on another's disk is left to that one.
+    `own_only`: nothing but what lies on its own disk.
     """
     source = tables.source
     query = (
@@ -129,7 +130,8 @@ def looks(tx: Tx, host: str | None, limit: int) -> list[Look]:
         .with_for_update(of=trigger, skip_locked=True)
     )
     if host is not None:
-        query = query.where(sa.or_(source.c.host.is_(None), source.c.host == host))
+        own = source.c.host == host
+        query = query.where(own if own_only else sa.or_(source.c.host.is_(None), own))
     rows = tx.all(query)
     for row in rows:
         again = tx.now + row.every_s * 1000
