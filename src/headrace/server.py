@@ -28,11 +28,10 @@ from headrace.domain.server import Role
 from headrace.engine.javascript import tried
 from headrace.observe import log
 from headrace.runtime.bell import Bell
-from headrace.runtime.cleaner import Cleaner
+from headrace.runtime.chore import Chore
 from headrace.runtime.dispatcher import Dispatcher
 from headrace.runtime.mailer import Mailer
 from headrace.runtime.pool import Pool
-from headrace.runtime.watcher import Watcher
 from headrace.security import tls
 from headrace.security.vault import Vault, master_key, write_private
 from headrace.service.access import Access
@@ -56,6 +55,10 @@ from headrace.store.database import Database
 from headrace.store.migrate import migrate
 
 SAMPLE_ROWS: Final = 10
+WATCH_S: Final = 0.5  # between two looks at which triggers' sources are to be looked at
+MAIL_S: Final = 2.0
+CLEAN_S: Final = 600.0
+CLEAN_FIRST_S: Final = 30.0  # after the start: there is more urgent work
 ASKED_S: Final = 60  # seconds that a token is good for which another server is asked with
 
 
@@ -102,17 +105,20 @@ class Server:
             self.database, self.runs, self.jobs, self.queue.here,
             own_only=Role.TICKER not in settings.roles,  # nobody else sees this one's disk
         )  # fmt: skip
-        self.watcher = Watcher(self.triggers)
         self.dispatcher = Dispatcher(
             self.queue, self.runs, self.jobs, self.triggers, self.uploads, self.pool, settings,
             self.servers.beat, self._ring,
         )  # fmt: skip
-        self.mailer = Mailer(self.database, settings)
-        self.cleaner = Cleaner(
-            Retention(
-                self.database, self.runs, self.uploads, settings.keep_days, settings.audit_days
-            )
+        retention = Retention(
+            self.database, self.runs, self.uploads, settings.keep_days, settings.audit_days
         )
+        self.chores = [Chore("cleaner", retention.clean, first_s=CLEAN_FIRST_S, every_s=CLEAN_S)]
+        if settings.smtp:
+            self.chores.append(
+                Chore("mailer", Mailer(self.database, settings).send, every_s=MAIL_S)
+            )
+        if Role.TICKER in settings.roles or self.queue.here is not None:
+            self.chores.append(Chore("watcher", self.triggers.look, every_s=WATCH_S))
         self.services = Services(
             settings=settings, access=self.access, catalog=catalog, runs=self.runs, jobs=self.jobs,
             pools=Pools(self.database), uploads=self.uploads, aliases=Aliases(self.database),
@@ -146,18 +152,15 @@ class Server:
         if self.bell is not None:
             self.bell.start()
         self.dispatcher.start()
-        self.mailer.start()
-        if Role.TICKER in self.settings.roles or self.queue.here is not None:
-            self.watcher.start()
-        self.cleaner.start()
+        for chore in self.chores:
+            chore.start()
         gc.freeze()  # what is here stays; a full collection over it stops every call for 0.1 s
 
     def stop(self) -> None:
         """Give back what is under way, and let go of everything."""
         self.dispatcher.stop()
-        self.watcher.stop()
-        self.mailer.stop()
-        self.cleaner.stop()
+        for chore in self.chores:
+            chore.stop()
         if self.bell is not None:
             self.bell.stop()
         with contextlib.suppress(Unavailable):

@@ -51,6 +51,20 @@ class Scene:
                 runs.add_segments(tx, run.id, [{"name": name, "rows": 1, "bytes": 3}])
         return run
 
+    def executed(self, job, days_ago):
+        """Make an execution of a job that ended so many days ago."""
+        execution = self.jobs.start(self.caller, job.id)
+        with self.world.database.begin() as tx:
+            at = tx.now - days_ago * DAY_MS
+            for table, test in ((tables.run, tables.run.c.execution == execution.id),
+                                (tables.execution, tables.execution.c.id == execution.id)):  # fmt: skip
+                tx.run(
+                    sa.update(table)
+                    .where(test)
+                    .values(state="succeeded", queued_at=at, finished_at=at)
+                )
+        return execution
+
     def there(self):
         with self.world.database.read() as tx:
             return {row.id for row in tx.all(sa.select(tables.run.c.id))}
@@ -108,16 +122,7 @@ def test_an_execution_goes_whole_and_the_newest_of_a_job_stays(scene):
     )
     made = []
     for days in (40, 30, 2):
-        execution = scene.jobs.start(scene.caller, job.id)
-        with scene.world.database.begin() as tx:
-            at = tx.now - days * DAY_MS
-            for table, test in ((tables.run, tables.run.c.execution == execution.id),
-                                (tables.execution, tables.execution.c.id == execution.id)):  # fmt: skip
-                tx.run(
-                    sa.update(table)
-                    .where(test)
-                    .values(state="succeeded", queued_at=at, finished_at=at)
-                )
+        execution = scene.executed(job, days)
         made.append(execution.id)
     assert scene.clean() == 4
     left = [one.id for one in scene.jobs.executions(scene.caller)]
@@ -168,16 +173,7 @@ def test_however_many_executions_are_old_they_go_at_once(scene, monkeypatch):
     pool = scene.pools.add(scene.caller, "p")
     job = scene.jobs.add(scene.caller, pool=pool.id, name="j", steps=[Step(task=task.id)])
     for days in range(40, 33, -1):
-        execution = scene.jobs.start(scene.caller, job.id)
-        with scene.world.database.begin() as tx:
-            at = tx.now - days * DAY_MS
-            for table, test in ((tables.run, tables.run.c.execution == execution.id),
-                                (tables.execution, tables.execution.c.id == execution.id)):  # fmt: skip
-                tx.run(
-                    sa.update(table)
-                    .where(test)
-                    .values(state="succeeded", queued_at=at, finished_at=at)
-                )
+        execution = scene.executed(job, days)
     scene.ended(task, 1)  # newer than the job's: it is not what keeps the runs of the newest
     assert scene.clean() == 6
     [left] = scene.jobs.executions(scene.caller, ExecutionsAsked(alone=False))

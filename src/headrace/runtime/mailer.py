@@ -6,19 +6,17 @@ not at all.
 
 import smtplib
 import ssl
-import threading
+from collections.abc import Callable
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from headrace.domain.errors import Unavailable
 from headrace.observe.log import logger
 from headrace.settings import Settings
 from headrace.store import mails
 from headrace.store.database import Database
 
-POLL_S: Final = 2.0
 TIMEOUT_S: Final = 30.0
 AT_ONCE: Final = 20
 AGAIN_MS: Final = 120_000  # another server may try a mail that this one has taken, after so long
@@ -30,34 +28,19 @@ PORTS: Final = {"smtp": 25, "smtps": 465}
 
 
 class Mailer:
-    """Sends mails through the server that HEADRACE_SMTP names; does nothing without one."""
+    """Sends mails through the server that HEADRACE_SMTP names."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="headrace-mailer", daemon=True)
 
-    def start(self) -> None:
-        if self._settings.smtp:
-            self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
-
-    def _loop(self) -> None:
-        while not self._stop.wait(POLL_S):
-            try:
-                with self._database.begin() as tx:
-                    due = mails.due(tx, AT_ONCE, AGAIN_MS)
-                for mail in due:
-                    self._send(mail)
-            except Unavailable:
-                continue  # the dispatcher tells of it
-            except Exception:
-                logger().exception("mailer")
+    def send(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Send the mails whose time has come."""
+        with self._database.begin() as tx:
+            due = mails.due(tx, AT_ONCE, AGAIN_MS)
+        for mail in due:
+            if not stopped():
+                self._send(mail)
 
     def _send(self, mail: mails.Mail) -> None:
         try:

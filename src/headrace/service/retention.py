@@ -5,6 +5,7 @@ from typing import Final
 
 from headrace.domain.clock import Millis
 from headrace.domain.ids import RunId
+from headrace.observe.log import logger
 from headrace.service.runs import Runs
 from headrace.service.uploads import Uploads
 from headrace.store import audit, hooks, retention, triggers
@@ -38,6 +39,8 @@ class Retention:
                 audit.forget(tx, Millis(tx.now - round(self._audit_days * DAY_MS)))
         self._runs.sweep()
         self._uploads.sweep()
+        if removed:
+            logger().info("old runs removed", runs=removed)
         return removed
 
     def _clean(self, stopped: Callable[[], bool]) -> int:
