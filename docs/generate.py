@@ -9,7 +9,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 COMMANDS = (
     "", "serve", "ingest", "preview", "run", "runs", "logs", "cancel", "retry", "tasks", "pools", "jobs", "jobs add",
-    "jobs start", "executions", "executions show", "keys", "keys add", "backup", "restore", "migrate",
+    "jobs start", "executions", "executions show", "triggers", "triggers add", "limits", "limits set", "keys", "keys add", "servers", "backup", "restore", "migrate",
 )  # fmt: skip
 
 

@@ -94,6 +94,34 @@ def test_a_job_that_fails_exits_so_and_is_tried_again(type_):
     assert type_.json("jobs", "start", "everything", "-w")["state"] == "succeeded"
 
 
+def test_triggers_limits_and_servers(type_):
+    a, b = type_.shop.task()[0], type_.shop.task()[0]
+    made = type_.json("triggers", "add", "then", "--after-task", a, "--task", b, "--mode", "delta")
+    assert (made["afterTask"], made["task"], made["mode"]) == (a, b, "delta")
+    assert "then" in type_("triggers", "list").stdout
+    assert (
+        "start itself"
+        in type_("triggers", "add", "x", "--after-task", b, "--task", a, code=2).stderr
+    )
+    type_("triggers", "remove", made["id"])
+    assert type_.json("triggers", "list") == []
+    assert (
+        "3 at a time, 30 a minute"
+        in type_("limits", "set", f"task:{a}", "--runs", "3", "--per-minute", "30").stderr
+    )
+    assert type_.json("limits", "list") == [{"name": f"task:{a}", "runs": 3, "perMinute": 30}]
+    type_("limits", "remove", f"task:{a}")
+    assert (
+        "must be a number"
+        in type_("limits", "set", f"task:{a}", "--runs", "9999999", code=2).stderr
+    )
+    [server] = type_.json("servers")
+    assert (server["alive"], server["roles"]) == (True, ["api", "dispatcher", "ticker"])
+    assert "api,dispatcher,ticker" in type_("servers").stdout
+    assert type_.json("run", a, "--wait")["state"] == "succeeded"
+    assert "succeeded" in type_("run", b, "--wait").stdout
+
+
 def test_what_is_paused_is_told(type_):
     task = type_.shop.task()[0]
     assert "is paused" in type_("tasks", "pause", task).stderr

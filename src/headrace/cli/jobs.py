@@ -15,14 +15,16 @@ from headrace.domain.ids import is_id
 Json = dict[str, Any]
 POLL_S: Final = 0.3
 PAGE: Final = 1000
+FOR_EVER_S: Final = 31_536_000.0
 EVERYTHING: Final = "everything"
+NAMED: Final = ("pools", "jobs", "tasks", "sources")  # what may be given by its name
 
 
 def listed(kind: str, columns: tuple[str, ...], *, query: str = "", limit: int = PAGE,
-           as_json: bool) -> None:  # fmt: skip
+           as_json: bool, paged: bool = True) -> None:  # fmt: skip
     """Print a list of things: a line a thing."""
     with Client.from_env() as client:
-        page = "" if kind == "keys" else f"?limit={limit}{query}"
+        page = f"?limit={limit}{query}" if paged else ""
         found = client.call("GET", f"/v1/{kind}{page}")["items"]
     if as_json:
         show.print_json(found)
@@ -53,6 +55,8 @@ def _cell(name: str, value: Any) -> str:  # Any: JSON
         return f"{value} %"
     if value is None:
         return ""
+    if name == "roles":
+        return ",".join(value)
     text = str(value)
     return escape(text[:19].replace("T", " ") if name.endswith(("At", "Run")) else text)
 
@@ -97,7 +101,7 @@ def rename(kind: str, given: str, name: str, *, as_json: bool) -> None:
 def remove(kind: str, given: str, *, as_json: bool) -> None:
     """Remove a pool or a job, or revoke a key."""
     with Client.from_env() as client:
-        id_ = named(client, kind, given) if kind != "keys" else given
+        id_ = named(client, kind, given) if kind in NAMED else given
         client.call("DELETE", f"/v1/{kind}/{quote(id_, safe='')}")
     done({"id": id_}, f"{id_} is gone", as_json=as_json)
 
@@ -207,6 +211,32 @@ def pause(deed: str, task: str | None, *, as_json: bool) -> None:
     done(found, f"{what} is {'paused' if found['paused'] else 'not paused'}", as_json=as_json)
 
 
+def add_trigger(
+    name: str, given: dict[str, str | None], *, mode: str | None, every: int, as_json: bool
+) -> None:
+    """Make a trigger; `given`: tasks, jobs and a source by id or name."""
+    kinds = {"task": "tasks", "afterTask": "tasks", "job": "jobs", "afterJob": "jobs"}
+    with Client.from_env() as client:
+        ids = {
+            member: named(client, kinds.get(member, "sources"), value)
+            for member, value in given.items()
+            if value is not None
+        }
+        body = {"name": name, "every": every} | ids | ({"mode": mode} if mode else {})
+        made = client.call("POST", "/v1/triggers", body)
+    done(made, f"trigger {made['id']}", as_json=as_json)
+
+
+def set_limit(name: str, runs: int | None, per_minute: int | None, *, as_json: bool) -> None:
+    """Set a limit."""
+    with Client.from_env() as client:
+        body = {"runs": runs, "perMinute": per_minute}
+        made = client.call("PUT", f"/v1/limits/{quote(name, safe=':')}", body)
+    told = [f"{runs} at a time"] * (runs is not None)
+    told += [f"{per_minute} a minute"] * (per_minute is not None)
+    done(made, f"{name}: {', '.join(told) or 'as usual'}", as_json=as_json)
+
+
 def add_key(name: str, role: str, *, as_json: bool) -> None:
     """Make a key, and print it: it is shown only now."""
     with Client.from_env() as client:
@@ -227,7 +257,9 @@ def start_run(
     with Client.from_env() as client:
         id_ = named(client, "tasks", task)
         found = client.call("POST", f"/v1/tasks/{quote(id_)}/runs?{query}", {})
-    if wait:
-        return show_logs(found["id"], follow=True, as_json=as_json)
+        if wait and as_json:
+            found = client.wait(found["id"], FOR_EVER_S)
+    if wait and not as_json:
+        return show_logs(found["id"], follow=True, as_json=False)
     told_start(found, as_json=as_json)
-    return 0
+    return 1 if found["state"] in ("failed", "cancelled") else 0

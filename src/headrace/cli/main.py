@@ -220,6 +220,8 @@ pools = _group("pools", "Pools: groups of jobs, and places for what is uploaded.
 tasks = _group("tasks", "Tasks: each from a source to a destination.")
 jobs = _group("jobs", "Jobs: tasks that are started together, perhaps in an order.")
 executions = _group("executions", "Executions: each one start of a job.")
+triggers = _group("triggers", "Triggers: what starts a task or job by itself.")
+limits = _group("limits", "Limits: how many runs go at a time, and start in a minute.")
 keys = _group("keys", "Keys of a server's tenant, for programs and people.")
 
 
@@ -411,7 +413,7 @@ def keys_list(json: Json = False) -> None:
     """List keys; the keys themselves are kept nowhere."""
     from headrace.cli.jobs import listed
 
-    listed("keys", ("id", "name", "role", "createdAt", "revokedAt"), as_json=json)
+    listed("keys", ("id", "name", "role", "createdAt", "revokedAt"), as_json=json, paged=False)
 
 
 @keys.command("add")
@@ -437,6 +439,87 @@ def keys_revoke(
     from headrace.cli.jobs import remove
 
     remove("keys", key, as_json=json)
+
+
+@triggers.command("list")
+def triggers_list(json: Json = False) -> None:
+    """List triggers, and why the last look of one came to nothing."""
+    from headrace.cli.jobs import listed
+
+    columns = ("id", "name", "task", "job", "afterTask", "afterJob", "source", "every", "problem")
+    listed("triggers", columns, as_json=json, paged=False)
+
+
+@triggers.command("add")
+def triggers_add(
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+    task: Annotated[str | None, typer.Option(help="Task to start.")] = None,
+    job: Annotated[str | None, typer.Option(help="Or job to start.")] = None,
+    mode: Mode | None = None,
+    after_task: Annotated[str | None, typer.Option(help="After this task has succeeded.")] = None,
+    after_job: Annotated[str | None, typer.Option(help="After this job has succeeded.")] = None,
+    source: Annotated[str | None, typer.Option(help="When files of this source have come.")] = None,
+    every: Annotated[int, typer.Option(help="Seconds between two looks at the source.")] = 60,
+    json: Json = False,
+) -> None:
+    """Make a trigger: one of --task and --job, and one of --after-task, --after-job, --source."""
+    from headrace.cli.jobs import add_trigger
+
+    add_trigger(
+        name, {"task": task, "job": job, "afterTask": after_task, "afterJob": after_job,
+               "source": source}, mode=mode, every=every, as_json=json,
+    )  # fmt: skip
+
+
+@triggers.command("remove")
+def triggers_remove(
+    trigger: Annotated[str, typer.Argument(help="The trigger's id.")], json: Json = False
+) -> None:
+    """Remove a trigger: it starts nothing from now on."""
+    from headrace.cli.jobs import remove
+
+    remove("triggers", trigger, as_json=json)
+
+
+LimitName = Annotated[str, typer.Argument(help="source:ID, destination:ID, pool:ID, server …")]
+
+
+@limits.command("list")
+def limits_list(json: Json = False) -> None:
+    """List the limits that were set; without one: 8 a source and destination, 100 a tenant."""
+    from headrace.cli.jobs import listed
+
+    listed("limits", ("name", "runs", "perMinute"), as_json=json, paged=False)
+
+
+@limits.command("set")
+def limits_set(
+    name: LimitName,
+    runs: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
+    per_minute: Annotated[int | None, typer.Option(help="Starts in a minute.")] = None,
+    json: Json = False,
+) -> None:
+    """Set a limit."""
+    from headrace.cli.jobs import set_limit
+
+    set_limit(name, runs, per_minute, as_json=json)
+
+
+@limits.command("remove")
+def limits_remove(name: LimitName, json: Json = False) -> None:
+    """Remove a limit: that of its kind counts, or what is usual."""
+    from headrace.cli.jobs import remove
+
+    remove("limits", name, as_json=json)
+
+
+@app.command()
+def servers(json: Json = False) -> None:
+    """List the servers over one store."""
+    from headrace.cli.jobs import listed
+
+    columns = ("id", "name", "url", "roles", "version", "alive", "startedAt", "seenAt")
+    listed("servers", columns, as_json=json, paged=False)
 
 
 DataDir = Annotated[Path, typer.Option(help="The server's data folder.")]
