@@ -56,6 +56,18 @@ def test_a_limit_of_a_pool_holds_over_its_jobs_and_no_others(world):
     assert waiting.waiting_for == "the limit of 3 runs at a time of its pool"
 
 
+def test_no_run_of_any_pool_holds_up_none_of_those_of_no_pool(world):
+    pool = Pools(world.database).add(world.caller, "p")
+    jobs = Jobs(world.database, world.runs, lambda: None)
+    steps = [Step(task=world.task(f"f{n}").id) for n in range(5)]
+    jobs.start(world.caller, jobs.add(world.caller, pool=pool.id, name="j", steps=steps).id)
+    alone = world.start(world.task("alone"))
+    world.limit("pool", 0)
+    assert claimed(world, 2) == [alone.id]  # however many of the others come before it
+    world.limit("pool")
+    assert len(claimed(world)) == 5
+
+
 def test_so_many_runs_of_a_source_start_in_a_minute(world):
     source = world.source()
     runs = [world.start(world.task(f"f{n}", source)) for n in range(3)]

@@ -240,6 +240,30 @@ def test_a_server_that_stops_gives_its_runs_back_uncharged(world):
     assert (seen.state, seen.deaths) == (RunState.QUEUED, 0)
 
 
+@pytest.mark.parametrize("how", ["give_back", "retry", "died"])
+def test_a_cancelled_run_that_may_have_committed_is_asked_about(world, how):
+    run = world.start(world.task())
+    queue = world.queue()
+    [(claim, claimed)] = queue.claim(1)
+    world.runs.cancel(world.tenant.id, run.id)
+    match how:
+        case "give_back":
+            queue.give_back(claim, unsure=True)
+        case "retry":
+            queue.retry(claim, claimed, {"code": "unavailable", "message": "cut"}, unsure=True)
+        case "died":
+            queue.died(claim, "it was killed")
+    world.runs.cancel(world.tenant.id, run.id)  # again: it changes nothing
+    assert world.state(run) is RunState.QUEUED
+    with world.database.begin() as tx:
+        tx.run(sa.update(tables.run).values(not_before=0))
+    [(again, found)] = queue.claim(1)
+    assert found.stopping
+    assert world.runs.order(found).only_tells
+    queue.cancelled(again)
+    assert world.state(run) is RunState.CANCELLED
+
+
 def test_an_advance_that_comes_twice_is_told_once(world):
     run = world.start(world.task())
     queue = world.queue()

@@ -112,7 +112,7 @@ class Dispatcher:
                 job.worker.kill()
                 job.worker.process.wait()
                 with contextlib.suppress(LostClaim, Unavailable):
-                    self._queue.give_back(job.claim)
+                    self._queue.give_back(job.claim, unsure=job.is_committing)
             self._jobs.clear()
         self._pool.close()
 
@@ -349,7 +349,9 @@ class Dispatcher:
 
     def _watch(self, job: Job, now: float) -> None:
         limit = self._settings.run_memory_bytes + MEMORY_SLACK
-        if job.run.kind is not RunKind.PUSH and now - job.begun > self._settings.run_max_s:
+        too_long = now - job.begun > self._settings.run_max_s
+        # A commit under way is not cut off: what it has done must be told.
+        if too_long and job.run.kind is not RunKind.PUSH and not job.is_committing:
             job.timed_out = True
             job.worker.kill()
             return

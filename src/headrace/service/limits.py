@@ -6,7 +6,7 @@ from typing import Final
 
 from headrace.domain.clock import Millis
 from headrace.store import breakers, limits, runs, servers
-from headrace.store.breakers import Breaker
+from headrace.store.breakers import OPEN_MAX_MS, Breaker
 from headrace.store.database import Tx
 from headrace.store.limits import Limit
 
@@ -64,6 +64,8 @@ class Room:
     def closed(self) -> dict[str, list[str]]:
         """Return what nothing of can start now: ids by kind, exclusive names by `exclusive`."""
         found: dict[str, list[str]] = {"exclusive": list(self.held), "server": []}
+        if self._runs("pool") == 0:
+            found["any pool"] = ["*"]
         for name in {*self.counts, *self.limits, *self.breakers, "server"}:
             kind, _, id_ = name.partition(":")
             if (id_ or kind == "server") and self._is_closed(kind, name):
@@ -81,7 +83,7 @@ class Room:
         found = self.breakers.get(name)
         if found is None or not found.is_open:
             return None
-        if found.open_until > self.now:
+        if 0 < found.open_until - self.now <= OPEN_MAX_MS:  # beyond: the clock was set back
             seconds = (found.open_until - self.now + 999) // 1000
             return f"its {kind}, which is down ({found.reason}): it is tried again in {seconds} s"
         if self.counts.get(name):
@@ -90,8 +92,9 @@ class Room:
 
     def shut(self) -> bool:
         """Tell whether nothing at all can start: the server is paused, or a limit of all is 0."""
-        zero = any(limit.runs == 0 for name, limit in self.limits.items() if ":" not in name)
-        return zero or "server" in self.paused
+        # Not `pool`: a run may be of none.
+        every = ("task", "source", "destination", "tenant", "server")
+        return "server" in self.paused or any(self._runs(kind) == 0 for kind in every)
 
     def served(self, tenant: str) -> int:
         """Return how many runs of a tenant are under way."""
@@ -105,7 +108,8 @@ class Room:
         return DEFAULTS.get(kind)
 
     def _is_too_soon(self, name: str) -> bool:
-        return name in self.limits and self.limits[name].next_at > self.now
+        # Further ahead than that it cannot have been set: the clock was.
+        return name in self.limits and 0 < self.limits[name].next_at - self.now <= MINUTE_MS
 
 
 def room(tx: Tx) -> Room:

@@ -389,10 +389,13 @@ class Queue:
             if run := runs.any_tenants(tx, claim.run):
                 self._bury(tx, run, "its destination knows a newer attempt: an older copy?")
 
-    def give_back(self, claim: Claim) -> None:
-        """Give back a run because this server stops: not its fault, no wait. Raises LostClaim."""
+    def give_back(self, claim: Claim, *, unsure: bool = False) -> None:
+        """Give back a run because this server stops: not its fault, no wait. Raises LostClaim.
+
+        `unsure`: its commit may have happened all the same.
+        """
         with self._database.begin() as tx:
-            if self._cancels(tx, claim):
+            if not unsure and self._cancels(tx, claim):
                 return
             runs.write(
                 tx, claim, state=RunState.QUEUED, not_before=tx.now,

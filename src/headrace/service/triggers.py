@@ -6,7 +6,7 @@ A cause is noted in its own transaction and starts its thing once, whatever is k
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from headrace.domain.errors import HeadraceError, Invalid, NotFound, TooMany, Unavailable
+from headrace.domain.errors import HeadraceError, Invalid, NotFound, TooMany
 from headrace.domain.ids import TenantId, TriggerId, is_id, new_id
 from headrace.domain.principal import Permission, Principal
 from headrace.domain.resources import Source
@@ -148,7 +148,8 @@ class Triggers:
                     return begun
                 one, cause = found[0]
                 try:
-                    what = self._start(tx, one, Cause.AFTER)
+                    with tx.con.begin_nested():
+                        what = self._start(tx, one, Cause.AFTER)
                 except TooMany:
                     return begun  # the queue is full: later
                 except HeadraceError as error:
@@ -170,9 +171,6 @@ class Triggers:
         assert one.source is not None  # of a look
         try:
             seen = self._runs.looked(one.tenant, one.source)
-        except Unavailable as error:
-            self._fail(one, error)
-            return 0
         except HeadraceError as error:
             self._fail(one, error)
             return 0
@@ -187,7 +185,8 @@ class Triggers:
                 return 0
             if comes:
                 try:
-                    self._start(tx, one, Cause.WATCH)
+                    with tx.con.begin_nested():
+                        self._start(tx, one, Cause.WATCH)
                 except HeadraceError as error:
                     triggers.failed(tx, one.id, str(error)[:PROBLEM_MAX])
                     return 0

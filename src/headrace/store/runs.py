@@ -409,6 +409,8 @@ def eligible(
     for kind, ids in closed.items():
         if ids and kind in ("pool", "exclusive"):
             query = query.where(sa.or_(run.c[kind].is_(None), run.c[kind].not_in(ids)))
+        elif ids and kind == "any pool":
+            query = query.where(run.c.pool.is_(None))
         elif ids and kind in ("task", "source", "destination", "tenant"):
             query = query.where(run.c[kind].not_in(ids))
         elif ids:
