@@ -1,5 +1,6 @@
 """For every promise something that breaks it on purpose, and is caught."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from headrace.assembly import work
 from headrace.connectors.destinations import duckdb as duckdb_destination
 from headrace.connectors.destinations import search as search_destination
 from headrace.connectors.sources import csv as csv_source
+from headrace.contract.destination import TIDY_EVERY
 from headrace.domain.errors import LostClaim, OutsideError, Unbalanced
 from headrace.engine.plan import Stopped
 from tests.engine import Memory, order
@@ -158,6 +160,48 @@ def test_a_commit_is_found_and_told_not_repeated(tmp_path, csv_file, end, fresh_
     again = Memory()
     assert work(msgspec.structs.replace(first, fence=9, attempt=2), again) == told
     assert again.advanced[0][1] == told
+
+
+@pytest.mark.parametrize("end", ["duckdb", "postgresql", "search"])
+def test_notes_of_commits_go_when_nobody_can_ask_for_them(tmp_path, csv_file, end, fresh_database):
+    """Those of the last weeks stay: a run that is tried again finds its commit."""
+    (tmp_path / "data").mkdir(exist_ok=True)
+    ends = {
+        "duckdb": duckdb_end(tmp_path), "postgresql": ("postgresql", {"url": fresh_database}),
+        "search": ("search", {"indexName": "i"}),
+    }  # fmt: skip
+    source = ("csv", {"url": str(csv_file)})
+
+    def load(fence):
+        return work(order(tmp_path, source, ends[end], fence=fence), Memory())
+
+    def notes(sql=""):
+        name = "commits" if end == "search" else "_headrace_commits"
+        query = f"select fence from {name} order by fence"
+        if end == "postgresql":
+            with psycopg.connect(fresh_database) as con:
+                con.execute(sql) if sql else None
+                return [row[0] for row in con.execute(query)]
+        if end == "duckdb":
+            with duckdb.connect(ends[end][1]["path"]) as con:
+                con.execute(sql) if sql else None
+                return [row[0] for row in con.execute(query).fetchall()]
+        [path] = (tmp_path / "data" / "indexes").glob("*.db")
+        with contextlib.closing(sqlite3.connect(path)) as con, con:
+            con.execute(sql) if sql else None
+            return [row[0] for row in con.execute(query)]
+
+    for fence in (1, 2):
+        load(fence)
+    name = "commits" if end == "search" else "_headrace_commits"
+    assert notes(f"update {name} set committed_at = '2020-01-01 00:00:00' where fence = 1") == [
+        1,
+        2,
+    ]
+    load(3)
+    assert notes() == [1, 2, 3]  # not each load looks
+    load(TIDY_EVERY)
+    assert notes() == [2, 3, TIDY_EVERY]
 
 
 def test_a_server_that_slept_past_its_lease_is_fenced_off(tmp_path, fresh_database):

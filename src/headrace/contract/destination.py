@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import duckdb
 
@@ -11,6 +11,9 @@ from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
 from headrace.domain.rejected import Rule
 from headrace.domain.task import Action
+
+TIDY_EVERY: Final = 50
+NOTE_DAYS: Final = 60  # that the note of a commit is kept: no run is tried again after so long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,11 @@ class Target:
     scope: str
     fence: int
     token: str
+
+    @property
+    def tidies(self) -> bool:
+        """Whether this load also removes old notes of commits: one in so many does."""
+        return self.fence % TIDY_EVERY == 0
 
 
 @dataclass(slots=True, kw_only=True)

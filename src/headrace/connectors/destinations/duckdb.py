@@ -17,7 +17,15 @@ import msgspec
 from headrace.connectors.families import sql
 from headrace.connectors.families.paging import page_of
 from headrace.contract.columns import ATTRIBUTES, FILE, Column, duckdb_type, literal, quoted
-from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
+from headrace.contract.destination import (
+    NOTE_DAYS,
+    Counts,
+    DestinationMaker,
+    Load,
+    Page,
+    Rows,
+    Target,
+)
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import LostClaim, Misconfigured, NotFound, Refused, Unavailable
@@ -196,6 +204,11 @@ class DuckdbLoad:
         counts = self._apply()
         (counts.rows_after,) = con.execute(f"select count(*) from {self._table}").fetchone() or (0,)
         note = sign(counts)
+        if target.tidies:
+            con.execute(
+                f"delete from {sql.COMMITS} where committed_at <"
+                f" (current_timestamp - interval {NOTE_DAYS} day)::timestamp"
+            )
         con.execute(
             f"insert into {sql.COMMITS} (token, fence, note) values (?, ?, ?)",
             [target.token, target.fence, note],

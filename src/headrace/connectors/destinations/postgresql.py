@@ -22,7 +22,15 @@ from psycopg import sql as pgsql
 from headrace.connectors.families import postgres, sql
 from headrace.connectors.families.paging import page_of
 from headrace.contract.columns import ATTRIBUTES, FILE, Column, decimal_of, quoted
-from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
+from headrace.contract.destination import (
+    NOTE_DAYS,
+    Counts,
+    DestinationMaker,
+    Load,
+    Page,
+    Rows,
+    Target,
+)
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import (
@@ -270,6 +278,11 @@ class PostgresqlLoad:
             counts = self._apply()
             counts.rows_after = self._count(self._table) if self._exists() else 0
             note = sign(counts)
+            if target.tidies:
+                con.execute(
+                    f"delete from {self._commits}"
+                    f" where committed_at < now() - interval '{NOTE_DAYS} days'"
+                )
             con.execute(
                 f"insert into {self._commits} (token, fence, note) values (%s, %s, %s)",
                 [target.token, target.fence, note],

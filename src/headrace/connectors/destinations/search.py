@@ -20,6 +20,7 @@ from headrace.connectors.families.index_form import IndexConfig
 from headrace.connectors.families.sqlite import told
 from headrace.contract.columns import DOCUMENT, FILE, KEY
 from headrace.contract.destination import (
+    NOTE_DAYS,
     Counts,
     DestinationMaker,
     DocumentRules,
@@ -208,6 +209,10 @@ class SearchLoad:
             counts = self._apply()
             (counts.rows_after,) = db.execute("select count(*) from records").fetchone()
             note = sign(counts)
+            if target.tidies:
+                db.execute(
+                    f"delete from commits where committed_at < datetime('now', '-{NOTE_DAYS} days')"
+                )
             db.execute(
                 "insert into commits (token, fence, note) values (?, ?, ?)",
                 [target.token, target.fence, note],
