@@ -21,7 +21,7 @@ from tests.postgres import Postgres
 from tests.proxy import proxied
 
 LONG = os.environ.get("HEADRACE_FAULTS") == "all"
-SECONDS = float(os.environ.get("HEADRACE_SOAK", "600" if LONG else "25"))
+SECONDS = float(os.environ.get("HEADRACE_SOAK", "600" if LONG else "15"))
 ENDED = ("succeeded", "failed", "cancelled", "skipped")
 ROWS = 40
 
