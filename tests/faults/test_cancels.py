@@ -1,5 +1,6 @@
 """A cancel at every stage: nothing landed and it says cancelled, or all landed and it says so."""
 
+import os
 import time
 
 import pytest
@@ -10,7 +11,17 @@ from tests.serving import serving
 
 STEPS = [point for point in POINTS if point.startswith("child.")]
 ENDS = ("duckdb", "postgresql", "search")
-STOPPED = [(step, ENDS[number % 3]) for number, step in enumerate(STEPS)]
+LONG = os.environ.get("HEADRACE_FAULTS") == "all"
+SHORT = (
+    "child.started",
+    "child.staged",
+    "child.before_commit",
+    "child.in_commit",
+    "child.committed",
+)
+STOPPED = [
+    (step, ENDS[number % 3]) for number, step in enumerate(STEPS) if LONG or step in SHORT
+]  # fmt: skip
 LANDED = {"child.committed", "child.advanced"}  # the rows are there by then
 OVER = ("succeeded", "failed", "cancelled")
 

@@ -271,6 +271,8 @@ def test_whatever_the_order_the_queue_keeps_its_promises(clocked):
 @pytest.mark.parametrize("broken", ["fence", "limit", "lease"])
 def test_the_machine_catches_a_broken_promise(clocked, monkeypatch, broken):
     """The check itself is checked: with a promise taken away it fails."""
+    if not (LONG or clocked[0].database.is_sqlite):
+        pytest.skip("in the long form: what the machine looks at is the same on both")
     if broken == "fence":  # whoever held it once may write
         monkeypatch.setattr(
             runs, "_held", lambda tx, held: (tables.run.c.id == held.run, tables.run.c.state.in_(tuple(ACTIVE)))
