@@ -2,9 +2,14 @@
 
 import threading
 
+import sqlalchemy as sa
+
+from headrace.domain.errors import TooMany
+from headrace.domain.resources import Source
 from headrace.domain.run import RunState
 from headrace.service.jobs import Jobs
 from headrace.service.triggers import Triggers
+from headrace.store import tables
 
 
 def scene(world):
@@ -64,3 +69,51 @@ def test_two_causes_while_one_waits_are_one_run(world):
         triggers.tick()
         assert world.state(run) is RunState.SUCCEEDED
     assert [one.state for one in runs(world, second)] == [RunState.QUEUED]
+
+
+def test_a_tenant_whose_queue_is_full_holds_up_no_other_and_loses_no_start(world, monkeypatch):
+    other = world.another("other")
+    triggers = scene(world)
+    pairs = [(one, one.task(f"{n}a"), one.task(f"{n}b")) for n, one in enumerate((world, other))]
+    for one, first, second in pairs:
+        triggers.add(one.caller, name="t", task=second.id, after_task=first.id)
+        succeed(one, first)
+    judge = world.runs.judge_queue
+
+    def is_full(tx, tenant):
+        if tenant == world.tenant.id:
+            raise TooMany("full")
+        judge(tx, tenant)
+
+    monkeypatch.setattr(world.runs, "judge_queue", is_full)
+    triggers.tick()
+    assert [len(runs(one, second)) for one, _, second in pairs] == [0, 1]
+    monkeypatch.undo()
+    triggers.tick()
+    assert [len(runs(one, second)) for one, _, second in pairs] == [1, 1]
+
+
+def test_files_that_come_while_nothing_can_start_are_not_forgotten(world):
+    triggers = scene(world)
+    folder = world.folder / "files" / "in"
+    folder.mkdir()
+    source = world.catalog.add_end(
+        Source, world.tenant.id, type_="csv", name="s", given={"url": f"file://{folder}/*.csv"}
+    )
+    task = world.task("a", source)
+    triggers.add(world.caller, name="t", task=task.id, source=source.id, every_s=1)
+
+    def look():
+        with world.database.begin() as tx:
+            tx.run(sa.update(tables.trigger).values(look_at=0))
+        return triggers.look()
+
+    look()
+    (folder / "new.csv").write_text("id\n1\n")
+    world.catalog.change_task(world.tenant.id, task.id, enabled=False)
+    assert [look() for _ in range(3)] == [0, 0, 0]
+    assert "disabled" in triggers.listed(world.caller)[0].problem
+    world.catalog.change_task(world.tenant.id, task.id, enabled=True)
+    assert [look() for _ in range(2)] == [1, 0]
+    assert triggers.listed(world.caller)[0].problem is None
+    assert len(runs(world, task)) == 1

@@ -141,9 +141,10 @@ class Triggers:
             if not triggers.is_any_waiting(tx):
                 return 0
         begun = 0
+        full: set[TenantId] = set()
         while True:
             with self._database.begin() as tx:
-                found = triggers.waiting(tx, 1)
+                found = triggers.waiting(tx, 1, full)
                 if not found:
                     return begun
                 one, cause = found[0]
@@ -151,7 +152,8 @@ class Triggers:
                     with tx.con.begin_nested():
                         what = self._start(tx, one, Cause.AFTER)
                 except TooMany:
-                    return begun  # the queue is full: later
+                    full.add(one.tenant)  # its queue is full: later
+                    continue
                 except HeadraceError as error:
                     what = ""
                     triggers.failed(tx, one.id, str(error)[:PROBLEM_MAX])
@@ -162,6 +164,9 @@ class Triggers:
 
     def look(self, stopped: Callable[[], bool] = lambda: False) -> int:
         """Look at the sources whose time has come; return how many things were started."""
+        with self._database.read() as tx:
+            if not triggers.is_any_look_due(tx):
+                return 0
         with self._database.begin() as tx:
             found = triggers.looks(tx, self._here, AT_ONCE, own_only=self._own_only)
         return sum(self._look(one) for one in found if not stopped())
@@ -181,15 +186,16 @@ class Triggers:
         told = old.told if old.told is not None else seen
         comes = bool(seen) and seen == old.seen and _is_news(seen, told)
         with self._database.begin() as tx:
-            if not triggers.saw(tx, old, seen=seen, told=seen if comes else told):
+            if not triggers.saw(tx, old, seen=seen, told=told):
                 return 0
             if comes:
                 try:
                     with tx.con.begin_nested():
                         self._start(tx, one, Cause.WATCH)
-                except HeadraceError as error:
+                except HeadraceError as error:  # the next look tries again
                     triggers.failed(tx, one.id, str(error)[:PROBLEM_MAX])
                     return 0
+                triggers.has_told(tx, one.id, seen)
         if comes:
             self._runs.wake()
         return int(comes)

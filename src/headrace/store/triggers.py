@@ -1,6 +1,6 @@
 """Triggers, and what they have to start: noted in the transaction of its cause."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -86,12 +86,15 @@ def _note(tx: Tx, which: sa.ColumnElement[bool], cause: str) -> None:
     tx.run(sa.insert(due).from_select(["trigger", "cause", "at"], found))
 
 
-def waiting(tx: Tx, limit: int) -> list[tuple[Trigger, str]]:
-    """Return triggers that have something to start, and the cause; locked for this transaction."""
+def waiting(tx: Tx, limit: int, but: Collection[TenantId] = ()) -> list[tuple[Trigger, str]]:
+    """Return triggers that have something to start, and the cause; locked for this transaction.
+
+    `but`: tenants whose triggers have to wait.
+    """
     query = (
         sa.select(trigger, due.c.cause)
         .join(due, due.c.trigger == trigger.c.id)
-        .where(due.c.started.is_(None))
+        .where(due.c.started.is_(None), trigger.c.tenant.not_in(but))
         .order_by(due.c.at)
         .limit(limit)
         .with_for_update(of=due, skip_locked=True)
@@ -137,6 +140,15 @@ def looks(tx: Tx, host: str | None, limit: int, *, own_only: bool = False) -> li
         again = tx.now + row.every_s * 1000
         tx.run(sa.update(trigger).where(trigger.c.id == row.id).values(look_at=again))
     return [Look(trigger=_made(row), seen=row.seen, told=row.told) for row in rows]
+
+
+def is_any_look_due(tx: Tx) -> bool:
+    return tx.first(sa.select(trigger.c.id).where(trigger.c.look_at <= tx.now).limit(1)) is not None
+
+
+def has_told(tx: Tx, id_: TriggerId, told: Mapping[str, str]) -> None:
+    """Keep of which state of a source a trigger has told, by starting its thing."""
+    tx.run(sa.update(trigger).where(trigger.c.id == id_).values(told=dict(told)))
 
 
 def saw(tx: Tx, old: Look, *, seen: Mapping[str, str], told: Mapping[str, str]) -> bool:
