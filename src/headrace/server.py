@@ -57,6 +57,7 @@ from headrace.store.migrate import migrate
 SAMPLE_ROWS: Final = 10
 WATCH_S: Final = 0.5  # between two looks at which triggers' sources are to be looked at
 MAIL_S: Final = 2.0
+SEEN_S: Final = 5.0  # between two signs of life to the other servers
 CLEAN_S: Final = 600.0
 CLEAN_FIRST_S: Final = 30.0  # after the start: there is more urgent work
 ASKED_S: Final = 60  # seconds that a token is good for which another server is asked with
@@ -95,7 +96,7 @@ class Server:
             self.queue.take_over()
         self.bell: Bell | None = None
         if not self.database.is_sqlite:
-            self.bell = Bell(self.database, self.queue.holder, self._rung)
+            self.bell = Bell(self.database, self.queue.holder, self._heard)
         catalog = Catalog(self.database, vault, self.servers.here, settings.shared)
         self.pool = Pool(settings.workers, settings.data_dir)
         self.runs = Runs(self.database, catalog, settings, self._wake, self.servers.here)
@@ -107,12 +108,15 @@ class Server:
         )  # fmt: skip
         self.dispatcher = Dispatcher(
             self.queue, self.runs, self.jobs, self.triggers, self.uploads, self.pool, settings,
-            self.servers.beat, self._ring,
+            self._ring,
         )  # fmt: skip
         retention = Retention(
             self.database, self.runs, self.uploads, settings.keep_days, settings.audit_days
         )
-        self.chores = [Chore("cleaner", retention.clean, first_s=CLEAN_FIRST_S, every_s=CLEAN_S)]
+        self.chores = [
+            Chore("cleaner", retention.clean, first_s=CLEAN_FIRST_S, every_s=CLEAN_S),
+            Chore("servers", lambda _: self.servers.beat(), every_s=SEEN_S),
+        ]
         if settings.smtp:
             self.chores.append(
                 Chore("mailer", Mailer(self.database, settings).send, every_s=MAIL_S)
@@ -136,7 +140,7 @@ class Server:
         self.dispatcher.wake()
         self._ring()
 
-    def _rung(self) -> None:
+    def _heard(self) -> None:
         self.dispatcher.wake()
 
     def _ring(self) -> None:
@@ -301,7 +305,7 @@ def serve(settings: Settings, listening: Callable[[Server, int], None]) -> None:
         if not settings.advertise:
             every = settings.host in ("0.0.0.0", "::")  # noqa: S104  # listened on, not said
             name = socket.gethostname() if every else settings.host
-            server.servers.url = f"{'https' if pair else 'http'}://{name}:{port}"
+            server.servers.listens_at(f"{'https' if pair else 'http'}://{name}:{port}")
         listening(server, port)
 
     try:

@@ -26,7 +26,6 @@ from headrace.service.uploads import Uploads
 from headrace.settings import Settings
 
 POLL_S: Final = 0.5
-CHORES_S: Final = 5.0
 BEAT_S: Final = 1.0
 SOON_S: Final = 0.1  # between two beats, however often somebody wakes it
 SWEEP_S: Final = 20.0  # between two looks at files that nobody needs any more
@@ -62,10 +61,9 @@ class Dispatcher:
 
     def __init__(
         self, queue: Queue, runs: Runs, jobs: Jobs, triggers: Triggers, uploads: Uploads,
-        pool: Pool, settings: Settings, housekeeping: Callable[[], None], ring: Callable[[], None],
+        pool: Pool, settings: Settings, ring: Callable[[], None],
     ) -> None:  # fmt: skip
-        """`housekeeping` is done every few seconds; `ring` wakes the other servers."""
-        self._housekeeping = housekeeping
+        """`ring` wakes the other servers."""
         self._ring = ring
         self._claims = Role.DISPATCHER in settings.roles
         self._ticks = Role.TICKER in settings.roles
@@ -81,7 +79,6 @@ class Dispatcher:
         self._stop = threading.Event()
         self._jobs: dict[str, Job] = {}
         self._next_sweep = 0.0
-        self._next_chores = 0.0
         self._next_tick = 0.0
         self._lock = threading.RLock()
         self._thread = threading.Thread(target=self._loop, name="headrace-dispatcher", daemon=True)
@@ -130,9 +127,6 @@ class Dispatcher:
                     last_beat = now  # sooner when woken: somebody may have cancelled a run
                     next_beat = now + min(BEAT_S, self._settings.lease_s / 3)
                     self._beat()
-                if now >= self._next_chores:
-                    self._next_chores = now + CHORES_S
-                    self._housekeeping()
                 if now >= self._next_sweep:
                     self._next_sweep = now + SWEEP_S
                     self._uploads.sweep()

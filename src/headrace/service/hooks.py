@@ -7,16 +7,14 @@ from typing import Final
 
 from headrace.domain.errors import Invalid, NotFound, Unauthenticated
 from headrace.domain.ids import HookId, KeyId, is_id, new_id
-from headrace.domain.principal import Permission, Principal, Role, Tenant
+from headrace.domain.principal import Principal, Role, Tenant
 from headrace.domain.run import Mode, Trigger
-from headrace.domain.task import Task
 from headrace.security import webhooks
 from headrace.security.vault import Vault
-from headrace.service import pools
-from headrace.service.jobs import Jobs
+from headrace.service.jobs import Jobs, judge_one_of
 from headrace.service.runs import Runs
-from headrace.store import audit, hooks, jobs, resources
-from headrace.store.database import Database, Tx
+from headrace.store import audit, hooks
+from headrace.store.database import Database
 from headrace.store.hooks import Hook
 
 NAME_MAX: Final = 200
@@ -54,18 +52,11 @@ class Hooks:
         """Make a hook; return it and its secret, to be shown once. Raises Invalid, NotFound."""
         if not name.strip() or len(name) > NAME_MAX:
             raise Invalid(f"name must have 1 to {NAME_MAX} characters.", field="name")
-        if (task is None) == (job is None):
-            raise Invalid("A hook starts a task or a job: name one of them.", field="task")
+        judge_one_of(task, job)
         secret = webhooks.new_secret()
         tenant = caller.tenant.id
         with self._database.begin() as tx:
-            if task is not None and not (is_id(task) and resources.find(tx, Task, tenant, task)):
-                raise Invalid(f"cannot find task {task[:80]}", field="task")
-            if job is not None:
-                thing = jobs.find(tx, tenant, job) if is_id(job) else None
-                if thing is None:
-                    raise Invalid(f"cannot find job {job[:80]}", field="job")
-                pools.of(tx, caller, thing.pool, Permission.MANAGE)
+            self._jobs.judge_either(tx, caller, task, job)
             made = Hook(
                 id=HookId(new_id()), tenant=tenant, name=name, task=task, job=job, mode=mode,
                 created_at=tx.now,
@@ -108,7 +99,10 @@ class Hooks:
             tx.lock_claims()  # the same message twice at once is one
             if (before := hooks.earlier(tx, hook.id, given.message)) is not None:
                 return before
-            started = self._start(tx, hook)
+            started = self._jobs.start_either(
+                tx, hook.tenant, task=hook.task, job=hook.job, mode=hook.mode,
+                trigger=Trigger.HOOK,
+            )  # fmt: skip
             hooks.took(tx, hook.id, given.message, started)
             caller = Principal(
                 tenant=Tenant(id=hook.tenant, name=""), role=Role.OPERATOR, key=hook.name,
@@ -117,11 +111,3 @@ class Hooks:
             audit.add(tx, caller, "hook.called", started)
         self._runs.wake()
         return started
-
-    def _start(self, tx: Tx, hook: Hook) -> str:
-        if hook.job is not None:
-            return self._jobs.start_or_owe(tx, hook.tenant, hook.job, hook.mode, Trigger.HOOK)
-        task = resources.locked_task(tx, hook.tenant, hook.task or "")
-        if task is None:
-            raise NotFound("The task of this hook is gone.")
-        return self._runs.start_or_wait(tx, task, hook.mode, Trigger.HOOK)

@@ -400,7 +400,46 @@ class Jobs:
         """Return every job of a tenant."""
         return jobs.listed(tx, tenant, None, Window(JOBS_MAX))[0]
 
-    def start_or_owe(
+    def start_either(
+        self, tx: Tx, tenant: TenantId, *, task: str | None, job: str | None, mode: Mode | None,
+        trigger: Trigger,
+    ) -> str:  # fmt: skip
+        """Start a task or a job for a hook or trigger; return the id of the execution.
+
+        While one is under way another waits for its end, and only one. Raises NotFound.
+        """
+        if job is not None:
+            return self._start_or_owe(tx, tenant, job, mode, trigger)
+        thing = resources.locked_task(tx, tenant, task or "")
+        if thing is None:
+            raise NotFound("The task is gone.")
+        return self._runs.start_or_wait(tx, thing, mode, trigger)
+
+    def judge_either(self, tx: Tx, caller: Principal, task: str | None, job: str | None) -> None:
+        """Raise Invalid unless what is named is there, Denied for a job of others."""
+        self.judge_task(tx, caller, task, "task")
+        self.judge_job(tx, caller, job, "job", Permission.MANAGE)
+
+    @staticmethod
+    def judge_task(tx: Tx, caller: Principal, id_: str | None, field: str) -> None:
+        """Raise Invalid for a task that is not there."""
+        tenant = caller.tenant.id
+        if id_ is not None and not (is_id(id_) and resources.find(tx, Task, tenant, id_)):
+            raise Invalid(f"cannot find task {id_[:80]}", field=field)
+
+    @staticmethod
+    def judge_job(
+        tx: Tx, caller: Principal, id_: str | None, field: str, permission: Permission
+    ) -> None:
+        """Raise Invalid for a job that is not there, Denied for one of a pool of others."""
+        if id_ is None:
+            return
+        thing = jobs.find(tx, caller.tenant.id, id_) if is_id(id_) else None
+        if thing is None:
+            raise Invalid(f"cannot find job {id_[:80]}", field=field)
+        pools.of(tx, caller, thing.pool, permission)
+
+    def _start_or_owe(
         self, tx: Tx, tenant: TenantId, id_: str, mode: Mode | None, trigger: Trigger
     ) -> str:
         """Start a job for a hook or trigger; while one is under way another waits for its end.
@@ -460,6 +499,12 @@ class Jobs:
         old: Execution, states: Mapping[TaskId, RunState], gone: Collection[TaskId] = ()
     ) -> Outlook:
         return outlook(old.steps, states, stops=old.stops, cancelled=old.cancelled, gone=gone)
+
+
+def judge_one_of(task: str | None, job: str | None) -> None:
+    """Raise Invalid unless it is a task that is named, or a job."""
+    if (task is None) == (job is None):
+        raise Invalid("Name what to start: a task or a job, and not both.", field="task")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The servers over one store: who is there, and what lies on whose disk."""
 
+import contextlib
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,13 @@ class Servers:
                     " those that worked over it before.",
                     field="HEADRACE_MASTER_KEY",
                 ) from None
+
+    def listens_at(self, url: str) -> None:
+        """Tell the others where this server is reached, now that it is known."""
+        self.url = url
+        if not self._database.is_sqlite:
+            with contextlib.suppress(Unavailable):  # the next beat tells it
+                self.beat()
 
     def beat(self) -> None:
         """Say that this server lives."""

@@ -12,13 +12,11 @@ from headrace.domain.principal import Permission, Principal
 from headrace.domain.resources import Source
 from headrace.domain.run import Mode
 from headrace.domain.run import Trigger as Cause
-from headrace.domain.task import Task
 from headrace.observe import faults
 from headrace.observe.log import logger
-from headrace.service import pools
-from headrace.service.jobs import Jobs
+from headrace.service.jobs import Jobs, judge_one_of
 from headrace.service.runs import Runs
-from headrace.store import audit, jobs, resources, triggers
+from headrace.store import audit, resources, triggers
 from headrace.store.database import Database, Tx
 from headrace.store.triggers import Look, Trigger
 
@@ -51,8 +49,7 @@ class Triggers:
         """Make a trigger: of a task or job, on one cause. Raises Invalid, naming the member."""
         if not name.strip() or len(name) > NAME_MAX:
             raise Invalid(f"name must have 1 to {NAME_MAX} characters.", field="name")
-        if (task is None) == (job is None):
-            raise Invalid("A trigger starts a task or a job: name one of them.", field="task")
+        judge_one_of(task, job)
         causes = {"afterTask": after_task, "afterJob": after_job, "source": source}
         if sum(value is not None for value in causes.values()) != 1:
             raise Invalid(
@@ -65,10 +62,9 @@ class Triggers:
             )
         tenant = caller.tenant.id
         with self._database.begin() as tx:
-            self._judge_task(tx, tenant, task, "task")
-            self._judge_task(tx, tenant, after_task, "afterTask")
-            self._judge_job(tx, caller, job, "job", Permission.MANAGE)
-            self._judge_job(tx, caller, after_job, "afterJob", Permission.VIEW)
+            self._jobs.judge_either(tx, caller, task, job)
+            self._jobs.judge_task(tx, caller, after_task, "afterTask")
+            self._jobs.judge_job(tx, caller, after_job, "afterJob", Permission.VIEW)
             if source is not None:
                 found = resources.find(tx, Source, tenant, source) if is_id(source) else None
                 if found is None:
@@ -83,22 +79,6 @@ class Triggers:
             triggers.add(tx, made)
             audit.add(tx, caller, "trigger.added", made.id)
         return made
-
-    @staticmethod
-    def _judge_task(tx: Tx, tenant: TenantId, id_: str | None, field: str) -> None:
-        if id_ is not None and not (is_id(id_) and resources.find(tx, Task, tenant, id_)):
-            raise Invalid(f"cannot find task {id_[:80]}", field=field)
-
-    @staticmethod
-    def _judge_job(
-        tx: Tx, caller: Principal, id_: str | None, field: str, permission: Permission
-    ) -> None:
-        if id_ is None:
-            return
-        thing = jobs.find(tx, caller.tenant.id, id_) if is_id(id_) else None
-        if thing is None:
-            raise Invalid(f"cannot find job {id_[:80]}", field=field)
-        pools.of(tx, caller, thing.pool, permission)
 
     def _judge_circle(self, tx: Tx, made: Trigger) -> None:
         """Raise Invalid for what would start itself again and again."""
@@ -205,12 +185,9 @@ class Triggers:
             triggers.failed(tx, one.id, str(error)[:PROBLEM_MAX])
 
     def _start(self, tx: Tx, one: Trigger, cause: Cause) -> str:
-        if one.job is not None:
-            return self._jobs.start_or_owe(tx, one.tenant, one.job, one.mode, cause)
-        task = resources.locked_task(tx, one.tenant, one.task or "")
-        if task is None:
-            raise NotFound("The task of this trigger is gone.")
-        return self._runs.start_or_wait(tx, task, one.mode, cause)
+        return self._jobs.start_either(
+            tx, one.tenant, task=one.task, job=one.job, mode=one.mode, trigger=cause
+        )
 
 
 def _is_news(seen: Mapping[str, str], told: Mapping[str, str]) -> bool:
