@@ -56,6 +56,13 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
 
+    def cut(self) -> None:
+        """Break off every connection that is open now."""
+        for one in list(self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+                self.cuts += 1
+
     def close(self) -> None:
         self._done = True
         self._listener.close()

@@ -20,6 +20,7 @@ import uvicorn
 from headrace.api.app import make_app
 from headrace.client import Client
 from headrace.connectors import registry
+from headrace.connectors.families import objects
 from headrace.contract.destination import Page
 from headrace.domain.errors import Conflict, Misconfigured, Unavailable
 from headrace.domain.ids import TenantId, new_id
@@ -291,6 +292,7 @@ def _certificate(settings: Settings) -> tuple[Path, Path] | None:
 def serve(settings: Settings, listening: Callable[[Server, int], None]) -> None:
     """Serve until SIGTERM or SIGINT. `listening(server, port)` is called once it takes calls."""
     log.set_up(settings.log_level)
+    objects.forget_credentials()
     server = Server(settings)
     pair = _certificate(settings)
     config = uvicorn.Config(

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,7 +69,8 @@ class TerminalJournal:
 
 def ingest(
     src: str, dest: str, *, table: str | None, mode: str, key: tuple[str, ...], as_json: bool,
-    kind: str | None, failure_threshold: float, options: dict[str, Any], memory_bytes: int,
+    kind: str | None, failure_threshold: float, options: dict[str, Any], pairs: Sequence[str],
+    memory_bytes: int,
 ) -> int:  # fmt: skip
     """Load SRC into DEST and print the receipt. Returns the exit code."""
     source_type, source_input = uris.source_of(src, kind)
@@ -77,7 +79,7 @@ def ingest(
     scope = hashlib.sha256(f"{src}\n{dest}\n{table}".encode()).hexdigest()[:32]
     run = new_id()
     order = local_order(
-        source=(source_type, source_input | options),
+        source=(source_type, source_input | options | uris.set_by(source_type, pairs)),
         destination=(
             destination_type, {k: v for k, v in destination_input.items() if v is not None}
         ),

@@ -38,10 +38,25 @@ def _root(
     pass
 
 
+Format = Annotated[
+    Literal["csv", "json", "parquet"] | None,
+    typer.Option("--format", help="Format, where the name does not tell."),
+]
+Delimiter = Annotated[str | None, typer.Option(help="CSV delimiter.")]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of the text.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="NAME=VALUE of the source, e.g. region=eu-west-1."),
+]
+
+
 @app.command()
 def ingest(
     src: Annotated[
-        str, typer.Argument(help="File, glob, https:// or file:// URL, postgresql://…#TABLE.")
+        str,
+        typer.Argument(
+            help="File, glob, https://, s3://, gs://, az:// or file:// URL, postgresql://…#TABLE."
+        ),
     ],
     dest: Annotated[
         str, typer.Argument(help="FILE.duckdb, postgresql://…, or FOLDER/ for Parquet.")
@@ -54,16 +69,14 @@ def ingest(
     key: Annotated[
         list[str] | None, typer.Option(help="Key column; repeat it for a key of several.")
     ] = None,
-    format_: Annotated[
-        Literal["csv", "json", "parquet"] | None,
-        typer.Option("--format", help="Format, where the name does not tell."),
-    ] = None,
-    delimiter: Annotated[str | None, typer.Option(help="CSV delimiter.")] = None,
-    encoding: Annotated[str | None, typer.Option(help="Encoding of the text.")] = None,
+    format_: Format = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     type_: Annotated[
         list[str] | None,
         typer.Option("--type", help="COLUMN=TYPE, e.g. id=integer or price=decimal(12,2)."),
     ] = None,
+    set_: Set = None,
     failure_threshold: Annotated[
         float, typer.Option(min=0, max=100, help="Percent of rows that may be rejected.")
     ] = 0,
@@ -77,11 +90,7 @@ def ingest(
     from headrace.cli.ingest import ingest as run
     from headrace.settings import from_env
 
-    options: dict[str, object] = {}
-    if delimiter:
-        options["delimiter"] = delimiter.replace("\\t", "\t")
-    if encoding:
-        options["encoding"] = encoding
+    options = _options(delimiter, encoding)
     if type_:
         pairs = [pair.rpartition("=") for pair in type_]
         if any(not column or not name for column, _, name in pairs):
@@ -89,7 +98,7 @@ def ingest(
         options["mapping"] = {column: name for column, _, name in pairs}
     code = run(
         src, dest, table=table, mode=mode, key=tuple(key or ()), as_json=json, kind=format_,
-        failure_threshold=failure_threshold, options=options,
+        failure_threshold=failure_threshold, options=options, pairs=set_ or (),
         memory_bytes=from_env().memory_bytes,
     )  # fmt: skip
     raise typer.Exit(code)
@@ -131,20 +140,23 @@ def serve(
 def preview(
     src: Annotated[str, typer.Argument(help="File, glob, https:// or file:// URL.")],
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, max=1000, help="Rows to show.")] = 10,
-    format_: Annotated[
-        Literal["csv", "json", "parquet"] | None,
-        typer.Option("--format", help="Format, where the name does not tell."),
-    ] = None,
-    delimiter: Annotated[str | None, typer.Option(help="CSV delimiter.")] = None,
-    encoding: Annotated[str | None, typer.Option(help="Encoding of the text.")] = None,
+    format_: Format = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    set_: Set = None,
     json: Json = False,
 ) -> None:
     """Show the columns, their types and the first rows of SRC; loads nothing."""
     from headrace.cli.preview import preview as run
 
-    options = {"delimiter": delimiter.replace("\\t", "\t")} if delimiter else {}
-    options |= {"encoding": encoding} if encoding else {}
-    run(src, rows=rows, kind=format_, options=options, as_json=json)
+    options = _options(delimiter, encoding)
+    run(src, rows=rows, kind=format_, options=options, pairs=set_ or (), as_json=json)
+
+
+def _options(delimiter: str | None, encoding: str | None) -> dict[str, object]:
+    """Return the source's settings that have options of their own."""
+    given = {"delimiter": delimiter and delimiter.replace("\\t", "\t"), "encoding": encoding}
+    return {name: value for name, value in given.items() if value}
 
 
 @app.command()

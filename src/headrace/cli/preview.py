@@ -1,5 +1,6 @@
 """`headrace preview SRC`: what a load would see."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from headrace.assembly import preview_rows
@@ -7,11 +8,13 @@ from headrace.cli import show, uris
 
 
 def preview(
-    src: str, *, rows: int, kind: str | None, options: dict[str, Any], as_json: bool
-) -> None:
+    src: str, *, rows: int, kind: str | None, options: dict[str, Any], pairs: Sequence[str],
+    as_json: bool,
+) -> None:  # fmt: skip
     """Print columns with types, and the first rows that fit."""
     source_type, settings = uris.source_of(src, kind)
-    columns, found = preview_rows(source_type, settings | options, rows)
+    settings |= options | uris.set_by(source_type, pairs)
+    columns, found = preview_rows(source_type, settings, rows)
     if as_json:
         shown = [{"name": column.name, "type": column.type} for column in columns]
         show.print_json({"columns": shown, "rows": found})

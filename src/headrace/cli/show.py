@@ -45,6 +45,7 @@ BOOK_COLUMNS = (
 def receipt_table(receipt: Mapping[str, Any], title: str) -> Any:  # Any: a rich Table
     """Return the receipt as a table: a line a table, a line a file."""
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table
 
     shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
@@ -55,7 +56,7 @@ def receipt_table(receipt: Mapping[str, Any], title: str) -> Any:  # Any: a rich
 
     def line(name: str, books: Mapping[str, Any], after: str, style: str) -> None:
         cells = [f"{books[key]:,}" if books[key] else "·" for key, _ in BOOK_COLUMNS]
-        shown.add_row(name, *cells, after, style=style)
+        shown.add_row(escape(name), *cells, after, style=style)
 
     for table in receipt["tables"]:
         after = table["rowsAfter"]

@@ -1,9 +1,12 @@
 """What people type as SRC and DEST: paths, URLs and database URIs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from headrace.connectors import registry
+from headrace.contract.spec import from_text
 from headrace.domain.errors import Invalid
 
 Ends = tuple[str, dict[str, Any]]  # connector's name and its settings
@@ -41,6 +44,18 @@ def source_of(text: str, kind: str | None) -> Ends:
     if found == "csv" and ending == "tsv":
         settings["delimiter"] = "\t"
     return found, settings
+
+
+def set_by(kind: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a source of a kind that NAME=VALUE pairs give."""
+    form = registry.source(kind).spec.config
+    found = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not (name and sign):
+            raise Invalid("--set wants NAME=VALUE.", field="--set")
+        found[name] = from_text(form, name, value)
+    return found
 
 
 def destination_of(text: str, table: str | None) -> Ends:

@@ -77,7 +77,7 @@ class Client:
         return found
 
     def add(self, kind: str, **members: Any) -> Json:
-        """Make a thing: `kind` is sources, destinations or tasks."""
+        """Make a thing: `kind` is authentications, sources, destinations or tasks."""
         return self.call("POST", f"/v1/{kind}", members)  # type: ignore[no-any-return]
 
     def start(self, task: str, *, key: str | None = None) -> Json:

@@ -53,4 +53,19 @@ def filled_in(config: type[C], given: object, where: str = "input") -> C:
         raise Invalid(f"{field}: {message}.", field=field) from error
 
 
+def from_text(config: type[Config], name: str, text: str) -> Any:  # Any: JSON
+    """Read a setting that somebody typed: text, unless the form wants another type there."""
+    if text[:1] in ("[", "{"):
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError as error:
+            raise Invalid(f"{name} is not JSON: {error}.", field=name) from error
+    types = {field.encode_name: field.type for field in msgspec.structs.fields(config)}
+    try:
+        found = msgspec.convert(text, types.get(name, str), strict=False, dec_hook=_decode)
+    except msgspec.ValidationError:
+        return text  # `filled_in` tells what it should have been
+    return found if isinstance(found, int | float) else text
+
+
 HttpUrl = Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]

@@ -55,6 +55,14 @@ AUTHENTICATION_FORMS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]
     "algolia": (("appID",), ("apiKey",)),
     "algoliaInsights": (("appID",), ("apiKey",)),
 }
+LOGINS: Final = {  # a source's members that an authentication fills in, by its type
+    "basic": {"username": "username", "password": "password"},
+    "googleServiceAccount": {"clientEmail": "username", "privateKey": "password"},
+}
+SERVICES: Final = {  # a destination's
+    "algolia": {"appID": "appID", "apiKey": "apiKey"},
+    "algoliaInsights": {"appID": "appID", "apiKey": "apiKey"},
+}
 OPTIONAL: Final = frozenset({"client_id", "client_secret", "code", "scope"})
 NOUNS: Final = {
     Authentication: "authentication", Source: "source", Destination: "destination",
@@ -476,7 +484,7 @@ class Catalog:
         """Return a source's input that is not kept, with what its authentication adds."""
         with self._database.read() as tx:
             known = self._known(tx, tenant, authentication)
-            return dict(given) | self._credentials(tx, tenant, known, ("username", "password"))
+            return dict(given) | self._credentials(tx, tenant, known, LOGINS)
 
     def connector_of(self, tx: Tx, thing: Destination) -> str:
         """Return the connector that a destination needs: an index may be another service's."""
@@ -489,19 +497,20 @@ class Catalog:
         """Return a thing's whole input, secrets too: for an order, and nothing else."""
         given = {key: value for key, value in thing.input.items() if value is not None}
         given |= self._vault.open(resources.sealed(tx, type(thing), thing.id) or b"", thing.id)
-        wanted = ("username", "password") if isinstance(thing, Source) else ("appID", "apiKey")
-        return given | self._credentials(tx, thing.tenant, thing.authentication, wanted)
+        kinds = LOGINS if isinstance(thing, Source) else SERVICES
+        return given | self._credentials(tx, thing.tenant, thing.authentication, kinds)
 
     def _credentials(
-        self, tx: Tx, tenant: TenantId, id_: AuthenticationId | None, wanted: Sequence[str]
-    ) -> dict[str, Any]:
-        """Return the members of an authentication, if it is of the kind that has those wanted."""
+        self, tx: Tx, tenant: TenantId, id_: AuthenticationId | None,
+        kinds: Mapping[str, Mapping[str, str]],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Return an authentication's members under a connector's names, if it is of those kinds."""
         owner = resources.find(tx, Authentication, tenant, id_) if id_ else None
-        if owner is None:
+        if owner is None or owner.type not in kinds:
             return {}
         sealed = resources.sealed(tx, Authentication, owner.id) or b""
         members = dict(owner.input) | self._vault.open(sealed, owner.id)
-        return {name: members[name] for name in wanted} if set(members) == set(wanted) else {}
+        return {ours: members[theirs] for theirs, ours in kinds[owner.type].items()}
 
 
 def _form(kind: type, type_: str, *, planned: bool) -> type[Config] | None:

@@ -157,7 +157,9 @@ def saw(tx: Tx, old: Look, *, seen: Mapping[str, str], told: Mapping[str, str]) 
     found = tx.first(sa.select(trigger.c.seen, trigger.c.told).where(same).with_for_update())
     if found is None or (found.seen, found.told) != (old.seen, old.told):
         return False
-    values = {"seen": dict(seen), "told": dict(told), "problem": None}
+    values: dict[str, Any] = {"problem": None}
+    if (old.seen, old.told) != (seen, told):  # of a hundred thousand objects they are long
+        values |= {"seen": dict(seen), "told": dict(told)}
     return bool(tx.run(sa.update(trigger).where(same).values(**values)))
 
 

@@ -1,4 +1,4 @@
-"""Files on their way in: by path, glob or URL; plain, gzip, zstd or zip; in any named encoding.
+"""Files on their way in: by path, glob or URL, from object stores; packed, in any named encoding.
 
 Everything that is not a plain local UTF-8 file is streamed into the spool first, so that positions
 are exact and records are counted in the bytes that are read.
@@ -7,15 +7,17 @@ are exact and records are counted in the bytes that are read.
 import codecs
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
-from typing import IO, Annotated, Any, Final, Literal
+from typing import IO, Annotated, Any, Final, Literal, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from headrace.connectors.families import objects
+from headrace.connectors.families.objects import Objects
 from headrace.contract.columns import check_type
 from headrace.contract.source import File
 from headrace.contract.spec import Config, HttpUrl
@@ -37,11 +39,28 @@ class FilesConfig(Config, frozen=True, kw_only=True):
 
     url: Annotated[
         HttpUrl,
-        msgspec.Meta(title="URL", description="https://…, file:///… or a path; * and ** match."),
-    ]
+        msgspec.Meta(
+            title="URL",
+            description="https://…, s3://bucket/…, gs://…, az://container/…, file:///… or a path;"
+            " * and ** match.",
+        ),
+    ]  # fmt: skip
     method: Literal["GET", "POST"] = "GET"
-    username: str = ""
-    password: Secret | None = None
+    username: Annotated[
+        str,
+        msgspec.Meta(description="Or an access key id, an account's name, a client's e-mail."),
+    ] = ""
+    password: Annotated[
+        Secret | None,
+        msgspec.Meta(description="Or a secret key, an account key or signature, a private key."),
+    ] = None
+    session_token: Annotated[
+        Secret | None, msgspec.Meta(description="Of temporary credentials of S3.")
+    ] = None
+    region: Annotated[str, msgspec.Meta(description="Of an S3 bucket: us-east-1 without.")] = ""
+    endpoint: Annotated[
+        str, msgspec.Meta(description="URL of an object store that is not its vendor's own.")
+    ] = ""
     encoding: str = "utf-8"
 
 
@@ -62,6 +81,30 @@ class Body:
     path: Path
     own: bool  # it lies in the spool and may be rewritten
     version: str = ""
+
+
+class Found(Protocol):
+    """A file that is there, not yet read. `changed` is in seconds since 1970."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def changed(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Local:
+    name: str
+    path: Path
+    version: str
+    changed: float
+
+
+F = TypeVar("F", bound=Found)
 
 
 def gather(config: FilesConfig, tools: Tools, *, text: bool = True) -> Iterator[File]:
@@ -112,31 +155,59 @@ def _bodies(config: FilesConfig, tools: Tools) -> Iterator[Body]:
             raise Unchanged(f"{name} has not changed since the last run.")
         yield Body(name, fetched.path, own=True, version=fetched.version)
         return
+    if parts.scheme in objects.SCHEMES:
+        with Objects(_place(config), tools) as store:
+            wanted = _wanted(config, store.found(), tools)
+            for one, path in store.fetched(wanted, lambda: new_spool_file(tools)):
+                yield Body(one.name, path, own=True, version=one.version)
+        return
+    for local in _wanted(config, _local(config, tools), tools):
+        yield Body(local.name, local.path, own=False, version=local.version)
+
+
+def _local(config: FilesConfig, tools: Tools) -> list[_Local]:
+    """Return the files that a path, a glob, or a folder that ends in / names."""
+    parts = urlsplit(config.url)
     if parts.scheme not in ("", "file"):
+        able = ", ".join(f"{scheme}://" for scheme in ("https", "http", *objects.SCHEMES, "file"))
         raise Misconfigured(
-            f"URLs that begin with {parts.scheme}:// cannot be read yet.",
-            hint="Use https://, http:// or file://.",
+            f"URLs that begin with {parts.scheme}:// cannot be read.", hint=f"Use {able}.",
             field="input.url",
-        )
+        )  # fmt: skip
     path = unquote(parts.path) if parts.scheme == "file" else config.url
-    found = tools.allowed_paths(path)
+    found = []
+    for each in tools.allowed_paths(path + "**" if path.endswith("/") else path):
+        stat = each.stat()
+        version = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+        found.append(_Local(str(each), each, version, stat.st_mtime))
+    return found
+
+
+def _wanted(config: FilesConfig, found: Sequence[F], tools: Tools) -> Sequence[F]:
+    """Return those of the files that this run is to read. Raises Unchanged for none of many."""
     if not found:
-        raise Refused(f"No file matches {path}.", hint="Check the path.", field="input.url")
+        shown = config.url.removeprefix("file://")
+        raise Refused(f"No file matches {shown}.", hint="Check the path.", field="input.url")
     if tools.range is not None:
-        found = [each for each in found if _is_within(each, tools.range)]
+        found = [one for one in found if _is_within(one, tools.range)]
         if not found:
             raise Unchanged("No file was changed in the range.")
-    bodies = [Body(str(each), each, own=False, version=_version(each)) for each in found]
-    changed = [body for body in bodies if not _known(body, tools)]
+    changed = [one for one in found if not _known(one, tools)]
     if not changed:
-        raise Unchanged(f"None of {len(bodies):,} files has changed since the last run.")
-    yield from bodies if tools.known is None or tools.known.whole else changed
+        raise Unchanged(f"None of {len(found):,} files has changed since the last run.")
+    return found if tools.known is None or tools.known.whole else changed
 
 
-def _is_within(path: Path, wanted: Range) -> bool:
-    changed = path.stat().st_mtime * 1000
+def _is_within(one: Found, wanted: Range) -> bool:
     until = parse_rfc3339(wanted.until) if wanted.until else float("inf")
-    return parse_rfc3339(wanted.since) <= changed < until
+    return parse_rfc3339(wanted.since) <= one.changed * 1000 < until
+
+
+def _place(config: FilesConfig) -> objects.Place:
+    return objects.Place(
+        url=config.url, username=config.username, password=config.password,
+        session_token=config.session_token, region=config.region, endpoint=config.endpoint,
+    )  # fmt: skip
 
 
 def look(config: FilesConfig, tools: Tools) -> dict[str, str]:
@@ -146,8 +217,10 @@ def look(config: FilesConfig, tools: Tools) -> dict[str, str]:
         name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         version = tools.version_of(config.url, _credentials(config))
         return {} if version is None else {name: version}
-    path = unquote(parts.path) if parts.scheme == "file" else config.url
-    return {str(each): _version(each) for each in tools.allowed_paths(path)}
+    if parts.scheme in objects.SCHEMES:
+        with Objects(_place(config), tools) as store:
+            return {one.name: one.version for one in store.found()}
+    return {one.name: one.version for one in _local(config, tools)}
 
 
 def _credentials(config: FilesConfig) -> dict[str, str]:
@@ -160,20 +233,15 @@ def _credentials(config: FilesConfig) -> dict[str, str]:
     return {"Authorization": f"Basic {token}"}
 
 
-def _version(path: Path) -> str:
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
-
-
-def _known(body: Body, tools: Tools) -> bool:
+def _known(one: Found, tools: Tools) -> bool:
     known = tools.known
     if known is None:
         return False
-    if body.name in known.versions or known.after is None:
-        return known.versions.get(body.name) == body.version
-    if body.path.stat().st_mtime > known.after:
+    if one.name in known.versions or known.after is None:
+        return known.versions.get(one.name) == one.version
+    if one.changed > known.after:
         return False
-    tools.passed[body.name] = body.version
+    tools.passed[one.name] = one.version
     return True
 
 

@@ -20,7 +20,7 @@ from headrace.domain.errors import Invalid
 from headrace.domain.ids import TaskId, is_id
 from headrace.domain.job import Job
 from headrace.domain.principal import Principal
-from headrace.domain.resources import Destination, Source
+from headrace.domain.resources import Authentication, Destination, Source
 from headrace.domain.run import ENDED, Mode, Range, RunState, Trigger
 from headrace.domain.task import Task
 from headrace.service.hooks import Signed
@@ -48,6 +48,59 @@ def _offset(cursor: str | None) -> int:
 def _page(items: list[Any], total: int, offset: int) -> wire.Page:
     end = offset + len(items)
     return wire.Page(items=items, next=str(end) if end < total else None, total=total)
+
+
+# Authentications.
+
+
+@post("/authentications", sync_to_thread=True, opt={"body": wire.NewAuthentication})
+def add_authentication(
+    payload: Json, services: Services, principal: Principal
+) -> wire.Authentication:
+    """Keep credentials, sealed."""
+    given: wire.NewAuthentication = converted(payload, wire.NewAuthentication)
+    made = services.catalog.by(principal).add_authentication(
+        principal.tenant.id, type_=given.type, name=given.name, platform=None, given=given.input
+    )
+    return translate.authentication(made)
+
+
+@get("/authentications", sync_to_thread=True)
+def list_authentications(
+    services: Services, principal: Principal, limit: Limit = 50, cursor: Cursor = None
+) -> wire.Page:
+    """List authentications, newest first."""
+    offset = _offset(cursor)
+    found, total = services.catalog.listed(
+        Authentication, principal.tenant.id, {}, Order("created_at"), Window(limit, offset)
+    )
+    return _page([translate.authentication(one) for one in found], total, offset)
+
+
+@get("/authentications/{id:str}", sync_to_thread=True)
+def get_authentication(
+    id: str, services: Services, principal: Principal  # noqa: A002
+) -> wire.Authentication:  # fmt: skip
+    """Show an authentication, without its secrets."""
+    return translate.authentication(services.catalog.get(Authentication, principal.tenant.id, id))
+
+
+@patch("/authentications/{id:str}", sync_to_thread=True, opt={"body": wire.ChangedAuthentication})
+def change_authentication(
+    id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
+) -> wire.Authentication:  # fmt: skip
+    """Change an authentication: a new password, say."""
+    given: wire.ChangedAuthentication = converted(payload, wire.ChangedAuthentication)
+    changed = services.catalog.by(principal).change_authentication(
+        principal.tenant.id, id, name=given.name, given=given.input
+    )
+    return translate.authentication(changed)
+
+
+@delete("/authentications/{id:str}", sync_to_thread=True)
+def remove_authentication(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
+    """Remove an authentication that nothing uses."""
+    services.catalog.by(principal).remove(Authentication, principal.tenant.id, id)
 
 
 # Sources and destinations.
@@ -695,7 +748,8 @@ def remove_limit(name: str, services: Services, principal: Principal) -> None:
 NATIVE: Final = Router(
     path="/v1",
     route_handlers=[
-        add_source, list_sources, get_source, change_source, remove_source,
+        add_authentication, list_authentications, get_authentication, change_authentication,
+        remove_authentication, add_source, list_sources, get_source, change_source, remove_source,
         add_destination, list_destinations, get_destination, change_destination,
         remove_destination,
         add_task, list_tasks, get_task, change_task, remove_task, start_run,

@@ -16,6 +16,13 @@ from headrace.store.hooks import Hook
 from headrace.store.triggers import Trigger
 
 
+def authentication(thing: resources.Authentication) -> wire.Authentication:
+    return wire.Authentication(
+        id=thing.id, type=thing.type, name=thing.name, input=dict(thing.input),
+        created_at=_at(thing.created_at), updated_at=_at(thing.updated_at),
+    )  # fmt: skip
+
+
 def end(thing: resources.Source | resources.Destination) -> wire.End:
     return wire.End(
         id=thing.id, type=thing.type, name=thing.name, input=dict(thing.input),

@@ -20,6 +20,34 @@ class Shown(Struct, rename="camel", kw_only=True):
     """What the server answers."""
 
 
+class NewAuthentication(Given):
+    """Credentials to be sealed: what is secret is never shown again."""
+
+    type: Annotated[
+        str, Meta(description="basic, googleServiceAccount, apiKey, oauth, algolia or secrets.")
+    ]
+    name: str
+    input: Json
+
+
+class ChangedAuthentication(Given):
+    """Members to change; those of `input` that are left out stay."""
+
+    name: str | None = None
+    input: Json | None = None
+
+
+class Authentication(Shown):
+    """Credentials; secret members show null."""
+
+    id: str
+    type: str
+    name: str
+    input: Json
+    created_at: str
+    updated_at: str
+
+
 class NewEnd(Given):
     """A source or a destination to be made."""
 
