@@ -73,7 +73,7 @@ def test_every_type_keeps_its_value(folder, fresh_database):
         rows(folder, "select column_name, data_type from duckdb_columns() where table_name = 't'")
     )
     assert {name: types[name] for name in ("id", "num", "price", "free", "f8", "yes", "d", "tm", "ts", "tz", "arr", "j")} == {
-        "id": "BIGINT", "num": "DECIMAL(20,5)", "price": "VARCHAR", "free": "VARCHAR", "f8": "DOUBLE",
+        "id": "BIGINT", "num": "DECIMAL(20,5)", "price": "DECIMAL(12,2)", "free": "VARCHAR", "f8": "DOUBLE",
         "yes": "BOOLEAN", "d": "DATE", "tm": "TIME", "ts": "TIMESTAMP", "tz": "TIMESTAMP", "arr": "JSON", "j": "JSON",
     }  # fmt: skip
     with duckdb.connect(str(folder / "o.duckdb"), read_only=True) as con:
@@ -259,7 +259,7 @@ def test_a_replace_reads_all_if_anything_has_changed(folder, fresh_database):
 
 
 def test_a_crowded_edge_is_told_apart_by_keys_only(folder, fresh_database, monkeypatch):
-    monkeypatch.setattr("headrace.connectors.sources.postgresql.SEEN_MAX", 3)
+    monkeypatch.setattr("headrace.connectors.families.table_source.SEEN_MAX", 3)
     run(
         fresh_database,
         "create table t (id int, at int)",

@@ -16,14 +16,26 @@ from headrace.native import text
 from tests.engine import Memory, order
 
 ROWS = 60_000
-TYPES = {"id": "integer", "price": "decimal(12,2)", "day": "date", "name": "string", "f": "float"}
+TYPES = {
+    "id": "integer", "price": "decimal(12,2)", "day": "date", "name": "string", "f": "float",
+    "wide": "decimal(30,5)", "moment": "timestamp", "ok": "boolean",
+}  # fmt: skip
+TOLD = (
+    "select count(*), sum(id), sum(price), min(day)::varchar, max(day)::varchar, count(name),"
+    " sum(length(name)), sum(f), sum(wide), min(moment)::varchar, max(moment)::varchar, count(*) filter (where ok)"
+    " from {}"
+)
 
 
 def lines():
-    yield "id,price,day,name,f"
+    yield "id,price,day,name,f,wide,moment,ok"
     for n in range(ROWS):
         name = f'"row ""{n}"",\nsecond line"' if n % 7 == 0 else f"row {n}" if n % 5 else ""
-        yield f"{n},{n}.{n % 100:02},20{n % 30:02}-0{n % 9 + 1}-1{n % 10},{name},{n}.5"
+        day = f"20{n % 30:02}-0{n % 9 + 1}-1{n % 10}"
+        yield (
+            f"{n},{n}.{n % 100:02},{day},{name},{n}.5,{n}000000000000000000.{n % 7}25,"
+            f"{day}T10:{n % 60:02}:00.{n % 1000:03}+00,{'true' if n % 3 else 'f'}"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -62,10 +74,7 @@ def ends_at(kind, folder, url):
 
 def content(kind, folder, url):
     """Return what tells the rows apart: count, sums, and a hash of each column."""
-    told = (
-        "select count(*), sum(id), sum(price), min(day)::varchar, max(day)::varchar,"
-        " count(name), sum(length(name)), sum(f) from {}"
-    )
+    told = TOLD
     if kind == "postgresql":
         with psycopg.connect(url) as con:
             row = con.execute(told.format("t")).fetchone()
@@ -80,10 +89,12 @@ def content(kind, folder, url):
 def slow_content(path):
     with duckdb.connect() as con:
         row = con.execute(
-            "select count(*), sum(id), sum(price), min(day)::varchar, max(day)::varchar,"
-            " count(name), sum(length(name)), sum(f) from read_csv(?, columns={'id': 'bigint',"
-            " 'price': 'decimal(12,2)', 'day': 'date', 'name': 'varchar', 'f': 'double'},"
-            " header=true, auto_detect=false, quote='\"', escape='\"', parallel=false)",
+            TOLD.format(
+                "read_csv(?, columns={'id': 'bigint', 'price': 'decimal(12,2)', 'day': 'date',"
+                " 'name': 'varchar', 'f': 'double', 'wide': 'decimal(30,5)', 'moment': 'timestamp',"
+                " 'ok': 'boolean'}, header=true, auto_detect=false, quote='\"', escape='\"',"
+                " parallel=false)"
+            ),
             [str(path)],
         ).fetchone()
     return [str(value).removesuffix(".0") for value in row]
@@ -110,11 +121,12 @@ def test_a_plain_file_lands_whole(tmp_path, plain, fresh_database, ways, kind, k
     assert not stages(fresh_database)
 
 
+REST = ",1,2024-01-01,t"
 ODD = {
-    "a bad value": ("59990,1.00,2024-01-01,x,1e5\nx1,1.00,2024-01-01,x,1\n", "bad_value"),
+    "a bad value": (f"59990,1.00,2024-01-01,x,1e5{REST}\nx1,1.00,2024-01-01,x,1{REST}\n", "bad_value"),
     "too few cells": ("1,2\n", "too_few_cells"),
-    "a stray quote": ('1,1.00,2024-01-01,"a"b,1\n', "bad_quoting"),
-    "bad bytes": ("1,1.00,2024-01-01,\udcff,1\n", "bad_encoding"),
+    "a stray quote": (f'1,1.00,2024-01-01,"a"b,1{REST}\n', "bad_quoting"),
+    "bad bytes": (f"1,1.00,2024-01-01,\udcff,1{REST}\n", "bad_encoding"),
 }
 
 
@@ -134,7 +146,7 @@ def test_what_is_odd_is_found_and_the_rest_lands(tmp_path, plain, fresh_database
 
 def test_later_twins_win_in_the_order_of_the_file(tmp_path, plain, ways):
     path = tmp_path / "twins.csv"
-    path.write_bytes(plain.read_bytes() + b"5,9.99,2024-01-01,last,1\n")
+    path.write_bytes(plain.read_bytes() + f"5,9.99,2024-01-01,last,1{REST}\n".encode())
     receipt = load(path, tmp_path, ends_at("duckdb", tmp_path, ""), key=("id",))
     assert (receipt.books.inserted, receipt.books.duplicates) == (ROWS, 1)
     with duckdb.connect(str(tmp_path / "o.duckdb")) as con:
@@ -261,7 +273,7 @@ def test_a_cancel_stops_the_quick_way(tmp_path, plain, fresh_database, monkeypat
 
 def test_a_file_that_is_small_is_left_to_the_tolerant_way(tmp_path, ways):
     path = tmp_path / "small.csv"
-    path.write_text("id,price,day,name,f\n1,2,2024-01-01,x,1\n")
+    path.write_text("id,price,day,name,f,wide,moment,ok\n1,2,2024-01-01,x,1,1,2024-01-01,t\n")
     assert path.stat().st_size < csv_source.SMALL_BYTES
     load(path, tmp_path, ends_at("duckdb", tmp_path, ""))
     assert ways == []

@@ -5,13 +5,17 @@ import decimal
 import gc
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.connectors.families.csv_text import CsvText
-from headrace.contract.columns import MISFIT
+from headrace.connectors.families.quick_csv import _kind
+from headrace.contract.columns import MISFIT, Column
+from headrace.contract.source import Cell
+from headrace.engine import fit
 from headrace.native import text
 
 PIECES = [b'"', b",", b"\n", b"\r\n", b"a", b'"x"', b'"x\ny"', b'""', b'"a""b"', b" ", b"\r"]
@@ -112,7 +116,8 @@ def slow_value(said, quoted, kind):
         case "text":
             return said
         case "integer":
-            return int(said) if body.isascii() and body.isdigit() and len(body) <= 18 else NEVER
+            plain = body.isascii() and body.isdigit() and len(body) <= 19
+            return int(said) if plain and int(body) < 2**63 else NEVER
         case "decimal":
             whole, point, rest = body.partition(".")
             if not (
@@ -149,7 +154,8 @@ def test_the_reader_agrees_with_the_slow_one_or_gives_up(tmp_path_factory, data,
 
 
 @pytest.mark.parametrize(("said", "kind", "value"), [
-    (b"-999999999999999999", 1, -(10**18 - 1)), (b"1000000000000000000", 1, NEVER),
+    (b"-9223372036854775807", 1, -(2**63 - 1)), (b"9223372036854775808", 1, NEVER),
+    (b"00000000000000000001", 1, NEVER), (b"9223372036854775807", 1, 2**63 - 1),
     (b"9999999999999.99", 2, decimal.Decimal("9999999999999.99")), (b"10000000000000", 2, NEVER),
     (b"2000-02-29", 3, dt.date(2000, 2, 29)), (b"1900-02-29", 3, NEVER),
     (b"0001-01-01", 3, dt.date(1, 1, 1)), (b"9999-12-31", 3, dt.date(9999, 12, 31)),
@@ -161,6 +167,75 @@ def test_the_edges_of_values(tmp_path, said, kind, value):
         path.write_bytes(b"a,b\n" + body + b",1\n")
         found = read(stream(path, [KINDS[kind], KINDS[1]]))
         assert found == (NEVER if value is NEVER else [(value, 1)])
+
+
+DIGITS = st.text("0123456789", min_size=1, max_size=24)
+SIGNS = st.sampled_from(["", "", "-", "+"])
+NUMBERS = st.builds(
+    "{}{}{}{}{}".format, SIGNS, DIGITS, st.sampled_from(["", ".", ".0"]), st.one_of(st.just(""), DIGITS),
+    st.sampled_from(["", "", "", "e5", "E-7", "e+300", "e-330", "e999", "e"]),
+)  # fmt: skip
+FLOATS = st.one_of(
+    NUMBERS, st.floats().map(repr), st.sampled_from(["NaN", "Infinity", "-Infinity", "-NaN", "inf", ".5", "-", "1..2"])
+)  # fmt: skip
+MOMENTS = st.builds(
+    "{}{}{}{}".format,
+    st.one_of(st.dates().map(str), st.sampled_from(["2023-02-29", "0001-01-01", "9999-12-31", "2024-1-1", "10000-01-01"])),
+    st.sampled_from(["", " ", "T", "  "]),
+    st.sampled_from(["", "10:11:12", "23:59:59.999999", "00:00:00.1", "24:00:00", "10:11", "1:2:3", "10:60:00", "10:11:12.1234567", "10:11:12."]),
+    st.sampled_from(["", "Z", "z", "+00", "+02", "-11:30", "+0545", "+14", "+15", "-00:00", "+1", "+05:60", " UTC"]),
+)  # fmt: skip
+TRUTHS = st.sampled_from(
+    "true false t f T F True False TRUE FALSE tRUE TRue yes no 1 0 y n tr fals truex falsey".split()
+)
+SAID = {
+    "float": FLOATS, "timestamp": MOMENTS, "boolean": TRUTHS, "decimal(38,10)": NUMBERS, "decimal(20,0)": NUMBERS,
+    "decimal(38,38)": NUMBERS, "decimal(19,19)": NUMBERS,
+}  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(type_=st.sampled_from(list(SAID)), data=st.data())
+def test_a_value_that_is_read_here_is_that_of_the_exact_way(tmp_path_factory, type_, data):
+    texts = data.draw(st.lists(SAID[type_], min_size=1, max_size=30))
+    kind = _kind(type_)
+    path = tmp_path_factory.getbasetemp() / "value.csv"
+    found = {}
+    for said in texts:
+        path.write_text(f"a,b\n{said},1\n")
+        table = stream(path, [kind, ("integer", 0, 0)])
+        try:
+            found[said] = pa.RecordBatchReader.from_stream(table).read_all()
+        except pa.ArrowInvalid:
+            continue
+    cell = Cell(column=Column("c", type_), sql="c")
+    with duckdb.connect() as con:
+        for said, table in found.items():
+            con.register("read", table)
+            [(fits, same)] = con.execute(
+                f"select {fit.fits(cell, type_)}, {fit.value(cell, type_)} is not distinct from a.c0"
+                " from (select ?::varchar as c), read as a", [said]
+            ).fetchall()  # fmt: skip
+            assert (fits, same) == (True, True), (said, table.to_pylist())
+        # And nothing slips through by being NULL.
+        assert not any(table["c0"].null_count for table in found.values())
+
+
+@pytest.mark.parametrize(("type_", "texts"), [
+    ("float", ["1", "-0.5", "1e300", "5e-324", "0.1", "1.7976931348623157e308", "123456789.123456789", "NaN", "-Infinity"]),
+    ("timestamp", ["2024-02-29", "2024-02-29 10:11:12", "2024-02-29T10:11:12.123456Z", "2024-02-29 10:11:12.5+00", "9999-12-31 23:59:59.999999"]),
+    ("boolean", ["t", "f", "true", "false", "True", "FALSE"]),
+    ("decimal(38,2)", ["1", "-123456789012345678901234567890123456.12", "0.5"]),
+    ("decimal(20,0)", ["18446744073709551615"]),
+])  # fmt: skip
+def test_what_programs_write_is_plain(tmp_path, type_, texts):
+    path = tmp_path / "plain.csv"
+    path.write_text("a,b\n" + "".join(f'{said},"{said}"\n' for said in [*texts, ""]))
+    found = read(stream(path, [_kind(type_), _kind(type_)]))
+    assert found is not NEVER
+    assert len(found) == len(texts) + 1
+    assert all(row[0] == row[1] or row[0] != row[0] for row in found)
+    assert found[-1] == (None, None)
 
 
 def test_streams_over_pieces_give_every_record_once(tmp_path):

@@ -14,20 +14,17 @@ _SOURCES = {
     "csv": "csv", "tsv": "csv", "txt": "csv", "json": "json", "jsonl": "json", "ndjson": "json",
     "parquet": "parquet",
 }  # fmt: skip
+_DATABASES = {
+    "postgresql": "postgresql", "postgres": "postgresql", "mysql": "mysql", "mariadb": "mysql",
+    "sqlite": "sqlite", "duckdb": "duckdb",
+}  # fmt: skip
 _PACKED = ("gz", "zst", "zstd", "zip")
 
 
 def source_of(text: str, kind: str | None) -> Ends:
     """Return the source that `text` names; `kind` overrides what its ending says."""
-    if urlsplit(text).scheme in ("postgresql", "postgres"):
-        url, _, name = text.partition("#")
-        schema, _, table = unquote(name).rpartition(".")
-        if not table:
-            raise Invalid(
-                "Which table? The URL names none.",
-                hint="postgresql://USER:PASSWORD@HOST/DATABASE#SCHEMA.TABLE", field="SRC",
-            )  # fmt: skip
-        return "postgresql", {"url": url, "table": table, "schema": schema or "public"}
+    if urlsplit(text).scheme in _DATABASES:
+        return _table_of(text)
     path = urlsplit(text).path if "://" in text else text
     endings = [part.lower() for part in Path(path).name.split(".")[1:]]
     while endings and endings[-1] in _PACKED:
@@ -36,7 +33,7 @@ def source_of(text: str, kind: str | None) -> Ends:
     found = kind or _SOURCES.get(ending)
     if found is None:
         raise Invalid(
-            f"{text} does not tell its format.",
+            f"{_shown(text)} does not tell its format.",
             hint="Name it with --format csv, json or parquet.",
             field="SRC",
         )
@@ -44,6 +41,31 @@ def source_of(text: str, kind: str | None) -> Ends:
     if found == "csv" and ending == "tsv":
         settings["delimiter"] = "\t"
     return found, settings
+
+
+def _table_of(text: str) -> Ends:
+    """Return the table that stands behind the # of a database's URL."""
+    url, _, name = text.partition("#")
+    parts = urlsplit(url)
+    kind = _DATABASES[parts.scheme]
+    if not name:
+        raise Invalid(
+            "Which table? The URL names none.",
+            hint=f"Write {parts.scheme}://…#TABLE, or --set query='select …'.", field="SRC",
+        )  # fmt: skip
+    if kind == "postgresql":
+        schema, _, table = unquote(name).rpartition(".")
+        return kind, {"url": url, "table": table, "schema": schema or "public"}
+    if kind == "mysql":
+        return kind, {"url": url, "table": unquote(name)}
+    # sqlite:///file is relative, sqlite:////file absolute, as SQLAlchemy has it.
+    return kind, {"path": unquote(parts.path.removeprefix("/")), "table": unquote(name)}
+
+
+def _shown(text: str) -> str:
+    """Return a URL without its password."""
+    parts = urlsplit(text)
+    return text.replace(f":{parts.password}@", ":…@", 1) if parts.password else text
 
 
 def set_by(kind: str, pairs: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -23,7 +24,9 @@
 #define ROWS_MAX 16384
 #define BATCH_MAX (16 << 20) /* bytes of the file in one batch, but for its last record */
 #define POOL_MAX 4
-#define DIGITS_MAX 18       /* more may not fit 64 bits */
+#define DIGITS_MAX 18       /* of a decimal of 64 bits; one of 128 has more */
+#define WIDE_MAX 38
+#define FLOAT_TEXT_MAX 64 /* bytes of a number that only the C library can round */
 #define EXPORT __attribute__((visibility("default")))
 
 /* The Arrow C data interface. */
@@ -49,7 +52,7 @@ struct ArrowArrayStream {
     void *private_data;
 };
 
-enum kind { TEXT, INTEGER, DECIMAL, DATE };
+enum kind { TEXT, INTEGER, DECIMAL, DATE, FLOAT, TIMESTAMP, BOOLEAN };
 
 struct column {
     int32_t kind, precision, scale;
@@ -85,7 +88,7 @@ static const int64_t POWER[DIGITS_MAX + 1] = {
 /* A column of the batch that is being made. */
 struct filling {
     uint8_t *valid; /* a bit a row */
-    void *values;   /* int64, int32 for dates, or int32 offsets */
+    void *values;   /* by kind: 64 or 128 bits, int32 for dates, bits, or int32 offsets */
     uint8_t *text;
     size_t used, capacity;
     int64_t nulls;
@@ -155,13 +158,26 @@ static int add_text(struct filling *into, int64_t row, const uint8_t *text, size
     return 1;
 }
 
-static void add_null(struct filling *into, int64_t row, enum kind kind) {
+static int is_wide(const struct column *column) {
+    return column->kind == DECIMAL && column->precision > DIGITS_MAX;
+}
+
+static void set_bit(struct filling *into, int64_t row, int value) {
+    uint8_t *byte = (uint8_t *)into->values + (row >> 3), bit = (uint8_t)(1u << (row & 7));
+    *byte = value ? *byte | bit : *byte & (uint8_t)~bit;
+}
+
+static void add_null(struct filling *into, int64_t row, const struct column *column) {
     into->valid[row >> 3] &= (uint8_t)~(1u << (row & 7));
     into->nulls++;
-    if (kind == TEXT)
+    if (column->kind == TEXT)
         ((int32_t *)into->values)[row + 1] = (int32_t)into->used;
-    else if (kind == DATE)
+    else if (column->kind == DATE)
         ((int32_t *)into->values)[row] = 0;
+    else if (column->kind == BOOLEAN)
+        set_bit(into, row, 0);
+    else if (is_wide(column))
+        ((__int128 *)into->values)[row] = 0;
     else
         ((int64_t *)into->values)[row] = 0;
 }
@@ -183,7 +199,7 @@ static const uint8_t *integer(const uint8_t *at, int64_t *value) {
     int negative = *at == '-';
     const uint8_t *begin = at += negative;
     uint64_t whole = digits(&at);
-    if (at == begin || at - begin > DIGITS_MAX)
+    if (at == begin || at - begin > DIGITS_MAX + 1 || whole > INT64_MAX)
         return 0;
     *value = negative ? -(int64_t)whole : (int64_t)whole;
     return at;
@@ -209,6 +225,96 @@ static const uint8_t *decimal(const uint8_t *at, const struct column *column, in
                     (int64_t)fraction * POWER[column->scale - places];
     *value = negative ? -found : found;
     return at;
+}
+
+static __int128 power(int64_t places) {
+    return places <= DIGITS_MAX ? POWER[places] : (__int128)POWER[DIGITS_MAX] * power(places - DIGITS_MAX);
+}
+
+static unsigned __int128 wide_digits(const uint8_t **at) {
+    unsigned __int128 value = 0;
+    unsigned digit;
+    for (int n = 0; n <= WIDE_MAX && (digit = (unsigned)**at - '0') <= 9; n++) {
+        value = value * 10 + digit;
+        (*at)++;
+    }
+    return value;
+}
+
+static const uint8_t *wide(const uint8_t *at, const struct column *column, __int128 *value) {
+    int negative = *at == '-';
+    const uint8_t *begin = at += negative;
+    unsigned __int128 whole = wide_digits(&at), fraction = 0;
+    if (at == begin || at - begin > WIDE_MAX)
+        return 0;
+    if (whole >= (unsigned __int128)power(column->precision - column->scale))
+        return 0;
+    int64_t places = 0;
+    if (*at == '.') {
+        begin = ++at;
+        fraction = wide_digits(&at);
+        places = at - begin;
+        if (places == 0 || places > column->scale)
+            return 0;
+    }
+    __int128 found = (__int128)whole * power(column->scale) +
+                     (__int128)fraction * power(column->scale - places);
+    *value = negative ? -found : found;
+    return at;
+}
+
+/* A number with a point, an exponent, both or none; NaN and Infinity as PostgreSQL writes them. */
+static const uint8_t *floating(const uint8_t *at, double *value) {
+    static const double exact[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+                                   1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
+                                   1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    const uint8_t *begin = at;
+    int negative = *at == '-';
+    at += negative;
+    if (*at == 'I' || (*at == 'N' && !negative)) {
+        const char *word = *at == 'I' ? "Infinity" : "NaN";
+        while (*word)
+            if (*at++ != (uint8_t)*word++)
+                return 0;
+        *value = at[-1] == 'y' ? (negative ? -INFINITY : INFINITY) : NAN;
+        return at;
+    }
+    const uint8_t *first = at;
+    uint64_t mantissa = digits(&at);
+    int64_t figures = at - first, scale = 0;
+    if (!figures)
+        return 0;
+    if (*at == '.') {
+        const uint8_t *point = ++at;
+        unsigned digit;
+        while ((digit = (unsigned)*at - '0') <= 9) {
+            mantissa = mantissa * 10 + digit;
+            at++;
+        }
+        scale = point - at;
+        figures += at - point;
+    }
+    if (*at == 'e' || *at == 'E') {
+        int minus = *++at == '-';
+        at += minus || *at == '+';
+        const uint8_t *from = at;
+        uint64_t exponent = digits(&at);
+        if (at == from || at - from > 4)
+            return 0;
+        scale += minus ? -(int64_t)exponent : (int64_t)exponent;
+    }
+    if (figures <= DIGITS_MAX && mantissa <= (1ull << 53) && scale >= -22 && scale <= 22) {
+        double found = scale < 0 ? (double)mantissa / exact[-scale] : (double)mantissa * exact[scale];
+        *value = negative ? -found : found;
+        return at;
+    }
+    char text[FLOAT_TEXT_MAX], *end;
+    if (at - begin >= FLOAT_TEXT_MAX)
+        return 0;
+    memcpy(text, begin, (size_t)(at - begin));
+    text[at - begin] = 0;
+    *value = strtod(text, &end);
+    return *end == 0 && isfinite(*value) ? at : 0;
 }
 
 static int two(const uint8_t *at) {
@@ -239,13 +345,87 @@ static const uint8_t *date(const uint8_t *at, int32_t *value) {
     return at + 10;
 }
 
+/* YYYY-MM-DD, maybe with HH:MM:SS[.ffffff] and a zone, as microseconds of UTC since 1970. */
+static const uint8_t *timestamp(const uint8_t *at, int64_t *value) {
+    int32_t days;
+    const uint8_t *begin = at;
+    if (!(at = date(at, &days)))
+        return 0;
+    *value = (int64_t)days * 86400000000;
+    if (*at != ' ' && *at != 'T')
+        return at;
+    int hours = two(++at);
+    if (hours < 0 || hours > 23 || at[2] != ':')
+        return 0;
+    int minutes = two(at + 3);
+    if (minutes < 0 || minutes > 59 || at[5] != ':')
+        return 0;
+    int seconds = two(at + 6);
+    if (seconds < 0 || seconds > 59)
+        return 0;
+    *value += ((hours * 60 + minutes) * 60 + seconds) * 1000000ll;
+    at += 8;
+    if (*at == '.') {
+        const uint8_t *point = ++at;
+        uint64_t fraction = digits(&at);
+        if (at == point || at - point > 6)
+            return 0;
+        *value += (int64_t)fraction * POWER[6 - (at - point)];
+    }
+    if (*at == 'Z')
+        return at + 1;
+    if (*at != '+' && *at != '-')
+        return at;
+    int west = *at++ == '-', away = two(at);
+    if (away < 0 || away > 14)
+        return 0;
+    at += 2;
+    int64_t offset = away * 60;
+    if (*at == ':' || (unsigned)*at - '0' <= 9) {
+        at += *at == ':';
+        away = two(at);
+        if (away < 0 || away > 59)
+            return 0;
+        at += 2;
+        offset += away;
+    }
+    /* The first and the last year may lead out of what others can hold. */
+    if (offset && (!memcmp(begin, "0001", 4) || !memcmp(begin, "9999", 4)))
+        return 0;
+    *value += (west ? offset : -offset) * 60000000;
+    return at;
+}
+
+static const uint8_t *boolean(const uint8_t *at, struct filling *into, int64_t row) {
+    int value = *at == 't' || *at == 'T', upper = *at == 'T' || *at == 'F';
+    if (!value && *at != 'f' && *at != 'F')
+        return 0;
+    set_bit(into, row, value);
+    const char *rest = value ? "rue" : "alse";
+    const uint8_t *next = at + 1;
+    if (*next != 'r' && *next != 'a' && *next != 'R' && *next != 'A')
+        return next; /* t and f alone */
+    int loud = upper && (*next == 'R' || *next == 'A');
+    for (; *rest; rest++, next++)
+        if (*next != (uint8_t)(loud ? *rest - 32 : *rest))
+            return 0;
+    return next;
+}
+
 static const uint8_t *typed(
     const uint8_t *at, const struct column *column, struct filling *into, int64_t row) {
     switch (column->kind) {
     case INTEGER:
         return integer(at, (int64_t *)into->values + row);
     case DECIMAL:
-        return decimal(at, column, (int64_t *)into->values + row);
+        return is_wide(column) ? wide(at, column, (__int128 *)into->values + row)
+                               : decimal(at, column, (int64_t *)into->values + row);
+    case FLOAT:
+        return floating(at, (double *)into->values + row);
+    case TIMESTAMP:
+        return timestamp(at, (int64_t *)into->values + row);
+    case BOOLEAN:
+        return boolean(at, into, row);
     default:
         return date(at, (int32_t *)into->values + row);
     }
@@ -271,7 +451,7 @@ static enum outcome quoted(
     *at = close + 1;
     if (column->kind != TEXT) {
         if (close == begin) {
-            add_null(into, row, column->kind);
+            add_null(into, row, column);
             return DONE;
         }
         return typed(begin, column, into, row) == close ? DONE : ODD;
@@ -306,7 +486,7 @@ static enum outcome record(
             if (outcome != DONE)
                 return outcome;
         } else if (*at == delimiter || *at == '\n' || *at == '\r') {
-            add_null(into, row, column->kind);
+            add_null(into, row, column);
         } else if (column->kind == TEXT) {
             const uint8_t *begin = at;
             int high = 0;
@@ -437,7 +617,7 @@ static struct block *take_block(const struct reader *reader) {
         int text = reader->column[n].kind == TEXT;
         if (is_new) {
             fill->valid = malloc(ROWS_MAX / 8);
-            fill->values = malloc((ROWS_MAX + 1) * (size_t)(text ? 4 : 8));
+            fill->values = malloc((ROWS_MAX + 1) * (size_t)(is_wide(reader->column + n) ? 16 : 8));
             fill->capacity = text ? ROWS_MAX * 8 : 0;
             fill->text = text ? malloc(fill->capacity) : 0;
         }
@@ -617,9 +797,11 @@ static int fill_schema(const struct column *column, int32_t number, struct Arrow
             *at++ = (char)('0' + parts[n] % 10);
             *at++ = ',';
         }
-        memcpy(at, "64", 2);
-    } else
-        strcpy(format, column->kind == TEXT ? "u" : column->kind == DATE ? "tdD" : "l");
+        memcpy(is_wide(column) ? at - 1 : at, is_wide(column) ? "\0" : "64", 2);
+    } else {
+        static const char *const formats[] = {"u", "l", "", "tdD", "g", "tsu:", "b"};
+        strcpy(format, formats[column->kind]);
+    }
     *into = (struct ArrowSchema){
         .format = format, .name = text, .flags = 2, .release = free_schema, .private_data = text};
     return 1;

@@ -14,12 +14,14 @@ from typing import Any, Final, Literal
 
 LIBRARY: Final = Path(__file__).with_name("libheadrace.so")
 CHUNK_BYTES: Final = 1 << 20
-DIGITS_MAX: Final = 18  # of an integer or a decimal that is read here
+DIGITS_MAX: Final = 38  # of a decimal that is read here
 WHOLE: Final = 1 << 62
 _NAME: Final = b"arrow_array_stream"  # PyCapsule keeps the pointer
 
-Kind = Literal["text", "integer", "decimal", "date"]
-_KINDS: Final[Sequence[Kind]] = ("text", "integer", "decimal", "date")
+Kind = Literal["text", "integer", "decimal", "date", "float", "timestamp", "boolean"]
+_KINDS: Final[Sequence[Kind]] = (
+    "text", "integer", "decimal", "date", "float", "timestamp", "boolean",
+)  # fmt: skip
 
 
 class _Column(Structure):
@@ -34,24 +36,32 @@ class _Report(Structure):
 
 
 @functools.cache
-def _library() -> Any:
+def library() -> Any:  # Any: ctypes knows its functions by name
     """Return the loaded library, or None where it was not built."""
     try:
-        library = ctypes.CDLL(str(LIBRARY))
+        found = ctypes.CDLL(str(LIBRARY))
     except OSError:
         return None
-    library.headrace_csv_open.argtypes = (
+    found.headrace_csv_open.argtypes = (
         c_char_p, c_int64, c_int64, c_int32, c_uint8, c_uint8, POINTER(_Column), c_int32, c_size_t,
         POINTER(_Report), POINTER(ctypes.c_void_p),
     )  # fmt: skip
-    library.headrace_csv_count.argtypes = (c_char_p, c_uint8, c_uint8, c_int32, c_size_t)
-    library.headrace_csv_count.restype = c_int64
-    return library
+    found.headrace_csv_count.argtypes = (c_char_p, c_uint8, c_uint8, c_int32, c_size_t)
+    found.headrace_csv_count.restype = c_int64
+    found.headrace_mysql_rows.restype = None
+    found.headrace_mysql_rows.argtypes = (
+        ctypes.c_void_p, c_int64, c_int32, ctypes.c_void_p, ctypes.c_void_p
+    )  # fmt: skip
+    found.headrace_pg_drain.argtypes = (
+        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, c_int32, ctypes.c_void_p,
+        ctypes.c_void_p,
+    )  # fmt: skip
+    return found
 
 
 def available() -> bool:
     """Tell whether the library was built."""
-    return _library() is not None
+    return library() is not None
 
 
 def count_records(
@@ -62,14 +72,14 @@ def count_records(
     Blank lines count if `blanks`. None where quotes or carriage returns stand anywhere but where a
     plain CSV has them: only an exact reader can tell then. Raises OSError.
     """
-    if (library := _library()) is None:
+    if (found := library()) is None:
         return None
-    found = library.headrace_csv_count(
+    count = found.headrace_csv_count(
         os.fsencode(path), ord(delimiter), ord(quote), blanks, max(chunk_bytes, 3)
     )
-    if found < -1:
-        raise OSError(-2 - found, os.strerror(-2 - found), path)
-    return None if found < 0 else int(found)
+    if count < -1:
+        raise OSError(-2 - count, os.strerror(-2 - count), path)
+    return None if count < 0 else int(count)
 
 
 def readable(delimiter: str, quote: str) -> bool:
@@ -80,10 +90,11 @@ def readable(delimiter: str, quote: str) -> bool:
 class CsvStream:
     """The records of a plain CSV file that begin in [begin, end), as an Arrow stream.
 
-    Its columns are named c0, c1, …: text (UTF-8), integer (64 bits), decimal (up to 18 digits) and
-    date (days). An empty cell is NULL, an empty text in quotes is not. At the first record that is
-    not plain the stream fails, saying that a row does not fit. The stream may be asked for again;
-    the marks tell of the last one.
+    Its columns are named c0, c1, …: text (UTF-8), integer (64 bits), decimal (up to 38 digits),
+    date (days), float (64 bits), timestamp (microseconds of UTC) and boolean. An empty cell is
+    NULL, an empty text in quotes is not. At the first record that is not plain the stream fails,
+    saying that a row does not fit. The stream may be asked for again; the marks tell of the last
+    one.
     """
 
     def __init__(
@@ -124,13 +135,13 @@ class CsvStream:
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Open the file. Raises OSError."""
         stream = ctypes.c_void_p()
-        library = _library()
-        number = library.headrace_csv_open(*self._args, byref(self._report), byref(stream))
+        library_ = library()
+        number = library_.headrace_csv_open(*self._args, byref(self._report), byref(stream))
         if number:
             raise OSError(number, os.strerror(number), self._path)
         new = ctypes.pythonapi.PyCapsule_New
         new.restype = ctypes.py_object
         new.argtypes = (ctypes.c_void_p, c_char_p, ctypes.c_void_p)
-        free = ctypes.cast(library.headrace_capsule_free, ctypes.c_void_p)
+        free = ctypes.cast(library_.headrace_capsule_free, ctypes.c_void_p)
         capsule: object = new(stream, _NAME, free)
         return capsule

@@ -89,7 +89,10 @@ def _kind(type_: str) -> tuple[text.Kind, int, int] | None:
     """Return what the native reader makes of a type, or None where it only copies the text."""
     if size := decimal_of(type_):
         return ("decimal", *size) if size[0] <= text.DIGITS_MAX else None
-    kinds: dict[str, text.Kind] = {"string": "text", "integer": "integer", "date": "date"}
+    kinds: dict[str, text.Kind] = {
+        "string": "text", "integer": "integer", "date": "date", "float": "float",
+        "timestamp": "timestamp", "boolean": "boolean",
+    }  # fmt: skip
     return (kinds[type_], 0, 0) if type_ in kinds else None
 
 

@@ -1,0 +1,356 @@
+"""What sources of tables share: columns, filters, one snapshot, and deltas by a cursor.
+
+The rows come as CSV into the spool and are judged like any CSV; the database's own count of them is
+what `read` says. With a cursor column a delta run reads the rows beyond the highest value that the
+last committed run has seen, and of those at that edge the ones that it has not.
+"""
+
+import base64
+import csv
+import io
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal, Protocol
+
+import duckdb
+import msgspec
+
+from headrace.connectors.families import files
+from headrace.connectors.families.csv_scan import CsvForm, CsvScan, judge_names
+from headrace.contract.columns import literal
+from headrace.contract.source import File, Scan
+from headrace.contract.spec import Config
+from headrace.contract.tools import Tools
+from headrace.domain.errors import Misconfigured, Refused, Unchanged
+
+SEEN_MAX: Final = 50_000  # rows at the edge that a position remembers one by one
+LINE_BYTES_MAX: Final = 16_000_000  # of a row at the edge
+
+CursorKind = Literal["number", "moment", "day"]
+
+
+class TableConfig(Config, frozen=True, kw_only=True):
+    """What every source of tables asks for."""
+
+    table: str = ""
+    query: Annotated[
+        str, msgspec.Meta(description="A query to read instead of a table, in its own SQL.")
+    ] = ""
+    columns: Annotated[
+        list[str] | None, msgspec.Meta(description="All of them if it is left out.")
+    ] = None
+    where: Annotated[
+        str, msgspec.Meta(description="A condition in the database's SQL; t is the table.")
+    ] = ""
+    cursor: Annotated[
+        str | None,
+        msgspec.Meta(description="A column that grows with every change: delta runs go by it."),
+    ] = None
+    overlap: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, le=31_536_000,
+            description="Seconds (of a moment; units of a number) before the cursor's last value"
+            " in which rows may still appear late.",
+        ),
+    ] = 0  # fmt: skip
+    mapping: dict[str, str] = msgspec.field(default_factory=dict)
+    unique_id_column: str | None = msgspec.field(default=None, name="uniqueIDColumn")
+
+    def __post_init__(self) -> None:
+        files.check_mapping(self.mapping)
+        if bool(self.table) == bool(self.query):
+            raise ValueError("`table` or `query` must be given, and not both")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableColumn:
+    """One column: our type of it ("infer" where only its values tell), and SQL of its text.
+
+    `native` is the database's name of its type; `cursor` what it can be a cursor as, if it can.
+    """
+
+    name: str
+    type: str
+    sql: str
+    native: str
+    cursor: CursorKind | None = None
+
+
+class Snapshot(Protocol):
+    """A connection that sees one state of the database from its first read to its last."""
+
+    relation: str  # SQL of what is read, to stand behind `from`
+
+    def quoted(self, name: str) -> str: ...
+
+    def columns(self) -> Sequence[TableColumn]:
+        """Return what can be read, in order. Raises Refused where there is nothing."""
+
+    def copy(self, items: str, conditions: Sequence[str], path: Path, *, whole: bool) -> int:
+        """Append rows as CSV; return how many the database says they are. `whole`: many are meant.
+
+        An empty cell is NULL, an empty text is quoted.
+        """
+
+    def value(self, query: str) -> str | None:
+        """Return the text of a query's only value."""
+
+    def literal(self, column: TableColumn, text: str) -> str:
+        """Return SQL of a cursor's value."""
+
+    def before(self, column: TableColumn, text: str, overlap: int) -> str:
+        """Return SQL of the value that lies `overlap` before another."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """How far a run has read: the cursor's highest value, and the rows at it.
+
+    `seen` are their hashes, one a row; of more than SEEN_MAX only `digest` is kept, of all of them.
+    """
+
+    column: str
+    value: str
+    digest: str
+    seen: Sequence[int]
+
+    def text(self) -> str:
+        packed = base64.b64encode(struct.pack(f"<{len(self.seen)}Q", *self.seen)).decode()
+        told = {"cursor": self.column, "value": self.value, "digest": self.digest, "seen": packed}
+        return json.dumps(told)
+
+    @classmethod
+    def of(cls, text: str | None, column: str) -> "_Edge | None":
+        found = json.loads(text) if text else {}
+        if found.get("cursor") != column:
+            return None
+        packed = base64.b64decode(found["seen"])
+        seen = struct.unpack(f"<{len(packed) // 8}Q", packed)
+        return cls(column, found["value"], found["digest"], seen)
+
+
+class TableSource:
+    """One table, view or query of a database. Subclasses connect."""
+
+    def __init__(self, config: TableConfig, tools: Tools) -> None:
+        self._config = config
+        self._tools = tools
+
+    @property
+    def _name(self) -> str:
+        """What people call what is read."""
+        return self._config.table or "query"
+
+    def _snapshot(self, threads: int) -> AbstractContextManager[Snapshot]:
+        """Connect. `threads`: how many connections may read at once."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        with self._snapshot(1) as source:
+            self._chosen(source)
+
+    def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
+        threads = con.execute("select current_setting('threads')").fetchone() or (1,)
+        with self._snapshot(int(threads[0])) as source:
+            columns, cursor = self._chosen(source)
+            file = _Reading(source, self._name, columns, cursor, self._config, self._tools).run(con)
+        names = [column.name for column in columns]
+        types = {column.name: column.type for column in columns if column.type != "infer"}
+        form = CsvForm(mapping=types | self._config.mapping, unmapped="infer")
+        yield CsvScan([file], names, form, self._tools)
+
+    def _chosen(self, source: Snapshot) -> tuple[list[TableColumn], TableColumn | None]:
+        """Return the columns to read, and the cursor. Raises Refused, Misconfigured."""
+        config = self._config
+        there = {column.name: column for column in source.columns()}
+        wanted = [*(config.columns or ()), *config.mapping]
+        wanted += [name for name in (config.cursor, config.unique_id_column) if name]
+        for name in wanted:
+            if name not in there:
+                raise Misconfigured(
+                    f"{self._name} has no column {name!r}.",
+                    hint=f"Its columns: {', '.join(list(there)[:20])}.", field="input",
+                )  # fmt: skip
+        cursor = there[config.cursor] if config.cursor else None
+        if cursor and cursor.cursor is None:
+            raise Misconfigured(
+                f"The column {cursor.name!r} is {cursor.native}: no cursor.",
+                hint="A cursor is a whole number, a decimal, a date or a timestamp.",
+                field="input.cursor",
+            )
+        if self._tools.range is not None and cursor is None:
+            raise Misconfigured(
+                "A back-fill goes by a cursor, and the source has none.",
+                hint="Name a column in input.cursor.", field="input.cursor",
+            )  # fmt: skip
+        names = config.columns if config.columns is not None else list(there)
+        judge_names(names, self._name, "input.columns")
+        return [there[name] for name in names], cursor
+
+    def close(self) -> None:
+        pass
+
+
+class _Reading:
+    """The reading of one table into one file of the spool."""
+
+    def __init__(
+        self, source: Snapshot, name: str, columns: Sequence[TableColumn],
+        cursor: TableColumn | None, config: TableConfig, tools: Tools,
+    ) -> None:  # fmt: skip
+        self._source = source
+        self._name = name
+        self._columns = columns
+        self._cursor = cursor
+        self._overlap = config.overlap
+        self._tools = tools
+        self._items = ", ".join(f"{one.sql} as {source.quoted(one.name)}" for one in columns)
+        self._always = [config.where] if config.where else []
+
+    def run(self, con: duckdb.DuckDBPyConnection) -> File:
+        """Read what there is to read. Raises Unchanged if there is nothing new."""
+        path = files.new_spool_file(self._tools)
+        header = io.StringIO(newline="")
+        csv.writer(header, lineterminator="\n").writerow([one.name for one in self._columns])
+        path.write_bytes(header.getvalue().encode())
+        cursor, known, edge = self._cursor, self._tools.known, None
+        before = None
+        if cursor is not None and known is not None:
+            before = _Edge.of(known.versions.get(self._name), cursor.name)
+        if cursor is not None and self._tools.range is not None:
+            rows = self._copy(self._ranged(cursor), path, whole=True)
+        elif cursor is not None and before is not None and known is not None:
+            rows = self._more(con, cursor, before, path, whole=known.whole)
+            edge = self._edge(con, cursor) or before
+        else:
+            rows = self._copy([], path, whole=True)
+            edge = self._edge(con, cursor) if cursor is not None else None
+        return File(
+            name=self._name, path=str(path), bytes=path.stat().st_size, known=rows,
+            version=edge.text() if edge else "",
+        )  # fmt: skip
+
+    def _copy(self, conditions: Sequence[str], path: Path, *, whole: bool = False) -> int:
+        return self._source.copy(self._items, [*self._always, *conditions], path, whole=whole)
+
+    def _ranged(self, cursor: TableColumn) -> list[str]:
+        """Return the conditions of a back-fill."""
+        wanted, column = self._tools.range, self._source.quoted(cursor.name)
+        assert wanted is not None  # of a back-fill
+        conditions = [f"t.{column} >= {self._source.literal(cursor, wanted.since)}"]
+        if wanted.until is not None:
+            conditions.append(f"t.{column} < {self._source.literal(cursor, wanted.until)}")
+        return conditions
+
+    def _more(
+        self, con: duckdb.DuckDBPyConnection, cursor: TableColumn, before: _Edge, path: Path, *,
+        whole: bool,
+    ) -> int:  # fmt: skip
+        """Read what has come since an edge; `whole`: all, if anything has."""
+        late = files.new_spool_file(self._tools)
+        found = self._late(con, cursor, before, late)
+        column = self._source.quoted(cursor.name)
+        beyond = f"t.{column} > {self._source.literal(cursor, before.value)}"
+        if whole:
+            if not found:
+                where = " and ".join(f"({one})" for one in [*self._always, beyond])
+                counted = f"select count(*) from {self._source.relation} as t where {where}"
+                if self._source.value(counted) == "0":
+                    raise Unchanged(f"{self._name} has not changed since the last run.")
+            return self._copy([], path, whole=True)
+        with path.open("ab") as out:
+            out.write(late.read_bytes())
+        late.unlink()
+        rows = found + self._copy([beyond], path, whole=True)
+        if not rows:
+            raise Unchanged(f"{self._name} has not changed since the last run.")
+        return rows
+
+    def _late(
+        self, con: duckdb.DuckDBPyConnection, cursor: TableColumn, before: _Edge, into: Path
+    ) -> int:
+        """Write the rows at an edge that the run which stood there has not read; return how many.
+
+        Raises Misconfigured where nobody can tell which ones those are.
+        """
+        window = self._window(cursor, before.value)
+        if not before.seen:
+            into.touch()
+            if self._digest(con, window) == before.digest:
+                return 0
+            if self._tools.repeatable:
+                into.write_bytes(window.read_bytes())
+                return self._count(con, window)
+            raise Misconfigured(
+                f"Rows have come to more than {SEEN_MAX:,} that the cursor's last value is of:"
+                " without a key nobody can tell which are new.",
+                hint="Choose a finer cursor, or load with a key.", field="input.cursor",
+            )  # fmt: skip
+        con.execute("create or replace temp table __headrace_seen (hash ubigint)")
+        con.execute("insert into __headrace_seen select unnest(?::ubigint[])", [before.seen])
+        names = ", ".join(f"c{number}" for number in range(len(self._columns)))
+        con.execute(
+            f"copy (select {names} from (select *, row_number() over (partition by hash) as place"
+            f" from {self._hashed(window)}) left join (select hash, count(*) as rows"
+            " from __headrace_seen group by 1) using (hash) where place > coalesce(rows, 0))"
+            f" to {literal(str(into))} (format csv, header false)"
+        )
+        con.execute("drop table __headrace_seen")
+        return self._count(con, into)
+
+    def _edge(self, con: duckdb.DuckDBPyConnection, cursor: TableColumn) -> _Edge | None:
+        """Return how far this snapshot goes; None where no row has a cursor."""
+        where = f" where {' and '.join(self._always)}" if self._always else ""
+        high = self._source.value(
+            f"select max(t.{self._source.quoted(cursor.name)}) from {self._source.relation} as t"
+            + where
+        )
+        if high is None:
+            return None
+        window = self._window(cursor, high)
+        rows = con.execute(
+            f"select hash from {self._hashed(window)} limit {SEEN_MAX + 1}"
+        ).fetchall()
+        hashes = [row[0] for row in rows] if len(rows) <= SEEN_MAX else []
+        return _Edge(cursor.name, high, self._digest(con, window), hashes)
+
+    def _window(self, cursor: TableColumn, at: str) -> Path:
+        """Read the rows around an edge: those at it, and as far before as may be late."""
+        path = files.new_spool_file(self._tools)
+        path.touch()
+        source, column = self._source, self._source.quoted(cursor.name)
+        low = source.before(cursor, at, self._overlap)
+        self._copy([f"t.{column} between {low} and {source.literal(cursor, at)}"], path)
+        return path
+
+    def _text(self, path: Path) -> str:
+        columns = ", ".join(f"'c{number}': 'VARCHAR'" for number in range(len(self._columns)))
+        return (
+            f"read_csv({literal(str(path))}, auto_detect=false, header=false, delim=',',"
+            f" quote='\"', escape='\"', allow_quoted_nulls=false, columns={{{columns}}},"
+            f" max_line_size={LINE_BYTES_MAX}, buffer_size={4 * LINE_BYTES_MAX})"
+        )
+
+    def _hashed(self, path: Path) -> str:
+        """Return SQL of rows of text and the hash of each, which other versions tell alike."""
+        hash_ = "md5_number_lower(to_json(t)::varchar)::ubigint as hash"
+        return f"(select *, {hash_} from {self._text(path)} as t)"
+
+    def _digest(self, con: duckdb.DuckDBPyConnection, path: Path) -> str:
+        """Return what changes when any row of a window does."""
+        query = f"select count(*), coalesce(sum(hash), 0) from {self._hashed(path)}"
+        found = con.execute(query).fetchone()
+        assert found is not None  # an aggregate has one row
+        return f"{found[0]} {found[1]}"
+
+    def _count(self, con: duckdb.DuckDBPyConnection, path: Path) -> int:
+        try:
+            found = con.execute(f"select count(c0 is null) from {self._text(path)}").fetchone()
+        except duckdb.InvalidInputException as error:
+            raise Refused(f"{self._name}: a row at the edge cannot be read.") from error
+        return int(found[0]) if found else 0
