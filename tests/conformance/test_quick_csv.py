@@ -123,7 +123,10 @@ def test_a_plain_file_lands_whole(tmp_path, plain, fresh_database, ways, kind, k
 
 REST = ",1,2024-01-01,t"
 ODD = {
-    "a bad value": (f"59990,1.00,2024-01-01,x,1e5{REST}\nx1,1.00,2024-01-01,x,1{REST}\n", "bad_value"),
+    "a bad value": (
+        f"59990,1.00,2024-01-01,x,1e5{REST}\nx1,1.00,2024-01-01,x,1{REST}\n",
+        "bad_value",
+    ),
     "too few cells": ("1,2\n", "too_few_cells"),
     "a stray quote": (f'1,1.00,2024-01-01,"a"b,1{REST}\n', "bad_quoting"),
     "bad bytes": (f"1,1.00,2024-01-01,\udcff,1{REST}\n", "bad_encoding"),

@@ -186,7 +186,30 @@ MOMENTS = st.builds(
     st.sampled_from(["", "Z", "z", "+00", "+02", "-11:30", "+0545", "+14", "+15", "-00:00", "+1", "+05:60", " UTC"]),
 )  # fmt: skip
 TRUTHS = st.sampled_from(
-    "true false t f T F True False TRUE FALSE tRUE TRue yes no 1 0 y n tr fals truex falsey".split()
+    [
+        "true",
+        "false",
+        "t",
+        "f",
+        "T",
+        "F",
+        "True",
+        "False",
+        "TRUE",
+        "FALSE",
+        "tRUE",
+        "TRue",
+        "yes",
+        "no",
+        "1",
+        "0",
+        "y",
+        "n",
+        "tr",
+        "fals",
+        "truex",
+        "falsey",
+    ]
 )
 SAID = {
     "float": FLOATS, "timestamp": MOMENTS, "boolean": TRUTHS, "decimal(38,10)": NUMBERS, "decimal(20,0)": NUMBERS,

@@ -73,13 +73,13 @@ def ingest(
     memory_bytes: int,
 ) -> int:  # fmt: skip
     """Load SRC into DEST and print the receipt. Returns the exit code."""
-    source_type, source_input = uris.source_of(src, kind)
+    source_type, source_input = uris.source_of(src, kind, options, pairs)
     destination_type, destination_input = uris.destination_of(dest, table)
     action = {"merge": "save"}.get(mode, mode)
     scope = hashlib.sha256(f"{src}\n{dest}\n{table}".encode()).hexdigest()[:32]
     run = new_id()
     order = local_order(
-        source=(source_type, source_input | options | uris.set_by(source_type, pairs)),
+        source=(source_type, source_input),
         destination=(
             destination_type, {k: v for k, v in destination_input.items() if v is not None}
         ),

@@ -12,8 +12,7 @@ def preview(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Print columns with types, and the first rows that fit."""
-    source_type, settings = uris.source_of(src, kind)
-    settings |= options | uris.set_by(source_type, pairs)
+    source_type, settings = uris.source_of(src, kind, options, pairs)
     columns, found = preview_rows(source_type, settings, rows)
     if as_json:
         shown = [{"name": column.name, "type": column.type} for column in columns]

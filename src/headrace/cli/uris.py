@@ -1,6 +1,6 @@
 """What people type as SRC and DEST: paths, URLs and database URIs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,8 +21,24 @@ _DATABASES = {
 _PACKED = ("gz", "zst", "zstd", "zip")
 
 
-def source_of(text: str, kind: str | None) -> Ends:
-    """Return the source that `text` names; `kind` overrides what its ending says."""
+def source_of(
+    text: str, kind: str | None, options: Mapping[str, Any], pairs: Sequence[str]
+) -> Ends:
+    """Return the source that `text` names; `kind` overrides what its ending says.
+
+    `options` and NAME=VALUE `pairs` are settings of it that were given beside.
+    """
+    kind, settings = _named_by(text, kind)
+    settings |= {**options, **_set_by(kind, pairs)}
+    if urlsplit(text).scheme in _DATABASES and not (settings["table"] or "query" in settings):
+        raise Invalid(
+            "Which table? The URL names none.",
+            hint="Put #TABLE behind the URL, or --set query='select …'.", field="SRC",
+        )  # fmt: skip
+    return kind, settings
+
+
+def _named_by(text: str, kind: str | None) -> Ends:
     if urlsplit(text).scheme in _DATABASES:
         return _table_of(text)
     path = urlsplit(text).path if "://" in text else text
@@ -48,11 +64,6 @@ def _table_of(text: str) -> Ends:
     url, _, name = text.partition("#")
     parts = urlsplit(url)
     kind = _DATABASES[parts.scheme]
-    if not name:
-        raise Invalid(
-            "Which table? The URL names none.",
-            hint=f"Write {parts.scheme}://…#TABLE, or --set query='select …'.", field="SRC",
-        )  # fmt: skip
     if kind == "postgresql":
         schema, _, table = unquote(name).rpartition(".")
         return kind, {"url": url, "table": table, "schema": schema or "public"}
@@ -68,7 +79,7 @@ def _shown(text: str) -> str:
     return text.replace(f":{parts.password}@", ":…@", 1) if parts.password else text
 
 
-def set_by(kind: str, pairs: Sequence[str]) -> dict[str, Any]:
+def _set_by(kind: str, pairs: Sequence[str]) -> dict[str, Any]:
     """Return the settings of a source of a kind that NAME=VALUE pairs give."""
     form = registry.source(kind).spec.config
     found = {}

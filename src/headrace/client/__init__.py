@@ -31,6 +31,7 @@ from headrace.domain.errors import (
 Json = dict[str, Any]
 ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "skipped"})
 POLL_S: Final = 0.1
+CONNECT_S: Final = 5.0
 READ_S: Final = 90.0
 
 
@@ -40,9 +41,10 @@ class Client:
     def __init__(self, url: str = "http://127.0.0.1:8000", *, key: str) -> None:
         self.url: Final = url.rstrip("/")
         self._pool = urllib3.PoolManager(
-            headers={"Authorization": f"Bearer {key}"}, timeout=urllib3.Timeout(5, READ_S),
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
             retries=False,
-        )  # fmt: skip
+        )
 
     @classmethod
     def from_env(cls) -> Self:

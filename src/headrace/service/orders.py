@@ -129,7 +129,7 @@ def build(order: Order, tools: Tools) -> Built:
 
 def is_local(source_input: Mapping[str, Any], shared: Path | None) -> bool:
     """Tell whether a source's files lie on a server's own disk, not in what all of them share."""
-    url = source_input.get("url")
+    url = source_input.get("url") or source_input.get("path")
     if not isinstance(url, str) or (parts := urlsplit(url)).scheme not in ("", "file"):
         return False
     path = unquote(parts.path) if parts.scheme == "file" else url

@@ -5,16 +5,14 @@ locks all others out, so a load waits for a lock that somebody else has, and say
 """
 
 import contextlib
-import re
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
 import duckdb
 import msgspec
 
 from headrace.connectors.families import sql
+from headrace.connectors.families.duckdb_file import connect
 from headrace.connectors.families.paging import page_of
 from headrace.contract.columns import ATTRIBUTES, FILE, Column, duckdb_type, literal, quoted
 from headrace.contract.destination import (
@@ -28,14 +26,11 @@ from headrace.contract.destination import (
 )
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
-from headrace.domain.errors import LostClaim, Misconfigured, NotFound, Refused, Unavailable
+from headrace.domain.errors import LostClaim, Misconfigured, NotFound, Refused
 from headrace.domain.task import OF_TASKS, Action
 from headrace.observe import faults
 
-LOCK_WAIT_S: Final = 600.0
-LOCK_RETRY_S: Final = 0.2
 STAGE: Final = "__headrace_stage"
-_HELD_BY: Final = re.compile(r"\(PID (\d+)\)")
 
 
 class DuckdbConfig(Config, frozen=True, kw_only=True):
@@ -107,42 +102,6 @@ def read_page(con: duckdb.DuckDBPyConnection, table: str, limit: int, cursor: st
     )
     names = [column[0] for column in found.description or ()][1:]
     return page_of(names, found.fetchall(), limit)
-
-
-def connect(path: Path, tools: Tools) -> duckdb.DuckDBPyConnection:
-    """Open the file; wait, and tell for whom, while another process holds it."""
-    until = time.monotonic() + LOCK_WAIT_S
-    waited = False
-    while True:
-        try:
-            con = duckdb.connect(str(path))
-        except duckdb.IOException as error:
-            text = str(error)
-            if "Could not set lock" not in text:
-                if "not a valid DuckDB" in text or "serialization" in text.lower():
-                    raise Refused(
-                        f"{path.name} is not a DuckDB file that this version can read.",
-                        field="input.path",
-                    ) from error
-                raise Refused(
-                    f"{path.name} cannot be opened: {text.splitlines()[0]}", field="input.path"
-                ) from error
-            found = _HELD_BY.search(text)
-            holder = f"PID {found[1]}" if found else "another process"
-            if time.monotonic() > until:
-                raise Unavailable(
-                    f"{path.name} has been held by {holder} for {LOCK_WAIT_S:.0f} s.",
-                    hint="End that process, or let it close the file.",
-                ) from error
-            tools.waiting(f"{path.name} is held by {holder}")
-            waited = True
-            time.sleep(LOCK_RETRY_S)
-        else:
-            if waited:
-                tools.waiting(None)
-            con.execute(f"set memory_limit = '{tools.memory_bytes // 1_000_000}MB'")
-            con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
-            return con
 
 
 def _exists(con: duckdb.DuckDBPyConnection, table: str) -> bool:

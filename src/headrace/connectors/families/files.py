@@ -183,6 +183,15 @@ def _local(config: FilesConfig, tools: Tools) -> list[_Local]:
     return found
 
 
+def one_file(path: str, tools: Tools) -> Path:
+    """Return the one file that a path names. Raises Denied, Refused."""
+    found = tools.allowed_paths(path)
+    if len(found) != 1:
+        what = "is not there" if not found else f"names {len(found)} files"
+        raise Refused(f"{path} {what}.", hint="Check the path.", field="input.path")
+    return found[0]
+
+
 def _wanted(config: FilesConfig, found: Sequence[F], tools: Tools) -> Sequence[F]:
     """Return those of the files that this run is to read. Raises Unchanged for none of many."""
     if not found:

@@ -10,9 +10,11 @@ import csv
 import io
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Final, Literal, Protocol
 
@@ -25,7 +27,7 @@ from headrace.contract.columns import literal
 from headrace.contract.source import File, Scan
 from headrace.contract.spec import Config
 from headrace.contract.tools import Tools
-from headrace.domain.errors import Misconfigured, Refused, Unchanged
+from headrace.domain.errors import Invalid, Misconfigured, Refused, Unchanged
 
 SEEN_MAX: Final = 50_000  # rows at the edge that a position remembers one by one
 LINE_BYTES_MAX: Final = 16_000_000  # of a row at the edge
@@ -81,6 +83,38 @@ class TableColumn:
     cursor: CursorKind | None = None
 
 
+def selected(
+    relation: str, columns: Sequence[TableColumn], conditions: Sequence[str],
+    quoted: Callable[[str], str],
+) -> str:  # fmt: skip
+    """Return SQL of some columns of the rows that meet all conditions."""
+    items = ", ".join(f"{one.sql} as {quoted(one.name)}" for one in columns)
+    where = " where " + " and ".join(f"({one})" for one in conditions) if conditions else ""
+    return f"select {items} from {relation} as t{where}"
+
+
+def number_of(column: TableColumn, text: str) -> Decimal:
+    """Read a cursor's value. Raises Invalid."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise _no_value(column, text) from None
+
+
+def moment_of(column: TableColumn, text: str) -> datetime:
+    """Read a cursor's value: a moment in UTC, or a day. Raises Invalid."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise _no_value(column, text) from None
+    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
+
+
+def _no_value(column: TableColumn, text: str) -> Invalid:
+    said = f"{text[:40]!r} is no value of the cursor {column.name!r}, which is {column.native}."
+    return Invalid(said, field="from")
+
+
 class Snapshot(Protocol):
     """A connection that sees one state of the database from its first read to its last."""
 
@@ -91,7 +125,9 @@ class Snapshot(Protocol):
     def columns(self) -> Sequence[TableColumn]:
         """Return what can be read, in order. Raises Refused where there is nothing."""
 
-    def copy(self, items: str, conditions: Sequence[str], path: Path, *, whole: bool) -> int:
+    def copy(
+        self, columns: Sequence[TableColumn], conditions: Sequence[str], path: Path, *, whole: bool
+    ) -> int:
         """Append rows as CSV; return how many the database says they are. `whole`: many are meant.
 
         An empty cell is NULL, an empty text is quoted.
@@ -209,7 +245,6 @@ class _Reading:
         self._cursor = cursor
         self._overlap = config.overlap
         self._tools = tools
-        self._items = ", ".join(f"{one.sql} as {source.quoted(one.name)}" for one in columns)
         self._always = [config.where] if config.where else []
 
     def run(self, con: duckdb.DuckDBPyConnection) -> File:
@@ -236,7 +271,7 @@ class _Reading:
         )  # fmt: skip
 
     def _copy(self, conditions: Sequence[str], path: Path, *, whole: bool = False) -> int:
-        return self._source.copy(self._items, [*self._always, *conditions], path, whole=whole)
+        return self._source.copy(self._columns, [*self._always, *conditions], path, whole=whole)
 
     def _ranged(self, cursor: TableColumn) -> list[str]:
         """Return the conditions of a back-fill."""

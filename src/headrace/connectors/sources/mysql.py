@@ -5,8 +5,6 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -21,12 +19,14 @@ from headrace.connectors.families.table_source import (
     TableColumn,
     TableConfig,
     TableSource,
+    moment_of,
+    number_of,
+    selected,
 )
-from headrace.contract.columns import literal
 from headrace.contract.source import SourceMaker
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
-from headrace.domain.errors import HeadraceError, Invalid, Misconfigured, Refused, Unavailable
+from headrace.domain.errors import HeadraceError, Misconfigured, Refused, Unavailable
 from headrace.domain.secret import Secret
 from headrace.native.wire import MysqlRows
 
@@ -41,9 +41,26 @@ REFUSALS: Final = frozenset(
         ER.TABLEACCESS_DENIED_ERROR, ER.COLUMNACCESS_DENIED_ERROR,
     }
 )  # fmt: skip
-WHOLE: Final = frozenset(
-    {FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.LONG, FIELD_TYPE.INT24, FIELD_TYPE.YEAR}
-)
+PLAIN: Final[dict[int, tuple[str, str, CursorKind | None]]] = {
+    # code: our type, SQL of its text, what it is as a cursor
+    **dict.fromkeys(
+        (
+            FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.LONG, FIELD_TYPE.INT24,
+            FIELD_TYPE.LONGLONG, FIELD_TYPE.YEAR,
+        ),
+        ("integer", "{}", "number"),
+    ),
+    FIELD_TYPE.FLOAT: ("float", "({} + 0e0)", None),  # else it comes with six digits
+    FIELD_TYPE.DOUBLE: ("float", "({} + 0e0)", None),
+    FIELD_TYPE.BIT: ("decimal(20,0)", "({} + 0)", None),
+    FIELD_TYPE.DATE: ("date", "{}", "day"),
+    FIELD_TYPE.NEWDATE: ("date", "{}", "day"),
+    FIELD_TYPE.DATETIME: ("timestamp", "{}", "moment"),
+    FIELD_TYPE.TIMESTAMP: ("timestamp", "{}", "moment"),
+    FIELD_TYPE.TIME: ("time", "{}", None),
+    FIELD_TYPE.JSON: ("json", "{}", None),
+    FIELD_TYPE.GEOMETRY: ("string", "st_astext({})", None),
+}  # fmt: skip
 TEXTS: Final = frozenset(
     {
         FIELD_TYPE.VARCHAR, FIELD_TYPE.VAR_STRING, FIELD_TYPE.STRING, FIELD_TYPE.BLOB,
@@ -129,18 +146,20 @@ class _Snapshot:
             cursor=cursor,
         )  # fmt: skip
 
-    def copy(self, items: str, conditions: Sequence[str], path: Path, *, whole: bool) -> int:
-        query = f"select {items} from {self.relation} as t"
-        if conditions:
-            query += " where " + " and ".join(f"({one})" for one in conditions)
+    def copy(
+        self, columns: Sequence[TableColumn], conditions: Sequence[str], path: Path, *, whole: bool
+    ) -> int:
+        query = selected(self.relation, columns, conditions, self.quoted)
         self._con.query(query, unbuffered=True)
         result = self._con._result  # noqa: SLF001  # pymysql would make Python of every cell
         rows = MysqlRows(result.field_count, self._some)
-        with path.open("ab") as out:
-            ended = rows.pour(
-                out.write, lambda: self._tools.told(f"reading {self._name}", done=out.tell())
-            )
-        result.unbuffered_active, self._con._result = False, None  # noqa: SLF001
+        try:
+            with path.open("ab") as out:
+                ended = rows.pour(
+                    out.write, lambda: self._tools.told(f"reading {self._name}", done=out.tell())
+                )
+        finally:  # or it would read what is left when it is forgotten
+            result.unbuffered_active, self._con._result = False, None  # noqa: SLF001
         if not ended:
             _raise(rows.left)
         return rows.records
@@ -158,58 +177,35 @@ class _Snapshot:
         return None if row is None or row[0] is None else str(row[0])
 
     def literal(self, column: TableColumn, text: str) -> str:
-        try:
-            if column.cursor == "number":
-                return f"{Decimal(text):f}"
-            if column.cursor == "day":
-                return f"date'{date.fromisoformat(text[:10]).isoformat()}'"
-            moment = datetime.fromisoformat(text)
-        except (ValueError, InvalidOperation):
-            raise Invalid(
-                f"{text[:40]!r} is no value of the cursor {column.name!r}, a {column.native}.",
-                field="from",
-            ) from None
-        if moment.tzinfo is not None:
-            moment = moment.astimezone(UTC).replace(tzinfo=None)
-        return f"timestamp{literal(moment.isoformat(' '))}"
+        if column.cursor == "number":
+            return f"{number_of(column, text):f}"
+        moment = moment_of(column, text)
+        if column.cursor == "day":
+            return f"date'{moment.date()}'"
+        return f"timestamp'{moment.isoformat(' ')}'"
 
     def before(self, column: TableColumn, text: str, overlap: int) -> str:
         if not overlap:
             return self.literal(column, text)
         if column.cursor == "number":
-            return f"{Decimal(text) - overlap:f}"
+            return f"{number_of(column, text) - overlap:f}"
         unit = f"{overlap} second" if column.cursor == "moment" else f"{-(-overlap // 86_400)} day"
         return f"({self.literal(column, text)} - interval {unit})"
 
 
 def _typed(field: Any, column: str) -> tuple[str, str, CursorKind | None]:
     """Return our type of a column, SQL of its text, and what it is as a cursor."""
-    code = field.type_code
-    if code in WHOLE or (code == FIELD_TYPE.LONGLONG and not field.flags & UNSIGNED):
-        return "integer", column, "number"
-    if code == FIELD_TYPE.LONGLONG:
-        return "decimal(20,0)", column, "number"
+    code, unsigned = field.type_code, bool(field.flags & UNSIGNED)
     if code in (FIELD_TYPE.NEWDECIMAL, FIELD_TYPE.DECIMAL):
-        precision = field.length - (field.scale > 0) - (not field.flags & UNSIGNED)
+        precision = field.length - (field.scale > 0) - (not unsigned)
         fits = precision <= PRECISION_MAX
         return f"decimal({precision},{field.scale})" if fits else "string", column, "number"
-    if code in (FIELD_TYPE.FLOAT, FIELD_TYPE.DOUBLE):
-        return "float", f"({column} + 0e0)", None  # six digits of a float would come else
-    if code == FIELD_TYPE.BIT:
-        return "decimal(20,0)", f"({column} + 0)", None
-    if code in (FIELD_TYPE.DATE, FIELD_TYPE.NEWDATE):
-        return "date", column, "day"
-    if code in (FIELD_TYPE.DATETIME, FIELD_TYPE.TIMESTAMP):
-        return "timestamp", column, "moment"
-    if code == FIELD_TYPE.TIME:
-        return "time", column, None
-    if code == FIELD_TYPE.JSON:
-        return "json", column, None
-    if code == FIELD_TYPE.GEOMETRY:
-        return "string", f"st_astext({column})", None
+    if code == FIELD_TYPE.LONGLONG and unsigned:
+        return "decimal(20,0)", column, "number"
     if code in TEXTS and field.charsetnr == BINARY:
         return "string", f"replace(to_base64({column}), '\\n', '')", None
-    return "string", column, None
+    type_, sql, cursor = PLAIN.get(code, ("string", "{}", None))
+    return type_, sql.format(column), cursor
 
 
 def _connect(url: Secret, tools: Tools) -> Connection:

@@ -4,7 +4,6 @@ Values have types already and are not judged. Records are counted from the files
 another library than the one that reads them.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Final
 
@@ -12,6 +11,7 @@ import duckdb
 import msgspec
 
 from headrace.connectors.families import files
+from headrace.connectors.families.duckdb_file import ours_of
 from headrace.connectors.families.files import FilesConfig
 from headrace.contract.columns import FILE, Column, literal, quoted
 from headrace.contract.source import Cell, File, Place, RowCheck, Scan, SourceMaker, Survey
@@ -19,10 +19,6 @@ from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Misconfigured, Refused
 from headrace.domain.rejected import RAW_BYTES_MAX
-
-_WHOLE: Final = frozenset(
-    {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
-)
 
 
 class ParquetConfig(FilesConfig, frozen=True, kw_only=True):
@@ -155,35 +151,10 @@ def _count(file: File) -> int:
 
 def _cell(name: str, type_: str, wanted: str | None) -> Cell:
     column = quoted(name)
-    ours, sql = _ours(type_, column)
+    ours, sql = ours_of(type_, column)
     if wanted is not None and wanted != ours:  # then its text is judged
         return Cell(column=Column(name, wanted), sql=f"({sql})::varchar")
     return Cell(column=Column(name, ours), sql=sql, typed=True)
-
-
-def _ours(type_: str, column: str) -> tuple[str, str]:
-    """Return our type for one of DuckDB's, and the SQL that makes it."""
-    if type_ in _WHOLE:
-        return "integer", f"{column}::bigint"
-    if type_.endswith(("[]", ")")) and re.match(r"STRUCT|MAP|UNION|.*\[", type_):
-        return "json", f"to_json({column})"
-    if type_.startswith("DECIMAL("):
-        return type_.lower(), column
-    if type_ in ("UBIGINT", "HUGEINT", "UHUGEINT"):
-        return "decimal(38,0)", f"{column}::decimal(38,0)"
-    if type_ == "TIMESTAMP WITH TIME ZONE":
-        return "timestamp", f"timezone('UTC', {column})"
-    if type_.startswith("TIMESTAMP"):
-        return "timestamp", f"{column}::timestamp"
-    if type_ == "BLOB":
-        return "string", f"base64({column})"
-    same = {
-        "VARCHAR": "string", "DOUBLE": "float", "BOOLEAN": "boolean", "DATE": "date",
-        "TIME": "time", "JSON": "json",
-    }  # fmt: skip
-    if type_ in same:
-        return same[type_], column
-    return ("float", f"{column}::double") if type_ == "FLOAT" else ("string", f"{column}::varchar")
 
 
 CONNECTOR: Final[SourceMaker] = Parquet  # type: ignore[assignment]  # its config is narrower

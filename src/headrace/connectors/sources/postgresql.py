@@ -1,12 +1,12 @@
 """A table, view or query of PostgreSQL, read by COPY in one snapshot over several connections."""
 
+import itertools
 import os
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
@@ -21,6 +21,8 @@ from headrace.connectors.families.table_source import (
     TableColumn,
     TableConfig,
     TableSource,
+    number_of,
+    selected,
 )
 from headrace.contract.columns import literal, quoted
 from headrace.contract.source import SourceMaker
@@ -184,14 +186,15 @@ class _Snapshot:
             return f"({self.literal(column, text)} - interval '{overlap} seconds')"
         if column.cursor == "day":
             return f"({self.literal(column, text)} - {-(-overlap // 86_400)})"
-        return f"({literal(str(Decimal(text) - overlap))}::numeric)"
+        return f"({number_of(column, text) - overlap:f}::numeric)"
 
-    def copy(self, items: str, conditions: Sequence[str], path: Path, *, whole: bool) -> int:
+    def copy(
+        self, columns: Sequence[TableColumn], conditions: Sequence[str], path: Path, *, whole: bool
+    ) -> int:
         """Copy into a file, a large table in ranges over several connections."""
-        query = f"select {items} from {self.relation} as t"
-        ranges = self._ranges() if whole else []
         queries = [
-            query + _where([*conditions, *([part] if part else [])]) for part in ranges or [""]
+            selected(self.relation, columns, [*conditions, *part], quoted)
+            for part in (self._ranges() if whole else []) or [[]]
         ]
         with ExitStack() as stack:
             cons = [self._con]
@@ -207,13 +210,13 @@ class _Snapshot:
             stack.callback(os.close, file)
             return self._poured(cons, queries, file)
 
-    def _ranges(self) -> list[str]:
+    def _ranges(self) -> list[list[str]]:
         """Return conditions that cut a large table into parts; none for anything else."""
-        if not self._table or self._threads < 2 or self._con.info.server_version < RANGES_SINCE:  # noqa: PLR2004
+        if not self._table or self._threads < 2 or self._con.info.server_version < RANGES_SINCE:
             return []
         [(pages,)] = self._con.execute(
-            "select case when c.relkind in ('r', 'm') and a.amname = 'heap' and not c.relhassubclass"
-            " and pg_relation_size(c.oid) >= %s"
+            "select case when c.relkind in ('r', 'm') and a.amname = 'heap'"
+            " and not c.relhassubclass and pg_relation_size(c.oid) >= %s"
             " then pg_relation_size(c.oid) / current_setting('block_size')::int end"
             " from pg_class as c left join pg_am as a on a.oid = c.relam"
             " where c.oid = to_regclass(%s)",
@@ -225,9 +228,9 @@ class _Snapshot:
         cuts = [pages * number // count for number in range(1, count)]
         edges = [None, *(f"'({cut},0)'::tid" for cut in cuts), None]
         found = []
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in itertools.pairwise(edges):
             ends = [f"t.ctid >= {low}" if low else "", f"t.ctid < {high}" if high else ""]
-            found.append(" and ".join(end for end in ends if end))
+            found.append([end for end in ends if end])
         return found
 
     def _poured(self, cons: list[postgres.Connection], queries: list[str], file: int) -> int:
@@ -271,10 +274,6 @@ def _dressed(con: postgres.Connection) -> None:
     con.execute("set intervalstyle = 'postgres'")
     con.execute("set extra_float_digits = 1")
     con.execute("set client_encoding = 'UTF8'")
-
-
-def _where(conditions: Sequence[str]) -> str:
-    return " where " + " and ".join(f"({one})" for one in conditions) if conditions else ""
 
 
 def _copied(con: postgres.Connection, query: str, file: int, drain: wire.Drain) -> int:

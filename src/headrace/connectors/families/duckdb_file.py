@@ -1,0 +1,80 @@
+"""DuckDB files: opening one, and what its types are here."""
+
+import re
+import time
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from headrace.contract.columns import literal
+from headrace.contract.tools import Tools
+from headrace.domain.errors import Refused, Unavailable
+
+LOCK_WAIT_S: Final = 600.0
+LOCK_RETRY_S: Final = 0.2
+_HELD_BY: Final = re.compile(r"\(PID (\d+)\)")
+_WHOLE: Final = frozenset(
+    {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
+)
+
+
+def connect(path: Path, tools: Tools, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+    """Open the file; wait, and tell for whom, while another process holds it."""
+    until = time.monotonic() + LOCK_WAIT_S
+    waited = False
+    while True:
+        try:
+            con = duckdb.connect(str(path), read_only=read_only)
+        except duckdb.IOException as error:
+            text = str(error)
+            if "Could not set lock" not in text:
+                if "not a valid DuckDB" in text or "serialization" in text.lower():
+                    raise Refused(
+                        f"{path.name} is not a DuckDB file that this version can read.",
+                        field="input.path",
+                    ) from error
+                raise Refused(
+                    f"{path.name} cannot be opened: {text.splitlines()[0]}", field="input.path"
+                ) from error
+            found = _HELD_BY.search(text)
+            holder = f"PID {found[1]}" if found else "another process"
+            if time.monotonic() > until:
+                raise Unavailable(
+                    f"{path.name} has been held by {holder} for {LOCK_WAIT_S:.0f} s.",
+                    hint="End that process, or let it close the file.",
+                ) from error
+            tools.waiting(f"{path.name} is held by {holder}")
+            waited = True
+            time.sleep(LOCK_RETRY_S)
+        else:
+            if waited:
+                tools.waiting(None)
+            con.execute(f"set memory_limit = '{tools.memory_bytes // 1_000_000}MB'")
+            con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
+            return con
+
+
+def ours_of(type_: str, column: str) -> tuple[str, str]:
+    """Return our type for one of DuckDB's, and the SQL that makes it."""
+    if type_ in _WHOLE:
+        return "integer", f"{column}::bigint"
+    if type_.endswith(("[]", ")")) and re.match(r"STRUCT|MAP|UNION|.*\[", type_):
+        return "json", f"to_json({column})"
+    if type_.startswith("DECIMAL("):
+        return type_.lower(), column
+    if type_ in ("UBIGINT", "HUGEINT", "UHUGEINT"):
+        return "decimal(38,0)", f"{column}::decimal(38,0)"
+    if type_ == "TIMESTAMP WITH TIME ZONE":
+        return "timestamp", f"timezone('UTC', {column})"
+    if type_.startswith("TIMESTAMP"):
+        return "timestamp", f"{column}::timestamp"
+    if type_ == "BLOB":
+        return "string", f"base64({column})"
+    same = {
+        "VARCHAR": "string", "DOUBLE": "float", "BOOLEAN": "boolean", "DATE": "date",
+        "TIME": "time", "JSON": "json",
+    }  # fmt: skip
+    if type_ in same:
+        return same[type_], column
+    return ("float", f"{column}::double") if type_ == "FLOAT" else ("string", f"{column}::varchar")
