@@ -13,7 +13,7 @@ from typing import Any, Final
 from headrace.assembly import local_order, work
 from headrace.cli import show, uris
 from headrace.domain.books import Receipt
-from headrace.domain.errors import Cancelled, HeadraceError
+from headrace.domain.errors import Cancelled, HeadraceError, Unchanged
 from headrace.domain.event import NewEvent
 from headrace.domain.ids import new_id
 from headrace.engine.plan import Segment, Stopped
@@ -97,10 +97,15 @@ def ingest(
         rejects = journal.rejects
     except Stopped as stopped:
         error, receipt, rejects = stopped.error, stopped.receipt, stopped.rejects
+    except Unchanged as unchanged:
+        error = unchanged
     except KeyboardInterrupt:
         error = Cancelled("Interrupted; nothing was published.")
     finally:
         journal.close()
+    if isinstance(error, Unchanged):
+        _print_nothing(error, as_json=as_json, run=run)
+        return 0
     if isinstance(error, HeadraceError) and receipt is None:
         raise error
     _print(receipt, rejects, error, as_json=as_json, seconds=time.monotonic() - begun, run=run)
@@ -115,6 +120,14 @@ def _stop_on_interrupt(journal: TerminalJournal) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     signal.signal(signal.SIGINT, cancel)
+
+
+def _print_nothing(why: Unchanged, *, as_json: bool, run: str) -> None:
+    """Tell that there was nothing to load, which is no error."""
+    if as_json:
+        show.print_json({"run": run, "state": "skipped", "reason": why.message})
+    else:
+        show.console(err=False).print(why.message)
 
 
 def _print(

@@ -139,10 +139,22 @@ class Scan(Protocol):
         """Return a quicker way to read the same cells as these types, if there is one."""
 
 
-class QuickScan(Protocol):
-    """A way to read plain files: it makes the values itself and knows nothing of rejects.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOver:
+    """Records of a file that a quick scan has passed over: a file of their own, for the scan.
 
-    A scan of its relation fails with `columns.MISFIT` at the first record that is not plain.
+    `places` are theirs in the file that they come from, in the same order.
+    """
+
+    file: File
+    places: Sequence[Place]
+
+
+class QuickScan(Protocol):
+    """A way to read plain files: it makes the values itself and judges nothing.
+
+    A few records that are not plain are passed over. Where they are many, or where it is not
+    certain where one ends, a scan of its relation fails with `columns.MISFIT`.
     """
 
     @property
@@ -163,6 +175,9 @@ class QuickScan(Protocol):
 
     def complete(self) -> bool:
         """Tell, after a scan, whether every byte was read, and once."""
+
+    def left_over(self, file: File) -> LeftOver | None:
+        """Return what a scan has passed over in a file; None for nothing."""
 
     def close(self) -> None:
         """Let go of what the connection holds."""

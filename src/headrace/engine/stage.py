@@ -8,7 +8,7 @@ again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import duckdb
@@ -25,8 +25,23 @@ from headrace.contract.columns import (
     quoted,
 )
 from headrace.contract.destination import DocumentRules, Load, Rows
-from headrace.contract.source import Cell, File, Place, QuickScan, RowCheck, Scan, Survey
-from headrace.domain.errors import Misconfigured, TooManyRejected, Unbalanced
+from headrace.contract.source import (
+    Cell,
+    File,
+    LeftOver,
+    Place,
+    QuickScan,
+    RowCheck,
+    Scan,
+    Survey,
+)
+from headrace.domain.errors import (
+    Misconfigured,
+    Refused,
+    TooManyRejected,
+    Unbalanced,
+    Unchanged,
+)
 from headrace.domain.rejected import Rejected, Rule
 from headrace.domain.task import Action
 from headrace.engine import fit
@@ -195,9 +210,21 @@ def lay_out(plan: Plan, scans: Sequence[Scan], con: duckdb.DuckDBPyConnection) -
                 field="key",
             )
     columns = [Column(name, type_) for name, type_ in types.items()]
+    if not columns and not plan.documents:
+        _judge_nothing(plan, [file for scan in scans for file in scan.files])
     return [
         _fitted(plan, scan, cells, columns) for scan, cells in zip(scans, cells_of, strict=True)
     ]
+
+
+def _judge_nothing(plan: Plan, files: Sequence[File]) -> None:
+    """Raise for a source without any column: Unchanged where nothing was to be added."""
+    if plan.action is not Action.REPLACE and not any(file.records for file in files):
+        raise Unchanged("The source holds no records.")
+    raise Refused(
+        "The records have no members: there is nothing to make a table's columns of.",
+        hint="Name the columns and their types in the mapping.", field="input.mapping",
+    )  # fmt: skip
 
 
 def _infer(scan: Scan, cells: list[Cell], con: duckdb.DuckDBPyConnection) -> None:
@@ -236,11 +263,14 @@ def quickened(
     plan: Plan, fitted: Sequence[Fitted], con: duckdb.DuckDBPyConnection
 ) -> list[Fitted] | None:
     """Return the same laid over the scans' quick ways; None if one of them has none."""
-    if plan.documents:
-        return None  # a document's key is the text of its cell, which a value may not keep
+    partial = plan.action in (Action.PARTIAL, Action.PARTIAL_NO_CREATE)
+    if plan.documents or (partial and any(one.scan.document for one in fitted)):
+        return None  # a key is the text of its cell, and which members a record has is not kept
     found: list[Fitted] = []
     for one in fitted:
         types = {cell.column.name: type_ for cell, type_ in one.judged}
+        if any(types.get(name) == "json" for name in plan.key):
+            return None  # where null is text
         quick = one.scan.quick(con, types, in_order=bool(plan.key))
         if quick is None:
             for other in found:
@@ -255,7 +285,7 @@ def _fitted(
     quick: QuickScan | None = None,
 ) -> Fitted:  # fmt: skip
     by_name = {cell.column.name: cell for cell in cells}
-    checks = list(scan.checks)
+    checks = [] if quick else list(scan.checks)  # the quick way knows no such records
     for name in plan.key:
         cell = by_name.get(name)
         absent = f"coalesce({cell.sql}::varchar, '') = ''" if cell else "true"
@@ -388,15 +418,67 @@ class Stager:
             if MISFIT not in str(error):
                 raise
         else:
-            staged, doubtful = self._account(fitted, landed, {})
-            if not doubtful and all(one.quick.complete() for one in self._quick if one.quick):
-                found = staged
+            found = self._with_left_over(fitted, landed)
         if found is None:
             self._empty(fitted)
         for one in self._quick:
             one.quick.close() if one.quick else None
         self._quick = ()
         return found
+
+    def _with_left_over(self, fitted: Sequence[Fitted], landed: dict[str, int]) -> Staged | None:
+        """Stage, by the exact way, what a quick scan has passed over; None in any doubt."""
+        if not all(one.quick.complete() for one in self._quick if one.quick):
+            return None
+        over = {
+            file.path: left
+            for one, files in zip(self._quick, self._files.values(), strict=True)
+            for file in files
+            if one.quick and (left := one.quick.left_over(file))
+        }
+        if not over:
+            staged, doubtful = self._account(fitted, landed, {})
+            return None if doubtful else staged
+        staged = Staged(columns=fitted[0].columns)
+        for one, files in zip(fitted, self._files.values(), strict=True):
+            for file in files:
+                rows = landed.get(file.path if self.with_file else "", 0)
+                count = FileCount(file=file, read=file.records or 0, landed=rows)
+                staged.counts.append(count)
+                if (left := over.get(file.path)) and not self._exactly(one, count, left, staged):
+                    return None
+                if count.read != count.landed + count.rejected:
+                    return None
+        return staged
+
+    def _exactly(self, one: Fitted, count: FileCount, left: LeftOver, staged: Staged) -> bool:
+        """Stage records of one file that were passed over; tell whether each is accounted for."""
+        own = left.file
+        sql = one.rows([own], with_file=False)
+        if self.with_file:
+            sql = f"select *, {literal(count.file.path)} as {FILE} from ({sql})"
+        if self.local:
+            self._con.execute(f"insert into {self.table} by name {sql}")
+            added = self._landed().get(count.file.path if self.with_file else "", 0) - count.landed
+        else:
+            rows = Rows(con=self._con, sql=sql, columns=one.columns, with_file=self.with_file)
+            added = sum(self._load.write(rows).values())
+        out = one.scan.reader_rejects(self._con).get(own.path, [])
+        before = len(staged.rejects)
+        few = FileCount(file=own, read=own.records or 0, landed=added)
+        if (few.read != added or out) and not self._explain(one, few, out, (), staged):
+            return False
+        staged.rejects[before:] = [
+            replace(
+                reject, record=place.record, line=place.line, byte=place.byte, raw=place.raw,
+                raw_cut=place.raw_cut,
+            )
+            for reject in staged.rejects[before:]
+            for place in [left.places[reject.record - 1]]
+        ]  # fmt: skip
+        count.landed += added
+        count.rejected = few.rejected
+        return few.read == added + few.rejected
 
     def _paths(self) -> dict[str, str]:
         return {file.path: file.name for files in self._files.values() for file in files}

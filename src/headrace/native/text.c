@@ -52,10 +52,15 @@ struct ArrowArrayStream {
     void *private_data;
 };
 
-enum kind { TEXT, INTEGER, DECIMAL, DATE, FLOAT, TIMESTAMP, BOOLEAN };
+enum kind { TEXT, INTEGER, DECIMAL, DATE, FLOAT, TIMESTAMP, BOOLEAN, JSON };
 
 struct column {
     int32_t kind, precision, scale;
+};
+
+/* A record that was passed over: where it is, and which one (from 0, among those of the reader). */
+struct left {
+    int64_t offset, size, record;
 };
 
 /* What a reader tells when it has ended. */
@@ -63,6 +68,8 @@ struct report {
     int64_t records, place;        /* so far */
     int64_t stopped_at, odd_at;    /* -1: not (yet) */
     int64_t stop;                  /* set from outside: end now */
+    int64_t left, left_max;        /* records that were passed over; how many may be */
+    struct left *lefts;            /* room for so many */
 };
 
 struct reader {
@@ -76,6 +83,8 @@ struct reader {
     struct column *column;
     struct report *report;
     struct pool *pool;
+    struct json *json; /* 0: a reader of CSV */
+    uint8_t *text;     /* of the names of its columns */
     char error[96];
 };
 
@@ -110,7 +119,7 @@ struct pool {
     struct block *spare[POOL_MAX];
 };
 
-enum outcome { DONE, MORE, ODD, NO_MEMORY };
+enum outcome { DONE, MORE, ODD, NO_MEMORY, ENDED };
 
 static int is_utf8(const uint8_t *at, const uint8_t *end) {
     while (at < end) {
@@ -162,6 +171,10 @@ static int is_wide(const struct column *column) {
     return column->kind == DECIMAL && column->precision > DIGITS_MAX;
 }
 
+static int is_text(const struct column *column) {
+    return column->kind == TEXT || column->kind == JSON;
+}
+
 static void set_bit(struct filling *into, int64_t row, int value) {
     uint8_t *byte = (uint8_t *)into->values + (row >> 3), bit = (uint8_t)(1u << (row & 7));
     *byte = value ? *byte | bit : *byte & (uint8_t)~bit;
@@ -170,7 +183,7 @@ static void set_bit(struct filling *into, int64_t row, int value) {
 static void add_null(struct filling *into, int64_t row, const struct column *column) {
     into->valid[row >> 3] &= (uint8_t)~(1u << (row & 7));
     into->nulls++;
-    if (column->kind == TEXT)
+    if (is_text(column))
         ((int32_t *)into->values)[row + 1] = (int32_t)into->used;
     else if (column->kind == DATE)
         ((int32_t *)into->values)[row] = 0;
@@ -529,6 +542,8 @@ static enum outcome record(
     return DONE;
 }
 
+#include "json.h"
+
 /* Move what is left to the front and read on. 0 for an error. */
 static int refill(struct reader *reader) {
     size_t left = reader->length - reader->place;
@@ -614,7 +629,7 @@ static struct block *take_block(const struct reader *reader) {
         return 0;
     for (int32_t n = 0; n < reader->columns; n++) {
         struct filling *fill = block->fill + n;
-        int text = reader->column[n].kind == TEXT;
+        int text = is_text(reader->column + n);
         if (is_new) {
             fill->valid = malloc(ROWS_MAX / 8);
             fill->values = malloc((ROWS_MAX + 1) * (size_t)(is_wide(reader->column + n) ? 16 : 8));
@@ -687,6 +702,31 @@ static int to_array(
     return 0;
 }
 
+/* Pass over a record that is not plain, if there can be no doubt where it ends: at its newline. */
+static enum outcome pass_over(struct reader *reader, const uint8_t *begin, const uint8_t *end) {
+    struct report *report = reader->report;
+    if (report->left >= report->left_max || (reader->json && !reader->json->lines))
+        return ODD;
+    while (begin < end && reader->json && strchr(" \t\r\n", *begin))
+        begin++; /* blank lines before it */
+    const uint8_t *newline = begin < end ? memchr(begin, '\n', (size_t)(end - begin)) : 0;
+    if (!newline && !reader->at_end)
+        return end - begin > (reader->json ? JSON_RECORD_MAX : RECORD_MAX) ? ODD : MORE;
+    newline = newline ? newline : end; /* the last line may have none */
+    size_t size = (size_t)(newline - begin);
+    const uint8_t *behind = newline > begin && newline[-1] == '\r' ? newline - 1 : newline;
+    if (!reader->json && (size > RECORD_MAX || memchr(begin, reader->quote, size) ||
+                          memchr(begin, '\r', (size_t)(behind - begin))))
+        return ODD;
+    if (size > JSON_RECORD_MAX)
+        return ODD;
+    report->lefts[report->left] = (struct left){
+        reader->offset + (begin - reader->buffer), (int64_t)size, report->records + report->left};
+    report->left++;
+    reader->place = (size_t)(newline - reader->buffer) + (newline < end);
+    return DONE;
+}
+
 static int get_next(struct ArrowArrayStream *stream, struct ArrowArray *out) {
     struct reader *reader = stream->private_data;
     struct report *report = reader->report;
@@ -707,28 +747,35 @@ static int get_next(struct ArrowArrayStream *stream, struct ArrowArray *out) {
     while (rows < ROWS_MAX && taken < BATCH_MAX) {
         const uint8_t *begin = reader->buffer + reader->place, *at = begin;
         const uint8_t *end = reader->buffer + reader->length;
-        int blank = at < end && *at == '\n';
-        if (at + 1 < end && *at == '\r' && at[1] == '\n')
+        int64_t began;
+        int blank = !reader->json && at < end && *at == '\n';
+        if (!reader->json && at + 1 < end && *at == '\r' && at[1] == '\n')
             blank = 2;
-        if (reader->offset + (int64_t)reader->place >= reader->end || (at == end && reader->at_end)) {
+        enum outcome outcome = ODD;
+        if (reader->json)
+            outcome = json_record(reader, fill, rows, 0, &at, end, &began);
+        else if (
+            reader->offset + (int64_t)reader->place >= reader->end || (at == end && reader->at_end))
+            outcome = ENDED;
+        if (outcome == ENDED) {
+            reader->place = (size_t)(at - reader->buffer);
             report->stopped_at = reader->offset + (int64_t)reader->place;
             break;
         }
-        enum outcome outcome;
         if (blank && reader->columns > 1) {
             at += blank;
             reader->place = (size_t)(at - reader->buffer);
             continue;
         }
-        if (blank)
-            outcome = ODD;
+        if (blank || reader->json)
+            ; /* odd, or known */
         else if (at == end || (*at == '\r' && at + 1 == end && !reader->at_end))
             outcome = MORE;
         else
             outcome = record(reader, fill, rows, &at, end);
         if (outcome == DONE) {
             reader->place = (size_t)(at - reader->buffer);
-            if (at - begin > RECORD_MAX)
+            if (!reader->json && at - begin > RECORD_MAX)
                 outcome = ODD;
             taken += at - begin;
             rows++;
@@ -744,8 +791,14 @@ static int get_next(struct ArrowArrayStream *stream, struct ArrowArray *out) {
                     fill[n].used = (size_t)((int32_t *)fill[n].values)[rows];
             }
         }
-        if (outcome == MORE && (reader->at_end || reader->length - reader->place > RECORD_MAX))
+        size_t most = reader->json ? 2 * JSON_RECORD_MAX : RECORD_MAX;
+        if (outcome == MORE && (reader->at_end || reader->length - reader->place > most))
             outcome = ODD;
+        if (outcome == ODD) {
+            report->records += rows; /* as its number needs them */
+            outcome = pass_over(reader, begin, end);
+            report->records -= rows;
+        }
         if (outcome == MORE && !refill(reader)) {
             let_go(block);
             return failed(reader, reader->error_number);
@@ -799,7 +852,7 @@ static int fill_schema(const struct column *column, int32_t number, struct Arrow
         }
         memcpy(is_wide(column) ? at - 1 : at, is_wide(column) ? "\0" : "64", 2);
     } else {
-        static const char *const formats[] = {"u", "l", "", "tdD", "g", "tsu:", "b"};
+        static const char *const formats[] = {"u", "l", "", "tdD", "g", "tsu:", "b", "u"};
         strcpy(format, formats[column->kind]);
     }
     *into = (struct ArrowSchema){
@@ -836,6 +889,8 @@ static void close_reader(struct reader *reader) {
         close(reader->fd);
     free(reader->buffer);
     free(reader->column);
+    free(reader->text);
+    free_json(reader->json, 0);
     if (reader->pool)
         leave(reader->pool);
     free(reader);
@@ -864,23 +919,17 @@ static void skip_record(struct reader *reader) {
     }
 }
 
-/* Open the records of `path` that begin in [begin, end) as a stream. `begin` is 0, which skips
- * `heads` records, or where a record begins. Returns an errno; `report` must outlive the stream. */
-EXPORT int headrace_csv_open(
-    const char *path, int64_t begin, int64_t end, int32_t heads, uint8_t delimiter, uint8_t quote,
-    const struct column *column, int32_t columns, size_t chunk, struct report *report,
-    struct ArrowArrayStream **out) {
-    struct ArrowArrayStream *stream = malloc(sizeof *stream);
+/* Make a reader that stands at `begin`, behind a mark of UTF-8. Returns an errno. */
+static int open_reader(
+    const char *path, int64_t begin, int64_t end, const struct column *column, int32_t columns,
+    size_t chunk, size_t record_max, struct report *report, struct reader **out) {
     struct reader *reader = calloc(1, sizeof *reader);
-    if (!reader || !stream) {
-        free(reader);
-        free(stream);
+    if (!reader)
         return ENOMEM;
-    }
     reader->chunk = chunk;
-    reader->capacity = RECORD_MAX + 2 * chunk + PADDING;
+    reader->capacity = record_max + 2 * chunk + PADDING;
     reader->buffer = malloc(reader->capacity);
-    reader->column = malloc((size_t)columns * sizeof *column);
+    reader->column = malloc((size_t)columns * sizeof *column + 1);
     reader->pool = calloc(1, sizeof *reader->pool);
     if (reader->pool)
         reader->pool->users = 1;
@@ -892,38 +941,190 @@ EXPORT int headrace_csv_open(
     if (reader->fd < 0 || !reader->buffer || !reader->column || !reader->pool) {
         int number = reader->fd < 0 ? errno : ENOMEM;
         close_reader(reader);
-        free(stream);
         return number;
     }
-    memcpy(reader->column, column, (size_t)columns * sizeof *column);
-
+    if (columns)
+        memcpy(reader->column, column, (size_t)columns * sizeof *column);
     reader->pool->columns = columns;
     reader->columns = columns;
-    reader->delimiter = delimiter;
-    reader->quote = quote;
     reader->offset = begin;
     reader->end = end;
-    memset(reader->stops, 0, 128);
-    memset(reader->stops + 128, 1, 128);
-    reader->stops[delimiter] = reader->stops[quote] = reader->stops['\n'] = 1;
-    reader->stops['\r'] = reader->stops[0] = 1;
-    *report = (struct report){0, begin, -1, -1, 0};
+    report->records = report->left = report->stop = 0;
+    report->place = begin;
+    report->stopped_at = report->odd_at = -1;
     reader->report = report;
     if (!refill(reader)) {
         int number = reader->error_number;
         close_reader(reader);
-        free(stream);
         return number;
     }
     while (begin == 0 && reader->length < 3 && !reader->at_end && refill(reader))
         ;
     if (begin == 0 && reader->length >= 3 && !memcmp(reader->buffer, "\xEF\xBB\xBF", 3))
         reader->place = 3;
+    *out = reader;
+    return 0;
+}
+
+/* Open the records of `path` that begin in [begin, end) as a stream. `begin` is 0, which skips
+ * `heads` records, or where a record begins. Returns an errno; `report` must outlive the stream. */
+EXPORT int headrace_csv_open(
+    const char *path, int64_t begin, int64_t end, int32_t heads, uint8_t delimiter, uint8_t quote,
+    const struct column *column, int32_t columns, size_t chunk, struct report *report,
+    struct ArrowArrayStream **out) {
+    struct reader *reader;
+    struct ArrowArrayStream *stream = malloc(sizeof *stream);
+    int number = stream ? open_reader(path, begin, end, column, columns, chunk, RECORD_MAX, report, &reader)
+                        : ENOMEM;
+    if (number) {
+        free(stream);
+        return number;
+    }
+    reader->delimiter = delimiter;
+    reader->quote = quote;
+    memset(reader->stops, 0, 128);
+    memset(reader->stops + 128, 1, 128);
+    reader->stops[delimiter] = reader->stops[quote] = reader->stops['\n'] = 1;
+    reader->stops['\r'] = reader->stops[0] = 1;
     for (; begin == 0 && heads > 0; heads--)
         skip_record(reader);
     *stream = (struct ArrowArrayStream){get_schema, get_next, get_last_error, release, reader};
     *out = stream;
     return 0;
+}
+
+/* Open JSON records as a stream, like CSV. `names` are those of the columns, one after the other,
+ * `sizes` their bytes. Where `begin` is not 0 a record begins there. */
+EXPORT int headrace_json_open(
+    const char *path, int64_t begin, int64_t end, int32_t lines, const struct column *column,
+    int32_t columns, const uint8_t *names, const int32_t *sizes, size_t chunk,
+    struct report *report, struct ArrowArrayStream **out) {
+    struct reader *reader;
+    struct ArrowArrayStream *stream = malloc(sizeof *stream);
+    int number = stream ? open_reader(
+                              path, begin, end, column, columns, chunk, 2 * JSON_RECORD_MAX, report,
+                              &reader)
+                        : ENOMEM;
+    if (number) {
+        free(stream);
+        return number;
+    }
+    json_prepare();
+    struct json *json = reader->json = calloc(1, sizeof *json);
+    size_t bytes = 0;
+    for (int32_t n = 0; n < columns; n++)
+        bytes += (size_t)sizes[n];
+    uint8_t *copy = malloc(bytes + 1);
+    if (json)
+        json->seen = calloc((size_t)columns + 1, sizeof *json->seen);
+    if (!json || !copy || !json->seen || !names_init(&json->names, columns)) {
+        free(copy);
+        close_reader(reader);
+        free(stream);
+        return ENOMEM;
+    }
+    memcpy(copy, names, bytes);
+    reader->text = copy;
+    for (int32_t n = 0; n < columns; copy += sizes[n++]) {
+        uint32_t slot;
+        names_find(&json->names, copy, (size_t)sizes[n], &slot);
+        names_add(&json->names, copy, (size_t)sizes[n], slot);
+    }
+    json->last = columns - 1;
+    json->lines = lines;
+    json->state = begin ? BEFORE : START;
+    *stream = (struct ArrowArrayStream){get_schema, get_next, get_last_error, release, reader};
+    *out = stream;
+    return 0;
+}
+
+/* What a look at all records of a JSON file has found. */
+struct survey {
+    int64_t records, odd_at; /* -1: nothing is odd */
+    int32_t names, marks;
+    struct name *name;
+    int64_t *mark; /* where a record begins, every so many bytes */
+    struct json *json;
+};
+
+/* Look at every record: count them, collect what members they have and of which kinds; `sample`:
+ * the first records, whose kinds are told apart. Returns an errno; the rest is in `found`. */
+EXPORT int headrace_json_survey(
+    const char *path, int32_t lines, int64_t sample, int64_t every, size_t chunk,
+    struct report *report, struct survey *found) {
+    struct reader *reader;
+    *found = (struct survey){.odd_at = -1};
+    int number = open_reader(
+        path, 0, INT64_MAX, 0, 0, chunk, 2 * JSON_RECORD_MAX, report, &reader);
+    if (number)
+        return number;
+    json_prepare();
+    struct json *json = reader->json = calloc(1, sizeof *json);
+    size_t room = 0;
+    int64_t next = every;
+    if (json)
+        json->undo = malloc(JSON_MEMBERS_MAX * sizeof *json->undo);
+    if (!json || !json->undo || !names_init(&json->names, JSON_NAMES_MAX))
+        number = ENOMEM;
+    else
+        json->lines = lines;
+    while (!number) {
+        const uint8_t *at = reader->buffer + reader->place, *end = reader->buffer + reader->length;
+        int64_t began = 0;
+        enum outcome outcome =
+            json_record(
+                reader, 0, found->records + report->left, found->records + report->left < sample, &at, end,
+                &began);
+        if (outcome == ENDED)
+            break;
+        if (outcome == DONE) {
+            reader->place = (size_t)(at - reader->buffer);
+            report->place = reader->offset + (int64_t)reader->place;
+            found->records++;
+            if (began >= next) {
+                if ((size_t)found->marks == room) {
+                    room = room * 2 + 16;
+                    int64_t *grown = realloc(found->mark, room * sizeof *grown);
+                    if (!grown) {
+                        number = ENOMEM;
+                        break;
+                    }
+                    found->mark = grown;
+                }
+                found->mark[found->marks++] = began;
+                next = began + every;
+            }
+            continue;
+        }
+        int hopeless = reader->at_end || reader->length - reader->place > 2 * JSON_RECORD_MAX;
+        if (outcome == MORE && hopeless)
+            outcome = ODD;
+        if (outcome == ODD) {
+            report->records = found->records;
+            outcome = pass_over(reader, reader->buffer + reader->place, end);
+            if (outcome == DONE)
+                continue;
+        }
+        if (outcome == ODD || report->stop) {
+            found->odd_at = reader->offset + (int64_t)reader->place;
+            break;
+        }
+        if (!refill(reader))
+            number = reader->error_number;
+    }
+    reader->json = 0;
+    close_reader(reader);
+    if (json) {
+        found->name = json->names.list;
+        found->names = json->names.count;
+    }
+    found->json = json;
+    return number;
+}
+
+EXPORT void headrace_json_forget(struct survey *found) {
+    free(found->mark);
+    free_json(found->json, 1);
 }
 
 /* The destructor of a capsule that holds a stream, taken over by then or not. */

@@ -147,8 +147,8 @@ class CsvScan:
             return None
         threads = con.execute("select current_setting('threads')").fetchone() or (1,)
         return QuickCsv(
-            con, self.files, self.cells, types, delimiter=form.delimiter, quote=form.quote,
-            header=form.header, pieces=1 if in_order else int(threads[0]),
+            con, self.files, self.cells, types, self._tools, delimiter=form.delimiter,
+            quote=form.quote, header=form.header, in_order=in_order, threads=int(threads[0]),
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The quick way through plain CSV files: native streams that DuckDB reads like tables.
+"""The quick way through plain CSV files.
 
 A file is cut into a piece a core. Where a piece begins is guessed at a newline, and proved later:
 the piece before must have stopped there.
@@ -11,78 +11,42 @@ from typing import Final
 
 import duckdb
 
-from headrace.contract.columns import FILE, decimal_of, literal
+from headrace.connectors.families.quick_streams import LEFT_MAX, QuickStreams
+from headrace.contract.columns import decimal_of
 from headrace.contract.source import Cell, File
+from headrace.contract.tools import Tools
 from headrace.native import text
 
 PIECE_BYTES_MIN: Final = 32 << 20  # a smaller piece is not worth a stream
-_names = itertools.count()
 
 
-class QuickCsv:
-    """One header's files, each as one or more streams registered with a connection."""
+class QuickCsv(QuickStreams):
+    """One header's files."""
 
     def __init__(
         self, con: duckdb.DuckDBPyConnection, files: Sequence[File], cells: Sequence[Cell],
-        types: Mapping[str, str], *, delimiter: str, quote: str, header: bool, pieces: int,
+        types: Mapping[str, str], tools: Tools, *, delimiter: str, quote: str, header: bool,
+        in_order: bool, threads: int,
     ) -> None:  # fmt: skip
-        self._con = con
         kinds = [_kind(types[cell.column.name]) for cell in cells]
+        columns = [kind or ("text", 0, 0) for kind in kinds]
+        streams: dict[str, list[text.CsvStream]] = {}
+        for file in files:
+            pieces = 1 if in_order else threads
+            marks = _cuts(file.path, Path(file.path).stat().st_size, pieces)
+            streams[file.path] = [
+                text.CsvStream(
+                    file.path, columns, delimiter=delimiter, quote=quote, header=header,
+                    begin=begin, end=end, left_max=0 if in_order else LEFT_MAX,
+                )
+                for begin, end in itertools.pairwise([0, *marks, text.WHOLE])
+            ]  # fmt: skip
+        line = delimiter.join("x" * len(cells)).encode() + b"\n" if header else b""
+        super().__init__(con, streams, {path: path for path in streams}, tools, line)
         self.cells = [
             cell if kind is None else Cell(column=cell.column, sql=cell.sql, typed=True)
             for cell, kind in zip(cells, kinds, strict=True)
         ]
-        columns = [kind or ("text", 0, 0) for kind in kinds]
-        self._bytes = 0
-        self._streams: dict[str, list[tuple[str, text.CsvStream]]] = {}
-        for file in files:
-            size = Path(file.path).stat().st_size
-            self._bytes += size
-            marks = list(_cuts(file.path, size, pieces))
-            streams = [
-                text.CsvStream(
-                    file.path, columns, delimiter=delimiter, quote=quote, header=header,
-                    begin=begin, end=end,
-                )
-                for begin, end in itertools.pairwise([0, *marks, text.WHOLE])
-            ]  # fmt: skip
-            named = [(f"__headrace_quick_{next(_names)}", stream) for stream in streams]
-            self._streams[file.path] = named
-            for name, stream in named:
-                con.register(name, stream)
-
-    def relation(self, files: Sequence[File], *, with_file: bool) -> str:
-        rows = []
-        for file in files:
-            also = f", {literal(file.path)} as {FILE}" if with_file else ""
-            rows += [f"select *{also} from {name}" for name, _ in self._streams[file.path]]
-        return f"({' union all '.join(rows)})"
-
-    def streams(self, files: Sequence[File]) -> Sequence[text.CsvStream]:
-        return [stream for file in files for _, stream in self._streams[file.path]]
-
-    def share(self) -> float:
-        done = sum(
-            stream.place - stream.begin for named in self._streams.values() for _, stream in named
-        )
-        return min(done / max(self._bytes, 1), 1.0)
-
-    def stop(self) -> None:
-        for named in self._streams.values():
-            for _, stream in named:
-                stream.stop()
-
-    def complete(self) -> bool:
-        for path, named in self._streams.items():
-            begins = [stream.begin for _, stream in named[1:]]
-            if [stream.stopped_at for _, stream in named] != [*begins, Path(path).stat().st_size]:
-                return False
-        return True
-
-    def close(self) -> None:
-        for named in self._streams.values():
-            for name, _ in named:
-                self._con.unregister(name)
 
 
 def _kind(type_: str) -> tuple[text.Kind, int, int] | None:

@@ -4,8 +4,12 @@ An array is cut into lines first, in bounded memory; then both are one scan. Val
 their JSON type and never coerced.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar, Final
 
 import duckdb
@@ -13,16 +17,24 @@ import msgspec
 
 from headrace.connectors.families import files, json_text, text_scan
 from headrace.connectors.families.files import FilesConfig
+from headrace.connectors.families.quick_json import QuickJson, kind_of
+from headrace.connectors.families.quick_streams import LEFT_MAX, left_over
 from headrace.contract.columns import Column, literal
 from headrace.contract.source import Cell, File, RowCheck, Scan, SourceMaker, Survey
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Refused
 from headrace.domain.rejected import Rule
+from headrace.native import text as native
+from headrace.native.text import JsonSurvey
 
 READER_LINE_BYTES: Final = 8_388_608
 COLUMNS_MAX: Final = 2_000
 SAMPLE_RECORDS: Final = 10_000
+SMALL_BYTES: Final = 1 << 20  # below, the quick way is not quicker
+QUICK_FILES_MAX: Final = 64
+TOLD_RECORDS: Final = 10_000
+TOLD_S: Final = 0.2
 # DuckDB's reader lets commas before a closing bracket pass, and numbers that are none; JSON has
 # neither. Only a line that may hold one is looked at without its strings.
 _LENIENT: Final = r",[ \t\r]*[}\]]|(?i:nan|inf)"
@@ -56,15 +68,16 @@ class JsonScan:
     )
 
     def __init__(
-        self,
-        scanned: list[File],
-        arrays: set[str],
-        config: JsonConfig,
-        con: duckdb.DuckDBPyConnection,
-        tools: Tools,
-    ) -> None:
+        self, scanned: list[File], arrays: set[str], surveys: Mapping[str, JsonSurvey],
+        config: JsonConfig, con: duckdb.DuckDBPyConnection, tools: Tools,
+    ) -> None:  # fmt: skip
+        """`arrays`: paths of the lines that are cut out of an array, when they are needed.
+
+        `surveys`: what is known of files that are plain, by path.
+        """
         self.files: Sequence[File] = scanned
-        self._arrays = arrays  # paths of lines that were cut out of an array
+        self._arrays = arrays
+        self._surveys = surveys
         self._config = config
         self._con = con
         self._tools = tools
@@ -72,12 +85,8 @@ class JsonScan:
     @cached_property
     def cells(self) -> Sequence[Cell]:
         """One cell an attribute that any record has (invariant 2: a sample would lose some)."""
-        raw = self.relation(self.files, with_file=False)
-        objects = f"(select doc from {raw} where doc is not null and json_type(doc) = 'OBJECT')"
-        types = self._types(f"(select doc from {objects} limit {SAMPLE_RECORDS})")
-        for name, type_ in self._types(objects).items():
-            types.setdefault(name, type_)
-        self.reader_rejects(self._con)
+        plain = all(file.path in self._surveys for file in self.files)
+        types = self._surveyed() if plain else self._looked()
         if len(types) > COLUMNS_MAX:
             raise Refused(
                 f"The records have more than {COLUMNS_MAX:,} different attributes.",
@@ -86,6 +95,11 @@ class JsonScan:
             )
         twins: dict[str, str] = {}
         for name in types:
+            if not name or "\0" in name or name.casefold().startswith("__headrace_"):
+                raise Refused(
+                    f"The records have a member named {name!r}, which cannot be a column's name.",
+                    hint="Rename it, or load into a search index.", field="input.url",
+                )  # fmt: skip
             if (twin := twins.setdefault(name.casefold(), name)) != name:
                 raise Refused(
                     f"The records have both {twin!r} and {name!r}: a table's columns"
@@ -94,6 +108,60 @@ class JsonScan:
                     field="input.url",
                 )
         return [self.cell(name, type_) for name, type_ in (types | self._config.mapping).items()]
+
+    def _looked(self) -> dict[str, str]:
+        """Return the type of each attribute by a look at every record."""
+        raw = self.relation(self.files, with_file=False)
+        objects = f"(select doc from {raw} where doc is not null and json_type(doc) = 'OBJECT')"
+        sampled = self._kinds(f"(select doc from {objects} limit {SAMPLE_RECORDS})")
+        kinds = self._kinds(objects)
+        self.reader_rejects(self._con)
+        return _types(sampled, kinds)
+
+    def _surveyed(self) -> dict[str, str]:
+        """Return the same by what is known already, and a look at the few that are not plain."""
+        sampled: dict[str, set[str]] = {}
+        kinds: dict[str, set[str]] = {}
+        for file in self.files:
+            survey = self._surveys[file.path]
+            found = [
+                (one.first, one.name.decode(), one.sampled, one.kinds) for one in survey.members
+            ]
+            if survey.left:
+                found += self._left(file, survey)
+            for _, name, first, all_ in sorted(found, key=lambda one: one[0]):
+                kinds.setdefault(name, set()).update(all_)
+                if first:
+                    sampled.setdefault(name, set()).update(first)
+        return _types(sampled, kinds)
+
+    def _left(
+        self, file: File, survey: JsonSurvey
+    ) -> list[tuple[tuple[int, int], str, frozenset[str], frozenset[str]]]:
+        """Look at the records that a survey has passed over, as `Member`s have it."""
+        target = files.new_spool_file(self._tools)
+        left_over(file, file.text_path or file.path, survey.left, target)
+        numbers, lines = [], []
+        for number, line in enumerate(target.read_bytes().split(b"\n")[:-1]):
+            with contextlib.suppress(UnicodeDecodeError):
+                lines.append(line.decode())
+                numbers.append(number)
+        rows = self._con.execute(
+            "select n, unnest(range(len(json_keys(doc)))), unnest(json_keys(doc)),"
+            " unnest(list_transform(json_keys(doc), lambda k:"
+            " json_type(doc, '/' || replace(replace(k, '~', '~0'), '/', '~1'))))"
+            f" from (select n, case when json_valid(line) and {STRICT} then line::json end as doc"
+            " from (select unnest(?::bigint[]) as n, unnest(?::varchar[]) as line))"
+            " where doc is not null and json_type(doc) = 'OBJECT'",
+            [numbers, lines],
+        ).fetchall()
+        found = []
+        for number, place, name, kind in rows:
+            record = survey.left[number].record
+            kinds = frozenset(filter(None, [kind]))
+            sampled = kinds if record < SAMPLE_RECORDS else frozenset()
+            found.append(((record, place), name, sampled, kinds))
+        return found
 
     def cell(self, name: str, type_: str) -> Cell:
         """Return the cell of one attribute."""
@@ -109,15 +177,16 @@ class JsonScan:
         wanted = dict.fromkeys(names, "key") | self._config.mapping
         return [self.cell(name, type_) for name, type_ in wanted.items()]
 
-    def _types(self, objects: str) -> dict[str, str]:
+    def _kinds(self, objects: str) -> dict[str, set[str]]:
+        """Return the kinds of each attribute, in the order in which they are first seen."""
         found = self._con.execute(
-            "select name, list(distinct type), min(seen), min(place) from (select"
+            "select name, list(distinct type), min(seen * 1000000 + place) from (select"
             " row_number() over () as seen, unnest(range(len(json_keys(doc)))) as place,"
             " unnest(json_keys(doc)) as name, unnest(list_transform(json_keys(doc), lambda k:"
             " json_type(doc, '/' || replace(replace(k, '~', '~0'), '/', '~1')))) as type"
-            f" from {objects}) group by name order by 3, 4 limit {COLUMNS_MAX + 1}"
+            f" from {objects}) group by name order by 3 limit {COLUMNS_MAX + 1}"
         ).fetchall()
-        return {name: _type_of(set(kinds)) for name, kinds, _, _ in found}
+        return {name: set(filter(None, kinds)) for name, kinds, _ in found}
 
     def relation(self, files: Sequence[File], *, with_file: bool) -> str:
         options = (
@@ -125,6 +194,9 @@ class JsonScan:
             f" max_line_size={READER_LINE_BYTES}, buffer_size={2 * READER_LINE_BYTES},"
             " columns={'line': 'VARCHAR'}"
         )
+        for file in files:
+            if file.path in self._arrays and not Path(file.path).exists():
+                self._cut(file)
         lines = text_scan.reader(files, options, with_file=with_file)
         return (
             f"(select *, case when json_valid(line) and {STRICT} then line::json end as doc"
@@ -133,6 +205,16 @@ class JsonScan:
 
     def reader_rejects(self, con: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
         return text_scan.left_out(con)
+
+    def _cut(self, file: File) -> None:
+        """Write the elements of an array as lines."""
+        with Path(file.path).open("wb") as out:
+            for number, (_, byte, text) in enumerate(
+                json_text.elements(file.text_path, file.name), 1
+            ):
+                out.write(json_text.as_line(text))
+                if number % TOLD_RECORDS == 0:
+                    self._tools.told(f"cutting {file.name}", done=byte, total=file.bytes)
 
     def _records(self, file: File) -> Iterator[tuple[int, int, bytes]]:
         if file.path in self._arrays:
@@ -170,11 +252,30 @@ class JsonScan:
 
     def quick(
         self, con: duckdb.DuckDBPyConnection, types: Mapping[str, str], *, in_order: bool
-    ) -> None:
-        return None
+    ) -> QuickJson | None:
+        columns = [Column(cell.column.name, types[cell.column.name]) for cell in self.cells]
+        small = min(file.bytes for file in self.files) < SMALL_BYTES
+        known = all(file.path in self._surveys for file in self.files)
+        able = all(kind_of(column.type) for column in columns)
+        if small or not known or not able or not columns or len(self.files) > QUICK_FILES_MAX:
+            return None
+        threads = con.execute("select current_setting('threads')").fetchone() or (1,)
+        return QuickJson(
+            con, self._surveys, self.files, columns, self._tools, arrays=self._arrays,
+            in_order=in_order, threads=int(threads[0]),
+        )  # fmt: skip
 
     def head(self, file: File, bytes_max: int) -> File | None:
-        head = text_scan.cut_head(file, bytes_max)
+        if file.bytes <= bytes_max:
+            return None
+        if file.path not in self._arrays:
+            head = text_scan.cut_head(file, bytes_max)
+        else:
+            head = b""
+            for _, _, text in json_text.elements(file.text_path, file.name):
+                head += json_text.as_line(text)
+                if len(head) > bytes_max:
+                    break
         if head is None:
             return None
         target = files.new_spool_file(self._tools)
@@ -201,40 +302,48 @@ class Json:
 
     def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
         arrays: set[str] = set()
+        surveys: dict[str, JsonSurvey] = {}
         scanned: list[File] = []
+        left = SAMPLE_RECORDS
         for file in files.gather(self._config, self._tools):
             files.refuse_html(file)
-            if json_text.is_array(file.path):
-                scanned.append(self._cut(file))
-                arrays.add(scanned[-1].path)
+            is_array = json_text.is_array(file.path)
+            survey = self._surveyed(file, left, lines=not is_array)
+            if is_array:
+                target = files.new_spool_file(self._tools, ".lines")
+                file = replace(file, path=str(target), text_path=file.path)  # noqa: PLW2901
+                arrays.add(file.path)
+            if survey is not None:
+                surveys[file.path] = survey
+                left = max(left - survey.records, 0)
+                file.known = survey.records
+            elif is_array:
+                file.known = sum(1 for _ in json_text.elements(file.text_path, file.name))
             else:
                 file.known = sum(1 for _ in json_text.lines(file.path))
-                scanned.append(file)
+            scanned.append(file)
         if not any(file.bytes for file in scanned):
             raise Refused(
                 "There is nothing in the file.",
                 hint="An empty JSON file holds at least [].",
                 field="input.url",
             )
-        yield JsonScan(scanned, arrays, self._config, con, self._tools)
+        yield JsonScan(scanned, arrays, surveys, self._config, con, self._tools)
 
-    def _cut(self, file: File) -> File:
-        target = files.new_spool_file(self._tools)
-        records = 0
-        with target.open("wb") as out:
-            for _, byte, text in json_text.elements(file.path, file.name):
-                out.write(json_text.as_line(text))
-                records += 1
-                if records % 10_000 == 0:
-                    self._tools.told(f"cutting {file.name}", done=byte, total=file.bytes)
-        return File(
-            name=file.name,
-            path=str(target),
-            bytes=file.bytes,
-            known=records,
-            text_path=file.path,
-            version=file.version,
-        )
+    def _surveyed(self, file: File, sample: int, *, lines: bool) -> JsonSurvey | None:
+        """Look at every record of a file; None if it is small, or mostly not plain."""
+        if file.bytes < SMALL_BYTES or not native.available():
+            return None
+        surveying = native.Surveying(file.path, lines=lines, sample=sample, left_max=LEFT_MAX)
+        with ThreadPoolExecutor(1, "headrace-survey") as thread:
+            under_way = thread.submit(surveying.run)
+            try:
+                while not wait([under_way], TOLD_S).done:
+                    self._tools.told(f"reading {file.name}", done=surveying.place, total=file.bytes)
+            except BaseException:
+                surveying.stop()
+                raise
+            return under_way.result()
 
     def close(self) -> None:
         pass
@@ -245,8 +354,16 @@ def pointer(name: str) -> str:
     return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
-def _type_of(kinds: set[str | None]) -> str:
-    kinds -= {None, "NULL"}
+def _types(sampled: Mapping[str, set[str]], kinds: Mapping[str, set[str]]) -> dict[str, str]:
+    """Return the type of each attribute: that of the first records, where they have values."""
+    return {
+        name: _type_of((sampled.get(name, set()) - {"NULL"}) or found)
+        for name, found in kinds.items()
+    }
+
+
+def _type_of(kinds: set[str]) -> str:
+    kinds = kinds - {"NULL"}
     if kinds == {"VARCHAR"} or not kinds:
         return "string"
     if kinds <= {"UBIGINT", "BIGINT"}:

@@ -1,0 +1,64 @@
+"""The quick way through plain JSON files."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import duckdb
+
+from headrace.connectors.families.quick_streams import LEFT_MAX, QuickStreams
+from headrace.contract.columns import Column, decimal_of
+from headrace.contract.source import Cell, File
+from headrace.contract.tools import Tools
+from headrace.native import text
+
+_KINDS: Mapping[str, text.Kind] = {
+    "string": "text", "integer": "integer", "date": "date", "float": "float", "json": "json",
+    "timestamp": "timestamp", "boolean": "boolean",
+}  # fmt: skip
+
+
+class QuickJson(QuickStreams):
+    """Files whose records were all looked at."""
+
+    def __init__(
+        self, con: duckdb.DuckDBPyConnection, surveys: Mapping[str, text.JsonSurvey],
+        files: Sequence[File], columns: Sequence[Column], tools: Tools, *, arrays: set[str],
+        in_order: bool, threads: int,
+    ) -> None:  # fmt: skip
+        """`surveys` by path; `arrays`: paths of files whose records are an array's elements."""
+        kinds = [kind_of(column.type) for column in columns]
+        names = [column.name.encode() for column in columns]
+        streams, read = {}, {}
+        for file in files:
+            read[file.path] = path = file.text_path or file.path
+            marks = _cuts(surveys[file.path].marks, 1 if in_order else threads)
+            streams[file.path] = [
+                text.JsonStream(
+                    path, [kind or ("text", 0, 0) for kind in kinds], names,
+                    lines=file.path not in arrays, begin=begin, end=end,
+                    left_max=0 if in_order else LEFT_MAX,
+                )
+                for begin, end in itertools.pairwise([0, *marks, text.WHOLE])
+            ]  # fmt: skip
+        super().__init__(con, streams, read, tools)
+        self.cells = [_cell(column, number) for number, column in enumerate(columns)]
+
+
+def kind_of(type_: str) -> tuple[text.Kind, int, int] | None:
+    """Return what the native reader makes of a type; None where it makes nothing."""
+    if size := decimal_of(type_):
+        return ("decimal", *size) if size[0] <= text.DIGITS_MAX else None
+    return (_KINDS[type_], 0, 0) if type_ in _KINDS else None
+
+
+def _cell(column: Column, number: int) -> Cell:
+    # Nested values come as they stand; DuckDB writes them as it does everywhere.
+    sql = f"json_extract(c{number}, '$')" if column.type == "json" else f"c{number}"
+    return Cell(column=column, sql=sql, typed=True)
+
+
+def _cuts(marks: Sequence[int], pieces: int) -> Iterator[int]:
+    """Yield those of the marks that cut a file into so many pieces."""
+    pieces = min(pieces, len(marks) + 1)
+    for number in range(1, pieces):
+        yield marks[len(marks) * number // pieces]

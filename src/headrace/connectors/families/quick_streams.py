@@ -1,0 +1,118 @@
+"""The quick way through plain files: native streams that DuckDB reads like tables."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from headrace.connectors.families import files as local
+from headrace.connectors.families import text_scan
+from headrace.contract.columns import FILE, literal
+from headrace.contract.source import Cell, File, LeftOver
+from headrace.contract.tools import Tools
+from headrace.native.text import CHUNK_BYTES, CsvStream, JsonStream, Left
+
+LEFT_MAX: Final = 10_000  # records of a stream that are passed over; of more the exact way knows
+_names = itertools.count()
+
+
+class QuickStreams:
+    """Files, each as one or more streams registered with a connection. Subclasses give `cells`."""
+
+    cells: Sequence[Cell] = ()
+
+    def __init__(
+        self, con: duckdb.DuckDBPyConnection,
+        streams: Mapping[str, Sequence[CsvStream | JsonStream]], read: Mapping[str, str],
+        tools: Tools, header: bytes = b"",
+    ) -> None:  # fmt: skip
+        """`streams` by the path that a file is known by; `read`: the path that they read.
+
+        `header` is a line that stands before the records of such a file.
+        """
+        self._con = con
+        self._read = read
+        self._tools = tools
+        self._header = header
+        self._sizes = {path: Path(other).stat().st_size for path, other in read.items()}
+        self._streams = {
+            path: [(f"__headrace_quick_{next(_names)}", stream) for stream in some]
+            for path, some in streams.items()
+        }
+        for named in self._streams.values():
+            for name, stream in named:
+                con.register(name, stream)
+
+    def relation(self, files: Sequence[File], *, with_file: bool) -> str:
+        rows = []
+        for file in files:
+            also = f", {literal(file.path)} as {FILE}" if with_file else ""
+            rows += [f"select *{also} from {name}" for name, _ in self._streams[file.path]]
+        return f"({' union all '.join(rows)})"
+
+    def streams(self, files: Sequence[File]) -> Sequence[CsvStream | JsonStream]:
+        return [stream for file in files for _, stream in self._streams[file.path]]
+
+    def share(self) -> float:
+        done = sum(
+            stream.place - stream.begin for named in self._streams.values() for _, stream in named
+        )
+        return min(done / max(sum(self._sizes.values()), 1), 1.0)
+
+    def stop(self) -> None:
+        for named in self._streams.values():
+            for _, stream in named:
+                stream.stop()
+
+    def complete(self) -> bool:
+        for path, named in self._streams.items():
+            begins = [stream.begin for _, stream in named[1:]]
+            if [stream.stopped_at for _, stream in named] != [*begins, self._sizes[path]]:
+                return False
+        return True
+
+    def left_over(self, file: File) -> LeftOver | None:
+        left: list[Left] = []
+        before = 0
+        for _, stream in self._streams[file.path]:
+            left += [Left(one.offset, one.size, before + one.record) for one in stream.left]
+            before += stream.records + len(stream.left)
+        if not left:
+            return None
+        target = local.new_spool_file(self._tools)
+        return left_over(file, self._read[file.path], left, target, self._header)
+
+    def close(self) -> None:
+        for named in self._streams.values():
+            for name, _ in named:
+                self._con.unregister(name)
+
+
+def left_over(
+    file: File, path: str, left: Sequence[Left], target: Path, header: bytes = b""
+) -> LeftOver:
+    """Write records that were passed over in `path` to a file of their own, a line each."""
+    places = []
+    with Path(path).open("rb") as source, target.open("wb") as out:
+        out.write(header)
+        for one, line in zip(left, _lines(path, [one.offset for one in left]), strict=True):
+            source.seek(one.offset)
+            raw = source.read(one.size).removesuffix(b"\r")
+            out.write(raw + b"\n")
+            places.append(text_scan.place(one.record + 1, line, one.offset, raw))
+    own = File(name=file.name, path=str(target), bytes=target.stat().st_size, known=len(left))
+    return LeftOver(file=own, places=places)
+
+
+def _lines(path: str, offsets: Sequence[int]) -> Iterator[int]:
+    """Yield the line of each of the offsets, which are sorted."""
+    line, at = 1, 0
+    with Path(path).open("rb") as file:
+        for offset in offsets:
+            while at < offset:
+                chunk = file.read(min(CHUNK_BYTES, offset - at))
+                line += chunk.count(b"\n")
+                at += len(chunk)
+            yield line

@@ -1,0 +1,202 @@
+"""JSON by the quick way and by the exact one: the same table, the same books, the same rejects."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from headrace.assembly import work
+from headrace.connectors.families import quick_json
+from headrace.connectors.sources import json as json_source
+from headrace.engine.plan import Stopped
+from headrace.native import text as native
+from tests.engine import Memory, order
+
+TEXTS = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(
+        ["2024-02-29", "2024-02-29 10:11:12", "2024-01-01T00:00:00Z", "1.50", "12", "true", "", "\\", '"', "é😀", "\x00", "\x7f", "a\nb", "-0"]
+    ),
+)  # fmt: skip
+SPELLED = st.sampled_from(
+    [
+        "1.0", "1.50", "1e5", "1E-2", "-0", "-0.0", "0.1", "123456789012345678", "9223372036854775807", "9223372036854775808",
+        "18446744073709551615", "18446744073709551616", "-9223372036854775808", "-9223372036854775809", "1e400", "0.00001",
+        "0.1000000000000000055", "123.456", "01", "1.", ".5", "+1", "NaN", "1e", "-", "12345678901234567.25", "true", "nul", "null",
+    ]
+)  # fmt: skip
+SPELLED_TEXTS = st.sampled_from(
+    [r'"\u00e9"', r'"\ud83d\ude00"', r'"\ud83d"', r'"\/"', r'"a\tb"', r'"\x"', r'"\u0000"', '"\t"', r'"\u12"', '"open', r'"\\"', r'"\"']
+)  # fmt: skip
+NESTED = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-5, 5), TEXTS).map(json.dumps) | SPELLED | SPELLED_TEXTS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda some: "[" + ", ".join(some) + "]"),
+        st.lists(st.tuples(st.sampled_from("ab"), inner), max_size=3).map(
+            lambda some: "{" + ",".join(f'"{key}" : {value}' for key, value in some) + "}"
+        ),
+    ),
+    max_leaves=3,
+)  # fmt: skip
+PLAIN = {
+    "i": st.integers(-(2**63), 2**63 - 1).map(str), "f": st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    "s": TEXTS.map(json.dumps) | TEXTS.map(lambda text: json.dumps(text, ensure_ascii=False)), "b": st.sampled_from(["true", "false"]),
+    "o": NESTED,
+}  # fmt: skip
+SPACE = st.sampled_from(["", "", "", " ", "\t", "  "])
+MAPPINGS = st.fixed_dictionaries({}, optional={
+    "i": st.sampled_from(["integer", "float", "decimal(38,2)", "string", "json"]),
+    "f": st.sampled_from(["float", "decimal(20,4)", "string", "json"]),
+    "s": st.sampled_from(["string", "date", "timestamp", "decimal(10,2)", "json", "boolean"]),
+    "b": st.sampled_from(["boolean", "string", "json"]), "new": st.sampled_from(["integer", "string", "json", "date"]),
+})  # fmt: skip
+
+
+@st.composite
+def records(draw):
+    """One record as text: mostly plain."""
+    members = []
+    for key, plain in PLAIN.items():
+        how = draw(st.sampled_from(["plain"] * 12 + ["absent", "absent", "null", "odd", "twice"]))
+        if how == "absent":
+            continue
+        value = {"null": st.just("null"), "odd": st.one_of(SPELLED, SPELLED_TEXTS, NESTED)}.get(
+            how, plain
+        )
+        for _ in range(1 + (how == "twice" and draw(st.booleans()))):
+            space = draw(SPACE)
+            members.append(f'{space}"{key}"{space}:{space}{draw(value)}{space}')
+    if draw(st.integers(0, 30)) == 0:
+        members.append(
+            draw(st.sampled_from(['"k\\u0065y": 1', '"é": 1', '"": 2', '"a b": null', ""]))
+        )
+    if draw(st.integers(0, 40)) == 0:
+        return draw(
+            st.sampled_from(
+                ["5", "[1]", "null", "{", "}", '{"i": 1} {"i": 2}', '{"i": 1,}', "{,}", '{"i" 1}']
+            )
+        )
+    return (
+        "{"
+        + ",".join(draw(st.permutations(members)) if draw(st.integers(0, 5)) == 0 else members)
+        + "}"
+    )
+
+
+def outcome(path, mapping, key, *, quick):
+    """Return everything that a user would see of a load, and whether it went the quick way."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "data").mkdir()
+    ways = []
+    real = json_source.JsonScan.quick
+    close = quick_json.QuickJson.close
+
+    def chosen(self, *given, **more):
+        return real(self, *given, **more) if quick else None
+
+    def closed(self):
+        ways.append(self.complete())
+        close(self)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(json_source, "SMALL_BYTES", 0 if quick else 1 << 60)
+    patch.setattr(native, "MARK_BYTES", 40)
+    patch.setattr(native, "CHUNK_BYTES", 64)
+    patch.setattr(json_source.JsonScan, "quick", chosen)
+    patch.setattr(quick_json.QuickJson, "close", closed)
+    try:
+        told = order(
+            folder, ("json", {"url": str(path), "mapping": mapping}), ("duckdb", {"path": str(folder / "o.duckdb")}),
+            failure_threshold=100, key=key,
+        )  # fmt: skip
+        try:
+            receipt = work(told, Memory())
+        except Stopped as stopped:
+            return str(stopped.error), ways
+        with duckdb.connect(str(folder / "o.duckdb"), read_only=True) as con:
+            columns = con.execute("describe t").fetchall()
+            rows = sorted(map(str, con.execute("select * from t").fetchall()))
+        rejects = [
+            json.loads(line) for file in (folder / "rejects").glob("*") for line in file.read_text().splitlines()
+        ]  # fmt: skip
+        return (columns, rows, receipt.books, receipt.rules, rejects), ways
+    finally:
+        patch.undo()
+        shutil.rmtree(folder)
+
+
+@settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    texts=st.lists(records(), min_size=1, max_size=7), array=st.booleans(), mapping=MAPPINGS,
+    end=st.sampled_from(["\n", "\r\n", "\n\n", " \n"]), bom=st.booleans(), keyed=st.booleans(),
+)  # fmt: skip
+@example(texts=['{"i":1}', '{"i":"x"}'], array=True, mapping={}, end="\n", bom=True, keyed=False)
+@example(
+    texts=['{"i":1,"o":{"a": 1.50, "b":"\\u00e9"}}'],
+    array=False,
+    mapping={},
+    end="\n",
+    bom=False,
+    keyed=True,
+)
+def test_both_ways_lead_to_the_same(texts, array, mapping, end, bom, keyed):
+    folder = Path(tempfile.mkdtemp())
+    path = folder / "x.json"
+    body = f"[{end}{(',' + end).join(texts)}{end}]" if array else end.join(texts) + end
+    path.write_bytes(b"\xef\xbb\xbf" * bom + body.encode(errors="surrogatepass"))
+    try:
+        key = ("i",) if keyed and '"i"' in body else ()
+        exact, none = outcome(path, mapping, key, quick=False)
+        found, _ = outcome(path, mapping, key, quick=True)
+        assert none == []
+        assert found == exact
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_what_programs_write_goes_the_quick_way(tmp_path, array):
+    """Cut into pieces, with everything that plain JSON has."""
+    some = [
+        {"id": n, "name": f'n "{n}" é\n', "price": n / 8, "ok": n % 2 == 0, "none": None, "tags": ["a", {"b": [1.5]}] * (n % 3)}
+        | ({"late": n} if n > 50 else {})
+        for n in range(200)
+    ]  # fmt: skip
+    text = json.dumps(some, indent=2) if array else "\n".join(map(json.dumps, some))
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    found, ways = outcome(path, {}, (), quick=True)
+    exact, _ = outcome(path, {}, (), quick=False)
+    assert ways == [True]
+    assert found == exact
+    assert found[2].inserted == 200
+
+
+def test_a_file_that_is_no_object_a_line_is_not_surveyed(tmp_path):
+    for body in (
+        "[",
+        "[1]",
+        "[{}",
+        "[{}]x",
+        '{"a":1} 5',
+        '{"a":1}{"a":2}',
+        '{"a":\n1}',
+        "[{},]",
+        "[,{}]",
+        "[{}{}]",
+        '{"\\u0061":1}',
+    ):
+        (tmp_path / "x").write_text(body)
+        lines = not body.startswith("[")
+        assert native.Surveying(str(tmp_path / "x"), lines=lines, sample=9).run() is None, body
+    (tmp_path / "x").write_text(' \n[ {"b":null , "a":[1]} ,\n{"a":"x"}, {} ]\n ')
+    found = native.Surveying(str(tmp_path / "x"), lines=False, sample=1).run()
+    assert found.records == 3
+    assert [(one.name, one.sampled, one.kinds) for one in found.members] == [
+        (b"b", {"NULL"}, {"NULL"}), (b"a", {"OBJECT"}, {"OBJECT", "VARCHAR"}),
+    ]  # fmt: skip
