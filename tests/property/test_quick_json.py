@@ -130,7 +130,7 @@ def outcome(path, mapping, key, *, quick):
         shutil.rmtree(folder)
 
 
-@settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     texts=st.lists(records(), min_size=1, max_size=7), array=st.booleans(), mapping=MAPPINGS,
     end=st.sampled_from(["\n", "\r\n", "\n\n", " \n"]), bom=st.booleans(), keyed=st.booleans(),

@@ -48,12 +48,16 @@ def receipt_table(receipt: Mapping[str, Any], title: str) -> Any:  # Any: a rich
     from rich.markup import escape
     from rich.table import Table
 
-    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    shown = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD,
+        collapse_padding=True, pad_edge=False,
+    )  # fmt: skip
     shown.add_column("", overflow="fold", min_width=12)
     for key, heading in BOOK_COLUMNS:  # a number is never cut; a name may be
         widest = max((len(f"{table[key]:,}") for table in receipt["tables"]), default=0)
         shown.add_column(heading, justify="right", min_width=widest, no_wrap=True)
-    shown.add_column("rows now", justify="right", min_width=9, no_wrap=True)
+    widest = max((len(f"{table['rowsAfter'] or 0:,}") for table in receipt["tables"]), default=0)
+    shown.add_column("rows now", justify="right", min_width=max(8, widest), no_wrap=True)
 
     def line(name: str, books: Mapping[str, Any], after: str, style: str) -> None:
         cells = [f"{books[key]:,}" if books[key] else "·" for key, _ in BOOK_COLUMNS]

@@ -33,7 +33,8 @@ def source_of(
     if urlsplit(text).scheme in _DATABASES and not (settings["table"] or "query" in settings):
         raise Invalid(
             "Which table? The URL names none.",
-            hint="Put #TABLE behind the URL, or --set query='select …'.", field="SRC",
+            hint="Put #TABLE, or #SCHEMA.TABLE, behind the URL, or --set query='select …'.",
+            field="SRC",
         )  # fmt: skip
     return kind, settings
 

@@ -15,6 +15,7 @@ struct name {
     int32_t next;           /* of those with the same hash; -1: none */
     int32_t sampled, kinds; /* bits of enum value */
     int64_t record, place;  /* where it was seen first: the record, and the member there */
+    int64_t row;            /* the last record that has it */
 };
 
 struct names {
@@ -85,7 +86,7 @@ static int32_t names_find(const struct names *names, const uint8_t *text, size_t
 }
 
 static void names_add(struct names *names, const uint8_t *text, size_t size, uint32_t at) {
-    names->list[names->count] = (struct name){text, size, names->first[at], 0, 0, 0, 0};
+    names->list[names->count] = (struct name){text, size, names->first[at], 0, 0, 0, 0, 0};
     names->first[at] = names->count++;
 }
 
@@ -419,8 +420,9 @@ static int members(
                 json->names.list[n].place = place;
             }
             struct name *name = json->names.list + n;
-            if (json->undos == JSON_MEMBERS_MAX)
-                return give_up(c, key);
+            if (json->undos == JSON_MEMBERS_MAX || name->row == json->row)
+                return give_up(c, key); /* too many, or the same twice */
+            name->row = json->row;
             json->undo[json->undos++] = (struct undo){n, name->sampled, name->kinds};
             name->kinds |= (int32_t)kind;
             if (sampled)

@@ -46,6 +46,7 @@ class _Name(Structure):
     _fields_ = (
         ("text", ctypes.c_void_p), ("size", c_size_t), ("next", c_int32), ("sampled", c_int32),
         ("kinds", c_int32), ("record", c_int64), ("place", c_int64),
+        ("row", c_int64),
     )  # fmt: skip
 
 

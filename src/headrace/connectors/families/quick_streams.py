@@ -41,13 +41,14 @@ class QuickStreams:
             path: [(f"__headrace_quick_{next(_names)}", stream) for stream in some]
             for path, some in streams.items()
         }
-        for named in self._streams.values():
-            for name, stream in named:
-                con.register(name, stream)
 
     def relation(self, files: Sequence[File], *, with_file: bool) -> str:
         rows = []
         for file in files:
+            for name, stream in self._streams[file.path]:
+                # The bare capsule: a stream itself would go through a scanner that reads on and on
+                # while nobody takes what it has read.
+                self._con.register(name, stream.__arrow_c_stream__())
             also = f", {literal(file.path)} as {FILE}" if with_file else ""
             rows += [f"select *{also} from {name}" for name, _ in self._streams[file.path]]
         return f"({' union all '.join(rows)})"

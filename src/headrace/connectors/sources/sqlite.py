@@ -142,8 +142,12 @@ class _Snapshot:
     def literal(self, column: TableColumn, text: str) -> str:
         if column.cursor == "number":
             return f"{number_of(column, text):f}"
-        moment_of(column, text)
-        return literal(text)  # compared as it is written there
+        moment = moment_of(column, text)
+        # Compared as text: so it must be written as the values there are.
+        there = self.value(f"select max({quoted(column.name)}) from {self.relation}") or ""
+        if column.cursor == "moment" and ("T" in text) != ("T" in there):
+            text = moment.isoformat("T" if "T" in there else " ")
+        return literal(text)
 
     def before(self, column: TableColumn, text: str, overlap: int) -> str:
         if not overlap:

@@ -1,0 +1,55 @@
+"""The memory of a run is bounded by its share, not by the size of its input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+MEGABYTES = 560
+
+
+def write(path, kind, megabytes):
+    with path.open("wb") as file:
+        if kind == "csv":
+            file.write(b"id,name,price,note\n")
+            block = b"".join(
+                b"%d,name %d,%d.25,%s\n" % (n, n, n % 1000, b"x" * (n % 60)) for n in range(20_000)
+            )
+        else:
+            block = b"".join(
+                json.dumps({"id": n, "name": f"name {n}", "price": n / 8, "note": "x" * (n % 60)}).encode() + b"\n"
+                for n in range(20_000)
+            )  # fmt: skip
+        if kind == "array":
+            block = block.replace(b"}\n", b"},\n")
+            file.write(b"[")
+        while file.tell() < megabytes * 1_000_000:
+            file.write(block)
+        if kind == "array":
+            file.write(b'{"id": 1}]')
+
+
+def peak(path, kind, folder):
+    """Load a file in a process of its own; return its peak in MiB."""
+    command = [
+        sys.executable, "-m", "headrace", "ingest", str(path), "o.duckdb", "--table", "t", "--json", "--format",
+        "csv" if kind == "csv" else "json",
+    ]  # fmt: skip
+    env = os.environ | {"HEADRACE_MEMORY": "256MB", "MALLOC_ARENA_MAX": "2"}
+    with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE) as process:
+        told = json.loads(process.stdout.read())
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert told["state"] == "succeeded", told
+    (folder / "o.duckdb").unlink()
+    return usage.ru_maxrss / 1024, told["books"]["inserted"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "lines", "array"])
+def test_a_file_twice_as_large_as_the_memory_is_loaded_in_it(tmp_path, kind):
+    write(tmp_path / "x", kind, MEGABYTES)
+    took, rows = peak(tmp_path / "x", kind, tmp_path)
+    assert rows > 5_000_000
+    assert took < 360, took  # MiB: 256 MB for the rows, and the program itself
