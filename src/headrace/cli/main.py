@@ -99,7 +99,7 @@ def ingest(
     code = run(
         src, dest, table=table, mode=mode, key=tuple(key or ()), as_json=json, kind=format_,
         failure_threshold=failure_threshold, options=options, pairs=set_ or (),
-        memory_bytes=from_env().memory_bytes,
+        memory_bytes=from_env({"HEADRACE_MEMORY": "512MB"} | os.environ).memory_bytes,
     )  # fmt: skip
     raise typer.Exit(code)
 
