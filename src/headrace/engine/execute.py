@@ -212,9 +212,9 @@ def _scratch(plan: Plan) -> duckdb.DuckDBPyConnection:
 def limit(con: duckdb.DuckDBPyConnection, plan: Plan) -> None:
     """Hold a connection to the plan's memory and threads.
 
-    A quarter is left to what DuckDB does not count: the program, batches on their way, fragments.
+    Half is left to what DuckDB does not count: the program, batches on their way, fragments.
     """
-    con.execute(f"set memory_limit = '{plan.memory_bytes * 3 // 4 // 1_000_000}MB'")
+    con.execute(f"set memory_limit = '{plan.memory_bytes // 2 // 1_000_000}MB'")
     con.execute(f"set threads = {plan.threads}")
     con.execute(f"set temp_directory = '{plan.spool}/duckdb'")
 

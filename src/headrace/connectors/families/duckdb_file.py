@@ -50,7 +50,7 @@ def connect(path: Path, tools: Tools, *, read_only: bool = False) -> duckdb.Duck
         else:
             if waited:
                 tools.waiting(None)
-            con.execute(f"set memory_limit = '{tools.memory_bytes // 1_000_000}MB'")
+            con.execute(f"set memory_limit = '{tools.memory_bytes // 2 // 1_000_000}MB'")
             con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
             return con
 

@@ -32,7 +32,7 @@ def left_out(con: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
     """Return where the records begin that the reader left out, by path, and forget them."""
     try:
         found = con.execute(
-            "select s.file_path, list(distinct e.line_byte_position order by 1)"
+            "select s.file_path, list_sort(list(distinct e.line_byte_position))"
             " from reject_errors e join reject_scans s using (scan_id, file_id) group by 1"
         ).fetchall()
     except duckdb.CatalogException:
