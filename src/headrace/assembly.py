@@ -19,6 +19,7 @@ from headrace.connectors import registry
 from headrace.connectors.tools import WorkTools
 from headrace.contract.columns import Column
 from headrace.contract.destination import Page
+from headrace.contract.source import Discovering, Stream
 from headrace.domain.books import Receipt
 from headrace.domain.errors import Invalid
 from headrace.domain.event import NewEvent
@@ -297,6 +298,24 @@ def _sampled(order: Order, limit: int) -> tuple[list[Column], list[dict[str, Any
             names = [column.name for column in fitted.columns]
             rows = [dict(zip(names, map(plain, row), strict=True)) for row in found]
     return list(fitted.columns), rows
+
+
+def discover(kind: str, given: dict[str, Any]) -> Sequence[Stream]:
+    """Return what there is to read where a source reads, as this user. Raises Invalid."""
+    order = local_order(
+        source=(kind, given), destination=("", {}), action=Action.APPEND, table=None, key=(),
+        failure_threshold=100, memory_bytes=512 << 20, scope="", run="",
+    )  # fmt: skip
+    with spooled(_spool_of(order)) as spool:
+        source = make_source(order.source_type, order.source_input, tools_for(order, spool))
+        with contextlib.closing(source):
+            if not isinstance(source, Discovering):
+                raise Invalid(
+                    f"{source.spec.title} cannot tell what else there is to read.",
+                    hint="Databases can: postgresql://, mysql://, sqlite:///, duckdb:///.",
+                    field="SRC",
+                )
+            return source.discover()
 
 
 def local_order(

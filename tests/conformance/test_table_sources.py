@@ -13,11 +13,12 @@ import psycopg
 import pymysql
 import pytest
 
-from headrace.assembly import work
+from headrace.assembly import discover, work
 from headrace.contract.tools import Known
 from headrace.domain.errors import Denied, Invalid, Misconfigured, Refused, Unavailable, Unchanged
 from headrace.domain.run import Range
 from headrace.engine.plan import Stopped
+from headrace.native import wire
 from headrace.native.wire import MysqlRows
 from tests.engine import Memory, order
 from tests.mariadb import mariadb
@@ -127,6 +128,15 @@ COMMON = {
 }  # fmt: skip
 
 
+@pytest.fixture(params=[True, False], ids=["native", "slow"])
+def native(request, monkeypatch):
+    """Both with the native library and where it was not built."""
+    if not request.param:
+        monkeypatch.setattr(wire, "available", lambda: False)
+        monkeypatch.setattr(wire, "drains", lambda: False)
+
+
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("type_", COMMON)
 def test_values_and_nulls_are_what_they_are(rig, type_):
     sql, values = COMMON[type_]
@@ -172,6 +182,21 @@ def test_columns_filters_and_queries(rig):
     rig.run("delete from t")
     receipt = loaded(rig)
     assert (receipt.books.read, receipt.tables[0].rows_after) == (0, 0)
+
+
+def test_what_there_is_is_discovered(rig):
+    rig.run("create table parts (a int, b int, c varchar(9), primary key (b, a))", "create table plain (x int)",
+            "create view seen as select a from parts", "insert into parts values (1, 2, 'x'), (2, 2, 'y')")  # fmt: skip
+    if rig.kind == "postgresql":
+        rig.run("analyze parts")
+    _, settings = rig.source()
+    found = {one.name: one for one in discover(rig.kind, settings)}
+    assert list(found) == ["parts", "plain", "seen"]
+    assert [(one.kind, list(one.key)) for one in found.values()] == [
+        ("table", ["b", "a"]), ("table", []), ("view", []),
+    ]  # fmt: skip
+    assert found["parts"].rows == 2
+    assert found["seen"].rows is None
 
 
 def test_what_cannot_be_read_is_told(rig):
@@ -566,5 +591,8 @@ def test_the_cli_reads_tables(tmp_path):
     assert done.returncode == 2
     assert "geheim" not in done.stderr
     assert "Which table?" in done.stderr
+    command = [sys.executable, "-m", "headrace", "discover", "sqlite:///s.sqlite"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "orders" in done.stdout
     done = run("ftp://me:geheim@127.0.0.1:1/x", "o.duckdb")
     assert "geheim" not in done.stderr + done.stdout

@@ -39,7 +39,7 @@ def _root(
 
 
 Format = Annotated[
-    Literal["csv", "json", "parquet"] | None,
+    Literal["csv", "json", "parquet", "excel"] | None,
     typer.Option("--format", help="Format, where the name does not tell."),
 ]
 Delimiter = Annotated[str | None, typer.Option(help="CSV delimiter.")]
@@ -151,6 +151,19 @@ def preview(
 
     options = _options(delimiter, encoding)
     run(src, rows=rows, kind=format_, options=options, pairs=set_ or (), as_json=json)
+
+
+@app.command()
+def discover(
+    src: Annotated[
+        str, typer.Argument(help="postgresql://…, mysql://…, sqlite:///FILE or duckdb:///FILE.")
+    ],
+    json: Json = False,
+) -> None:
+    """List the tables and views of a database: keys, rows (about) and sizes."""
+    from headrace.cli.preview import discover as run
+
+    run(src, as_json=json)
 
 
 def _options(delimiter: str | None, encoding: str | None) -> dict[str, object]:

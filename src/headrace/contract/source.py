@@ -205,6 +205,26 @@ class Watched(Source, Protocol):
         """Return the files that are there, each with its version; none: nothing is there."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """Something that can be read. `rows` (an estimate) and `bytes` are None where nobody knows."""
+
+    name: str
+    schema: str = ""
+    kind: str = "table"
+    key: Sequence[str] = ()
+    rows: int | None = None
+    bytes: int | None = None
+
+
+@runtime_checkable
+class Discovering(Source, Protocol):
+    """A source that can tell what else there is to read where it reads."""
+
+    def discover(self) -> Sequence[Stream]:
+        """Return tables and views, sorted by name."""
+
+
 class SourceMaker(Protocol):
     """A source's class."""
 

@@ -107,11 +107,16 @@ class _Local:
 F = TypeVar("F", bound=Found)
 
 
-def gather(config: FilesConfig, tools: Tools, *, text: bool = True) -> Iterator[File]:
-    """Fetch, unpack and, if it is text, recode what `config` names; yield it in listing order."""
+def gather(
+    config: FilesConfig, tools: Tools, *, text: bool = True, packed: bool = True
+) -> Iterator[File]:
+    """Fetch, unpack and, if it is text, recode what `config` names; yield it in listing order.
+
+    `packed`: an archive is one to unpack, and not a form of its own.
+    """
     encoding = _codec(config.encoding)
     for body in _bodies(config, tools):
-        for plain in _unpacked(body, tools):
+        for plain in _unpacked(body, tools) if packed else [body]:
             recoded = _recoded(plain, encoding, tools) if text else plain
             yield File(
                 name=recoded.name,

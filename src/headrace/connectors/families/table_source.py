@@ -24,7 +24,7 @@ import msgspec
 from headrace.connectors.families import files
 from headrace.connectors.families.csv_scan import CsvForm, CsvScan, judge_names
 from headrace.contract.columns import literal
-from headrace.contract.source import File, Scan
+from headrace.contract.source import File, Scan, Stream
 from headrace.contract.spec import Config
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Invalid, Misconfigured, Refused, Unchanged
@@ -142,6 +142,9 @@ class Snapshot(Protocol):
     def before(self, column: TableColumn, text: str, overlap: int) -> str:
         """Return SQL of the value that lies `overlap` before another."""
 
+    def streams(self) -> Sequence[Stream]:
+        """Return the tables and views that can be read, sorted."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Edge:
@@ -189,6 +192,10 @@ class TableSource:
     def check(self) -> None:
         with self._snapshot(1) as source:
             self._chosen(source)
+
+    def discover(self) -> Sequence[Stream]:
+        with self._snapshot(1) as source:
+            return source.streams()
 
     def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
         threads = con.execute("select current_setting('threads')").fetchone() or (1,)

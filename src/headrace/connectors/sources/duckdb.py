@@ -21,7 +21,7 @@ from headrace.connectors.families.table_source import (
     selected,
 )
 from headrace.contract.columns import decimal_of, literal, quoted
-from headrace.contract.source import SourceMaker
+from headrace.contract.source import SourceMaker, Stream
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Refused
@@ -100,6 +100,21 @@ class _Snapshot:
                 )
             )  # fmt: skip
         return columns
+
+    def streams(self) -> Sequence[Stream]:
+        rows = self._con.execute(
+            "select t.table_name, t.schema_name, 'table', coalesce(any_value("
+            "c.constraint_column_names), []), any_value(t.estimated_size) from duckdb_tables() as t"
+            " left join duckdb_constraints() as c on c.table_oid = t.table_oid"
+            " and c.constraint_type = 'PRIMARY KEY' where not t.internal group by all"
+            " union all select view_name, schema_name, 'view', [], null from duckdb_views()"
+            " where not internal order by 2, 1"
+        ).fetchall()
+        return [
+            Stream(name=name, schema=schema, kind=kind, key=key, rows=count)
+            for name, schema, kind, key, count in rows
+            if not name.startswith("_headrace_")
+        ]
 
     def copy(
         self, columns: Sequence[TableColumn], conditions: Sequence[str], path: Path, *, whole: bool

@@ -23,14 +23,15 @@ from headrace.connectors.families.table_source import (
     number_of,
     selected,
 )
-from headrace.contract.source import SourceMaker
+from headrace.contract.source import SourceMaker, Stream
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import HeadraceError, Misconfigured, Refused, Unavailable
 from headrace.domain.secret import Secret
-from headrace.native.wire import MysqlRows
+from headrace.native import wire
 
 CONNECT_S: Final = 10
+ROWS_AT_ONCE: Final = 5_000
 SILENT_S: Final = 600  # a query may work for long before its first row
 BINARY: Final = 63  # the charset of bytes
 PRECISION_MAX: Final = 38
@@ -146,13 +147,38 @@ class _Snapshot:
             cursor=cursor,
         )  # fmt: skip
 
+    def streams(self) -> Sequence[Stream]:
+        with self._con.cursor() as cursor:
+            cursor.execute(
+                "select table_name, column_name from information_schema.key_column_usage"
+                " where table_schema = database() and constraint_name = 'PRIMARY'"
+                " order by table_name, ordinal_position"
+            )
+            keys: dict[str, list[str]] = {}
+            for table, column in cursor.fetchall():
+                keys.setdefault(table, []).append(column)
+            cursor.execute(
+                "select table_name, table_type, table_rows, data_length + index_length"
+                " from information_schema.tables where table_schema = database() order by 1"
+            )
+            return [
+                Stream(
+                    name=name, kind="view" if "VIEW" in kind else "table", key=keys.get(name, ()),
+                    rows=None if rows is None else int(rows),
+                    bytes=None if size is None else int(size),
+                )
+                for name, kind, rows, size in cursor.fetchall()
+            ]  # fmt: skip
+
     def copy(
         self, columns: Sequence[TableColumn], conditions: Sequence[str], path: Path, *, whole: bool
     ) -> int:
         query = selected(self.relation, columns, conditions, self.quoted)
+        if not wire.available():
+            return self._copy_slowly(query, path)
         self._con.query(query, unbuffered=True)
         result = self._con._result  # noqa: SLF001  # pymysql would make Python of every cell
-        rows = MysqlRows(result.field_count, self._some)
+        rows = wire.MysqlRows(result.field_count, self._some)
         try:
             with path.open("ab") as out:
                 ended = rows.pour(
@@ -163,6 +189,17 @@ class _Snapshot:
         if not ended:
             _raise(rows.left)
         return rows.records
+
+    def _copy_slowly(self, query: str, path: Path) -> int:
+        """Do the same where the native library was not built: a Python object a cell."""
+        count = 0
+        with path.open("ab") as out, pymysql.cursors.SSCursor(self._con) as cursor:
+            cursor.execute(query)
+            while some := cursor.fetchmany(ROWS_AT_ONCE):
+                count += len(some)
+                out.write(b"".join(b",".join(map(_cell, row)) + b"\n" for row in some))
+                self._tools.told(f"reading {self._name}", done=out.tell())
+        return count
 
     def _some(self, size: int) -> bytes:
         found: bytes = self._con._rfile.read1(size)  # noqa: SLF001
@@ -191,6 +228,16 @@ class _Snapshot:
             return f"{number_of(column, text) - overlap:f}"
         unit = f"{overlap} second" if column.cursor == "moment" else f"{-(-overlap // 86_400)} day"
         return f"({self.literal(column, text)} - interval {unit})"
+
+
+def _cell(value: str | bytes | None) -> bytes:
+    """Write a cell of CSV: nothing for NULL, an empty text in quotes."""
+    if value is None:
+        return b""
+    text = value.encode() if isinstance(value, str) else value
+    if text and not any(sign in text for sign in b',"\r\n'):
+        return text
+    return b'"' + text.replace(b'"', b'""') + b'"'
 
 
 def _typed(field: Any, column: str) -> tuple[str, str, CursorKind | None]:

@@ -25,7 +25,7 @@ from headrace.connectors.families.table_source import (
     selected,
 )
 from headrace.contract.columns import literal, quoted
-from headrace.contract.source import SourceMaker
+from headrace.contract.source import SourceMaker, Stream
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Refused
@@ -187,6 +187,26 @@ class _Snapshot:
         if column.cursor == "day":
             return f"({self.literal(column, text)} - {-(-overlap // 86_400)})"
         return f"({number_of(column, text) - overlap:f}::numeric)"
+
+    def streams(self) -> Sequence[Stream]:
+        rows = self._con.execute(
+            "select c.relname, n.nspname,"
+            " case when c.relkind in ('v', 'm') then 'view' else 'table' end,"
+            " array(select a.attname from unnest(i.indkey::int[]) with ordinality as k(number, at)"
+            " join pg_attribute as a on a.attrelid = c.oid and a.attnum = k.number order by k.at),"
+            " case when c.reltuples >= 0 and c.relkind <> 'v' then c.reltuples::bigint end,"
+            " case when c.relkind <> 'v' then pg_total_relation_size(c.oid) end"
+            " from pg_class as c join pg_namespace as n on n.oid = c.relnamespace"
+            " left join pg_index as i on i.indrelid = c.oid and i.indisprimary"
+            " where c.relkind in ('r', 'p', 'v', 'm', 'f') and not c.relispartition"
+            " and n.nspname not in ('pg_catalog', 'information_schema')"
+            " and n.nspname not like 'pg\\_%' and has_table_privilege(c.oid, 'select')"
+            " order by 2, 1"
+        ).fetchall()
+        return [
+            Stream(name=name, schema=schema, kind=kind, key=key, rows=count, bytes=size)
+            for name, schema, kind, key, count, size in rows
+        ]
 
     def copy(
         self, columns: Sequence[TableColumn], conditions: Sequence[str], path: Path, *, whole: bool

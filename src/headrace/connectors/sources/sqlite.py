@@ -5,6 +5,7 @@ none is rejected like any other. Columns whose declaration tells nothing are typ
 """
 
 import base64
+import contextlib
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from headrace.connectors.families.table_source import (
     selected,
 )
 from headrace.contract.columns import decimal_of, literal, quoted
-from headrace.contract.source import SourceMaker
+from headrace.contract.source import SourceMaker, Stream
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import HeadraceError, Refused
@@ -120,6 +121,23 @@ class _Snapshot:
             rows = self._con.execute(f"pragma table_xinfo({quoted(self._table)})").fetchall()
             declared = {row[1].decode(): row[2].decode().upper() for row in rows}
         return [_column(name, declared.get(name, "")) for name in names]
+
+    def streams(self) -> Sequence[Stream]:
+        found = self._con.execute(
+            "select name, type from sqlite_master where type in ('table', 'view')"
+            " and name not like 'sqlite\\_%' escape '\\' order by 1"
+        ).fetchall()
+        return [self._stream(name.decode(), kind.decode()) for name, kind in found]
+
+    def _stream(self, name: str, kind: str) -> Stream:
+        rows = self._con.execute(f"pragma table_info({quoted(name)})").fetchall()
+        key = [row[1].decode() for row in sorted(rows, key=lambda row: row[5]) if row[5]]
+        count = None
+        if kind == "table":
+            with contextlib.suppress(sqlite3.OperationalError):  # a table without row ids
+                [(count,)] = self._con.execute(f"select max(rowid) from {quoted(name)}").fetchall()
+                count = count or 0
+        return Stream(name=name, kind=kind, key=key, rows=count)
 
     def copy(
         self, columns: Sequence[TableColumn], conditions: Sequence[str], path: Path, *, whole: bool
