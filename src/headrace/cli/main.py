@@ -39,7 +39,7 @@ def _root(
 
 
 Format = Annotated[
-    Literal["csv", "json", "parquet", "excel"] | None,
+    Literal["csv", "json", "parquet", "avro", "excel"] | None,
     typer.Option("--format", help="Format, where the name does not tell."),
 ]
 Delimiter = Annotated[str | None, typer.Option(help="CSV delimiter.")]

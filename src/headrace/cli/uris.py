@@ -13,7 +13,7 @@ Ends = tuple[str, dict[str, Any]]  # connector's name and its settings
 _SOURCES = {
     "csv": "csv", "tsv": "csv", "txt": "csv", "json": "json", "jsonl": "json", "ndjson": "json",
     "parquet": "parquet", "xlsx": "excel", "xlsm": "excel", "xlsb": "excel", "xls": "excel",
-    "ods": "excel",
+    "ods": "excel", "avro": "avro",
 }  # fmt: skip
 _DATABASES = {
     "postgresql": "postgresql", "postgres": "postgresql", "mysql": "mysql", "mariadb": "mysql",
@@ -52,7 +52,7 @@ def _named_by(text: str, kind: str | None) -> Ends:
     if found is None:
         raise Invalid(
             f"{_shown(text)} does not tell its format.",
-            hint="Name it with --format csv, json, parquet or excel.",
+            hint="Name it with --format csv, json, parquet, avro or excel.",
             field="SRC",
         )
     settings: dict[str, Any] = {"url": text}

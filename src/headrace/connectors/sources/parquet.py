@@ -103,18 +103,22 @@ class Parquet:
         self._tools = tools
 
     def check(self) -> None:
-        for file in files.gather(self._config, self._tools, text=False):
-            _count(file)
+        for _ in self._files():
             return
 
     def look(self) -> dict[str, str]:
         return files.look(self._config, self._tools)
 
-    def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
-        groups: dict[tuple[tuple[str, str], ...], list[File]] = {}
+    def _files(self) -> Iterator[File]:
+        """Yield the files, counted."""
         for file in files.gather(self._config, self._tools, text=False):
             files.refuse_html(file)
             file.known = _count(file)
+            yield file
+
+    def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
+        groups: dict[tuple[tuple[str, str], ...], list[File]] = {}
+        for file in self._files():
             try:
                 found = con.execute(
                     f"describe select * from read_parquet({literal(file.path)})"
