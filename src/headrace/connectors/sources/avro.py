@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from headrace.connectors.families import files
-from headrace.connectors.sources.parquet import Parquet, ParquetConfig
+from headrace.connectors.families.parquet_files import ParquetConfig, ParquetFiles
 from headrace.contract.source import File, SourceMaker
 from headrace.contract.spec import Spec
 from headrace.domain.errors import Refused
@@ -26,7 +26,7 @@ class AvroConfig(ParquetConfig, frozen=True, kw_only=True):
     """What a user fills in for Avro files."""
 
 
-class Avro(Parquet):
+class Avro(ParquetFiles):
     """Avro files."""
 
     spec: ClassVar[Spec] = Spec(name="avro", title="Avro files", config=AvroConfig, ranges=True)

@@ -1,164 +1,18 @@
-"""Parquet files by URL, path or glob.
+"""Parquet files by URL, path or glob."""
 
-Values have types already and are not judged. Records are counted from the files' own metadata, by
-another library than the one that reads them.
-"""
+from typing import ClassVar, Final
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar, Final
-
-import duckdb
-import msgspec
-
-from headrace.connectors.families import files
-from headrace.connectors.families.duckdb_file import ours_of
-from headrace.connectors.families.files import FilesConfig
-from headrace.contract.columns import FILE, Column, literal, quoted
-from headrace.contract.source import Cell, File, Place, RowCheck, Scan, SourceMaker, Survey
+from headrace.connectors.families.parquet_files import ParquetConfig, ParquetFiles
+from headrace.contract.source import SourceMaker
 from headrace.contract.spec import Spec
-from headrace.contract.tools import Tools
-from headrace.domain.errors import Misconfigured, Refused
-from headrace.domain.rejected import RAW_BYTES_MAX
 
 
-class ParquetConfig(FilesConfig, frozen=True, kw_only=True):
-    """What a user fills in for Parquet files."""
-
-    unique_id_column: str | None = msgspec.field(default=None, name="uniqueIDColumn")
-    mapping: Annotated[
-        dict[str, str],
-        msgspec.Meta(description="Types of columns that are to be others than the file's own."),
-    ] = msgspec.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        files.check_mapping(self.mapping)
-
-
-class ParquetScan:
-    """Files with the same columns."""
-
-    checks: Sequence[RowCheck] = ()
-    document: str | None = None
-
-    def __init__(
-        self,
-        scanned: list[File],
-        columns: Sequence[tuple[str, str]],
-        con: duckdb.DuckDBPyConnection,
-        mapping: Mapping[str, str],
-    ) -> None:
-        self.files: Sequence[File] = scanned
-        self.cells: Sequence[Cell] = [
-            _cell(name, type_, mapping.get(name)) for name, type_ in columns
-        ]
-        self._con = con
-
-    def needed_cells(self, names: Sequence[str]) -> Sequence[Cell]:
-        return self.cells
-
-    def relation(self, files: Sequence[File], *, with_file: bool) -> str:
-        paths = ", ".join(literal(file.path) for file in files)
-        named = f", filename={literal(FILE)}" if with_file else ""
-        return f"read_parquet([{paths}]{named})"
-
-    def reader_rejects(self, con: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
-        return {}
-
-    def survey(self, file: File, wanted: Sequence[int], keep: int) -> Survey:
-        found = Survey(records=file.records or 0)
-        ordinals = ", ".join(map(str, wanted)) or "-1"
-        rows = self._con.execute(
-            f"select file_row_number, to_json(row)::varchar from (select file_row_number,"
-            f" row from read_parquet({literal(file.path)}, file_row_number=true) as row)"
-            f" where file_row_number in ({ordinals})"
-        ).fetchall()
-        for ordinal, raw in rows:
-            found.wanted[ordinal] = Place(
-                record=ordinal + 1, line=None, byte=None, raw=raw[:RAW_BYTES_MAX],
-                raw_cut=len(raw) > RAW_BYTES_MAX,
-            )  # fmt: skip
-        return found
-
-    def cleaned(self, file: File) -> File:
-        return file
-
-    def quick(
-        self, con: duckdb.DuckDBPyConnection, types: Mapping[str, str], *, in_order: bool
-    ) -> None:
-        return None
-
-    def head(self, file: File, bytes_max: int) -> File | None:
-        return None
-
-
-class Parquet:
+class Parquet(ParquetFiles):
     """Parquet files."""
 
     spec: ClassVar[Spec] = Spec(
         name="parquet", title="Parquet files", config=ParquetConfig, ranges=True
     )
-
-    def __init__(self, config: ParquetConfig, tools: Tools) -> None:
-        self._config = config
-        self._tools = tools
-
-    def check(self) -> None:
-        for _ in self._files():
-            return
-
-    def look(self) -> dict[str, str]:
-        return files.look(self._config, self._tools)
-
-    def _files(self) -> Iterator[File]:
-        """Yield the files, counted."""
-        for file in files.gather(self._config, self._tools, text=False):
-            files.refuse_html(file)
-            file.known = _count(file)
-            yield file
-
-    def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
-        groups: dict[tuple[tuple[str, str], ...], list[File]] = {}
-        for file in self._files():
-            try:
-                found = con.execute(
-                    f"describe select * from read_parquet({literal(file.path)})"
-                ).fetchall()
-            except duckdb.Error as error:
-                raise Refused(f"{file.name} cannot be read as Parquet.") from error
-            groups.setdefault(tuple((row[0], row[1]) for row in found), []).append(file)
-        for columns, members in groups.items():
-            names = [name for name, _ in columns]
-            for name in self._config.mapping:
-                if name not in names:
-                    raise Misconfigured(
-                        f"{members[0].name} has no column {name!r}, which input.mapping names.",
-                        hint=f"Its columns: {', '.join(names[:20])}.",
-                        field="input.mapping",
-                    )
-            yield ParquetScan(members, columns, con, self._config.mapping)
-
-    def close(self) -> None:
-        pass
-
-
-def _count(file: File) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return int(pq.read_metadata(file.path).num_rows)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise Refused(
-            f"{file.name} is not a Parquet file.", hint="Check the URL.", field="input.url"
-        ) from error
-
-
-def _cell(name: str, type_: str, wanted: str | None) -> Cell:
-    column = quoted(name)
-    ours, sql = ours_of(type_, column)
-    if wanted is not None and wanted != ours:  # then its text is judged
-        return Cell(column=Column(name, wanted), sql=f"({sql})::varchar")
-    return Cell(column=Column(name, ours), sql=sql, typed=True)
 
 
 CONNECTOR: Final[SourceMaker] = Parquet  # type: ignore[assignment]  # its config is narrower
