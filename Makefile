@@ -32,7 +32,7 @@ serve: setup  ## start the server
 	$(BIN)/headrace serve
 
 test: setup lint types  ## everything that CI runs
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 20
 
 test-faults: setup  ## every kill at every step
 	HEADRACE_FAULTS=all $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m faults
