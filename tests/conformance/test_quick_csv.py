@@ -1,5 +1,6 @@
 """Large plain CSV goes the quick way; whatever is odd in it, nobody notices but by the clock."""
 
+import json
 import threading
 import time
 
@@ -280,3 +281,38 @@ def test_a_file_that_is_small_is_left_to_the_tolerant_way(tmp_path, ways):
     assert path.stat().st_size < csv_source.SMALL_BYTES
     load(path, tmp_path, ends_at("duckdb", tmp_path, ""))
     assert ways == []
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "postgresql", "parquet"])
+def test_odd_rows_of_some_files_are_told_by_file_and_the_others_land(
+    tmp_path, fresh_database, ways, kind
+):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        lines = [f"{number * 100_000 + n},some text {n}" for n in range(60_000)]
+        if number != 1:
+            lines[30_000:30_000] = ["bad,row", "1,2,3", f"+{number},a value all the same"]
+        (folder / f"{number}.csv").write_text("id,v\n" + "\n".join(lines) + "\n")
+    told = order(
+        tmp_path, ("csv", {"url": f"{folder}/*.csv", "mapping": {"id": "integer"}}),
+        ends_at(kind, tmp_path, fresh_database), action="append", failure_threshold=1,
+    )  # fmt: skip
+    receipt = work(told, Memory())
+    assert ways == [True]
+    assert [(file.books.read, file.books.inserted, file.books.rejected) for file in receipt.files] == [
+        (60_003, 60_001, 2), (60_000, 60_000, 0), (60_003, 60_001, 2),
+    ]  # fmt: skip
+    assert receipt.rules == {"bad_value": 2, "too_many_cells": 2}
+    kept = [
+        json.loads(line)
+        for file in (tmp_path / "rejects").glob("*")
+        for line in file.read_text().splitlines()
+    ]
+    assert sorted((row["file"][-5:], row["record"], row["line"], row["raw"]) for row in kept) == [
+        (f"{number}.csv", place, place + 1, raw)
+        for number in (0, 2) for place, raw in ((30_001, "bad,row"), (30_002, "1,2,3"))
+    ]  # fmt: skip
+    for row in kept:
+        at = row["byte"]
+        assert (folder / row["file"][-5:]).read_bytes()[at:].startswith(row["raw"].encode() + b"\n")
