@@ -6,7 +6,14 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from headrace.domain.errors import Conflict, Invalid, LostClaim, Misconfigured, NotFound
+from headrace.domain.errors import (
+    Conflict,
+    Invalid,
+    LostClaim,
+    Misconfigured,
+    NotFound,
+    Unavailable,
+)
 from headrace.domain.run import ARROWS, RunState
 from headrace.service.queue import DEATHS_MAX, Queue
 from headrace.store import tables
@@ -338,3 +345,20 @@ def test_the_newest_revision_is_named_and_a_newer_store_is_refused(database):
         tx.run(sa.text("update alembic_version set version_num = '9999'"))
     with pytest.raises(Misconfigured, match="newer headrace"):
         migrate.migrate(database)
+
+
+def test_a_server_that_is_frozen_in_a_transaction_does_not_hold_up_the_others(
+    fresh_database, monkeypatch
+):
+    monkeypatch.setattr("headrace.store.database.IDLE_MS", 1_000)
+    url = fresh_database.replace("postgresql://", "postgresql+psycopg://")
+    frozen, other = Database(url), Database(url)
+    begun = time.monotonic()
+    with pytest.raises(Unavailable), frozen.begin() as tx:
+        tx.lock_claims()
+        with other.begin() as free:  # it waits for the lock until the frozen one has lost it
+            free.lock_claims()
+        assert 0.5 < time.monotonic() - begun < 5
+        tx.run(sa.text("select 1"))
+    frozen.close()
+    other.close()

@@ -17,6 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from headrace.domain.clock import Millis
 from headrace.domain.errors import Misconfigured, Unavailable
 
+IDLE_TIMEOUT: Final = "25P03"
+IDLE_MS: Final = 10_000  # of a transaction in which nobody says anything
 BUSY_MS: Final = 30_000
 CLAIM_LOCK: Final = 0x68656164  # the number of PostgreSQL's advisory lock for claims
 
@@ -97,6 +99,7 @@ class Database:
             sa.event.listen(self.engine, "begin", _begin_sqlite)
         else:
             self.engine = sa.create_engine(parsed, pool_size=8, max_overflow=16, pool_pre_ping=True)
+            sa.event.listen(self.engine, "connect", _prepare_postgresql)
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[Tx]:
@@ -120,7 +123,8 @@ class Database:
                 raise
             if "disk is full" in str(error.orig) or "No space left" in str(error.orig):
                 raise Unavailable("The control store's disk is full.", hint="Make room.") from error
-            if isinstance(error, sa.exc.OperationalError):
+            frozen = getattr(error.orig, "sqlstate", "") == IDLE_TIMEOUT
+            if isinstance(error, sa.exc.OperationalError) or frozen:
                 raise Unavailable(
                     "The control store does not answer.", hint="Try again in a moment."
                 ) from error
@@ -137,6 +141,12 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         f"busy_timeout = {BUSY_MS}", "cache_size = -8000",
     ):  # fmt: skip
         connection.execute(f"pragma {pragma}")
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:  # Any: psycopg's
+    """Have the locks of a server that is frozen in a transaction let go before long."""
+    connection.execute(f"set idle_in_transaction_session_timeout = {IDLE_MS}")
+    connection.commit()
 
 
 def _begin_sqlite(con: sa.Connection) -> None:
