@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.assembly import read_table, work
 from headrace.domain.books import Receipt
 from headrace.domain.errors import Cancelled
 from headrace.domain.event import NewEvent
@@ -48,3 +49,40 @@ def order(
         "egress_allow": "", "memory_bytes": 256 << 20, "threads": 2, "rejects_max": 100_000,
     }  # fmt: skip
     return Order(**(values | more))
+
+
+class Rig:
+    """One destination, loaded and read back."""
+
+    def __init__(self, kind, folder, url):
+        self.folder = folder
+        (folder / "data").mkdir(exist_ok=True)
+        self.end = {
+            "duckdb": ("duckdb", {"path": str(folder / "o.duckdb")}),
+            "postgresql": ("postgresql", {"url": url}),
+            "search": ("search", {"indexName": "t"}),
+            "parquet": ("parquet", {"path": str(folder / "lake")}),
+        }[kind]
+        self.fence = 0
+
+    def load(self, name, text, action="replace", key=(), more=None, **members):
+        path = self.folder / name
+        if text is not None:
+            path.write_text(text)
+        self.fence += 1
+        kind = "json" if name.endswith("json") else "csv"
+        journal = Memory()
+        receipt = work(
+            order(
+                self.folder, (kind, {"url": str(path)} | (more or {})), self.end, action=action,
+                key=key, fence=self.fence, **members,
+            ),
+            journal,
+        )  # fmt: skip
+        assert receipt.quarrel() is None
+        assert journal.advanced[0][1] == receipt
+        return receipt
+
+    def rows(self):
+        found = read_table(order(self.folder, ("csv", {}), self.end), "t", 10_000, None).rows
+        return sorted(({k: v for k, v in row.items() if k != "objectID"} for row in found), key=str)

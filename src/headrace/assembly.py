@@ -23,6 +23,7 @@ from headrace.contract.source import Discovering, Stream
 from headrace.domain.books import Receipt
 from headrace.domain.errors import Invalid
 from headrace.domain.event import NewEvent
+from headrace.domain.shape import PLAIN, Shape
 from headrace.domain.task import Action
 from headrace.engine.plan import REJECTS_MAX, Journal, Plan, Segment, Stopped
 from headrace.engine.pushed import fold
@@ -37,6 +38,7 @@ from headrace.service.orders import (
     spool_of,
     tools_for,
 )
+from headrace.service.shapes import check_shape, hash_key
 
 if TYPE_CHECKING:
     from headrace.engine.execute import RejectsTo
@@ -72,7 +74,7 @@ def _planned(order: Order, tools: WorkTools, spool: Path, part: str = "") -> tup
         refuses_nul=spec.refuses_nul, latest=order.latest, only_tells=order.only_tells,
         failure_threshold=order.failure_threshold,
         rejects_max=order.rejects_max, memory_bytes=order.memory_bytes, threads=order.threads,
-        spool=spool, passed=tools.passed,
+        spool=spool, passed=tools.passed, bad=tools.bad, shape=order.shape, hash_key=order.hash_key,
         transformations=tuple(
             (one.code, one.secrets)
             for one in order.transformations
@@ -281,12 +283,15 @@ def _sampled(order: Order, limit: int) -> tuple[list[Column], list[dict[str, Any
     import duckdb
 
     from headrace.connectors.families.paging import plain
-    from headrace.engine.stage import lay_out
+    from headrace.engine.layout import lay_out
 
     with spooled(_spool_of(order)) as spool:
-        source = make_source(order.source_type, order.source_input, tools_for(order, spool))
+        tools = tools_for(order, spool)
+        source = make_source(order.source_type, order.source_input, tools)
         with contextlib.closing(source), duckdb.connect() as con:
             scans = list(source.scans(con))
+            if tools.bad and not scans:
+                raise tools.bad[0].error
             plan = Plan(
                 run="", scope="", fence=0, token="", table="", action=Action.APPEND, key=(),
                 documents=False, refuses_nul=False, failure_threshold=100, rejects_max=0,
@@ -321,14 +326,19 @@ def discover(kind: str, given: dict[str, Any]) -> Sequence[Stream]:
 def local_order(
     *, source: tuple[str, dict[str, Any]], destination: tuple[str, dict[str, Any]], action: str,
     table: str | None, key: tuple[str, ...], failure_threshold: float, memory_bytes: int,
-    scope: str, run: str,
+    scope: str, run: str, shape: Shape = PLAIN, secret: str = "",
 ) -> Order:  # fmt: skip
-    """Make an order for this process and this user: every path, every host but metadata."""
+    """Make an order for this process and this user: every path, every host but metadata.
+
+    Raises Invalid for a shape that no table can have. `secret`: what columns are hashed with.
+    """
+    check_shape(shape)
     return Order(
         run=run, attempt=1, scope=scope, fence=time.time_ns() // 1000, source_type=source[0],
         source_input=source[1], destination_type=destination[0],
         destination_input=destination[1], action=action, table=table, key=key,
         failure_threshold=failure_threshold, tenant="default", data_dir="", rejects_dir=".",
         files_roots=None, open_inside=True, egress_allow="", memory_bytes=memory_bytes,
-        threads=os.cpu_count() or 1, rejects_max=REJECTS_MAX,
+        threads=os.cpu_count() or 1, rejects_max=REJECTS_MAX, shape=shape,
+        hash_key=hash_key(secret, "default"),
     )  # fmt: skip

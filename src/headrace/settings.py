@@ -103,6 +103,9 @@ class Settings:
     tls_self_signed: bool = False
     admin_key: str = field(default="", repr=False)  # HEADRACE_ADMIN_KEY: 16 characters or more
     master_key: str = field(default="", repr=False)  # HEADRACE_MASTER_KEY: base64 of 32 bytes
+    hash_key: str = field(
+        default="", repr=False
+    )  # HEADRACE_HASH_KEY: of hashed columns; 16 or more
     files_roots: tuple[Path, ...] = ()  # HEADRACE_FILES_ROOTS: folders besides files/, by `:`
     egress_allow: str = ""  # HEADRACE_EGRESS_ALLOW: private networks, by commas
     memory_bytes: int = 1 << 30  # HEADRACE_MEMORY: bytes of all runs together, e.g. 2GB
@@ -160,6 +163,7 @@ def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:
     values: dict[str, object] = {
         "admin_key": env.get("HEADRACE_ADMIN_KEY", ""),
         "master_key": env.get("HEADRACE_MASTER_KEY", ""),
+        "hash_key": env.get("HEADRACE_HASH_KEY", ""),
         "database": env.get("HEADRACE_DATABASE", ""),
         "egress_allow": env.get("HEADRACE_EGRESS_ALLOW", ""),
         "files_roots": tuple(
@@ -200,11 +204,11 @@ def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:
     }
     values |= {name: value for name, value in given.items() if value is not None}
     settings = Settings(**values)  # type: ignore[arg-type]  # names and types as above
-    if settings.admin_key and len(settings.admin_key) < KEY_CHARACTERS_MIN:
-        raise Invalid(
-            f"HEADRACE_ADMIN_KEY must have at least {KEY_CHARACTERS_MIN} characters.",
-            field="HEADRACE_ADMIN_KEY",
-        )
+    for name, key in (
+        ("HEADRACE_ADMIN_KEY", settings.admin_key), ("HEADRACE_HASH_KEY", settings.hash_key),
+    ):  # fmt: skip
+        if key and len(key) < KEY_CHARACTERS_MIN:
+            raise Invalid(f"{name} must have at least {KEY_CHARACTERS_MIN} characters.", field=name)
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise Invalid("--tls-cert and --tls-key go together.", field="--tls-cert")
     if settings.tls_cert and settings.tls_self_signed:

@@ -16,6 +16,7 @@ from headrace.domain.books import Receipt
 from headrace.domain.errors import Cancelled, HeadraceError, Unchanged
 from headrace.domain.event import NewEvent
 from headrace.domain.ids import new_id
+from headrace.domain.shape import Shape
 from headrace.engine.plan import Segment, Stopped
 
 NO_BAR_S: Final = 0.5  # a short run needs no bar
@@ -70,7 +71,7 @@ class TerminalJournal:
 def ingest(
     src: str, dest: str, *, table: str | None, mode: str, key: tuple[str, ...], as_json: bool,
     kind: str | None, failure_threshold: float, options: dict[str, Any], pairs: Sequence[str],
-    memory_bytes: int,
+    memory_bytes: int, shape: Shape, secret: str,
 ) -> int:  # fmt: skip
     """Load SRC into DEST and print the receipt. Returns the exit code."""
     source_type, source_input = uris.source_of(src, kind, options, pairs)
@@ -84,7 +85,7 @@ def ingest(
             destination_type, {k: v for k, v in destination_input.items() if v is not None}
         ),
         action=action, table=table, key=key, failure_threshold=failure_threshold,
-        memory_bytes=memory_bytes, scope=scope, run=run,
+        memory_bytes=memory_bytes, scope=scope, run=run, shape=shape, secret=secret,
     )  # fmt: skip
     journal = TerminalJournal(quiet=as_json)
     begun = time.monotonic()

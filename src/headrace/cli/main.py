@@ -3,12 +3,13 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from headrace import __version__
 from headrace.domain.errors import HeadraceError, Invalid
+from headrace.domain.shape import Names, Policy, Shape
 
 app = typer.Typer(
     name="headrace",
@@ -50,6 +51,21 @@ Set = Annotated[
 ]
 
 
+def _column(option: str, metavar: str, told: str) -> Any:  # Any: typer's own
+    return typer.Option(option, metavar=metavar, help=told)
+
+
+def _pairs(given: list[str] | None, option: str, *, first: bool = False) -> dict[str, str]:
+    """Read NAME=VALUE pairs, cut at the last sign, or at the `first`."""
+    found = {}
+    for pair in given or ():
+        name, _, value = pair.partition("=") if first else pair.rpartition("=")
+        if not name or not value:
+            raise Invalid(f"{option} wants NAME=VALUE, not {pair[:80]!r}.", field=option)
+        found[name] = value
+    return found
+
+
 @app.command()
 def ingest(
     src: Annotated[
@@ -77,6 +93,34 @@ def ingest(
         typer.Option("--type", help="COLUMN=TYPE, e.g. id=integer or price=decimal(12,2)."),
     ] = None,
     set_: Set = None,
+    select: Annotated[
+        list[str] | None, _column("--select", "COLUMN", "Load this column only; repeat it.")
+    ] = None,
+    drop: Annotated[list[str] | None, _column("--drop", "COLUMN", "Leave a column out.")] = None,
+    rename: Annotated[
+        list[str] | None, _column("--rename", "COLUMN=NAME", "Call a column otherwise.")
+    ] = None,
+    cast: Annotated[
+        list[str] | None,
+        _column("--cast", "COLUMN=TYPE", "Make a value of a type of whatever was read."),
+    ] = None,
+    hash_: Annotated[
+        list[str] | None,
+        _column("--hash", "COLUMN", "Replace values by their HMAC, keyed by HEADRACE_HASH_KEY."),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        _column("--mask", "COLUMN=N", "Make stars of all but the last N characters."),
+    ] = None,
+    compute: Annotated[
+        list[str] | None,
+        _column("--compute", "NAME=SQL", "A column of an expression over the source's columns."),
+    ] = None,
+    names: Annotated[Names, typer.Option(help="snake: small_letters_and_digits.")] = Names.AS_IS,
+    schema: Annotated[
+        Policy,
+        typer.Option(help="Columns that the table lacks: added, their rows rejected, or left out."),
+    ] = Policy.EVOLVE,
     failure_threshold: Annotated[
         float, typer.Option(min=0, max=100, help="Percent of rows that may be rejected.")
     ] = 0,
@@ -92,14 +136,21 @@ def ingest(
 
     options = _options(delimiter, encoding)
     if type_:
-        pairs = [pair.rpartition("=") for pair in type_]
-        if any(not column or not name for column, _, name in pairs):
-            raise Invalid("--type wants COLUMN=TYPE.", field="--type")
-        options["mapping"] = {column: name for column, _, name in pairs}
+        options["mapping"] = _pairs(type_, "--type")
+    numbers = _pairs(mask, "--mask")
+    if bad := [name for name, number in numbers.items() if not number.isdecimal()]:
+        raise Invalid(f"--mask {bad[0]}=N wants a whole number.", field="--mask")
+    shape = Shape(
+        select=tuple(select or ()), drop=tuple(drop or ()), rename=_pairs(rename, "--rename"),
+        cast=_pairs(cast, "--cast"), hash=tuple(hash_ or ()),
+        mask={name: int(number) for name, number in numbers.items()},
+        compute=_pairs(compute, "--compute", first=True), names=names, policy=schema,
+    )  # fmt: skip
+    settings = from_env({"HEADRACE_MEMORY": "512MB"} | os.environ)
     code = run(
         src, dest, table=table, mode=mode, key=tuple(key or ()), as_json=json, kind=format_,
         failure_threshold=failure_threshold, options=options, pairs=set_ or (),
-        memory_bytes=from_env({"HEADRACE_MEMORY": "512MB"} | os.environ).memory_bytes,
+        memory_bytes=settings.memory_bytes, shape=shape, secret=settings.hash_key,
     )  # fmt: skip
     raise typer.Exit(code)
 

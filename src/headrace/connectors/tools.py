@@ -11,7 +11,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import Retry, Timeout, connection
 
-from headrace.contract.tools import Fetched, Known
+from headrace.contract.tools import BadFile, Fetched, Known
 from headrace.domain.errors import HeadraceError, Invalid, Refused, TimedOut, Unavailable
 from headrace.domain.run import Range
 
@@ -74,6 +74,7 @@ class WorkTools:
         self.range = range_
         self.repeatable = repeatable
         self.passed: dict[str, str] = {}
+        self.bad: list[BadFile] = []
         self._paths = paths
         self._address_of = address_of
         self._told = told

@@ -14,6 +14,14 @@ FILE: Final = "__headrace_file"  # names of our own columns in a relation
 DOCUMENT: Final = "__headrace_document"
 KEY: Final = "__headrace_key"
 ATTRIBUTES: Final = "__headrace_attributes"
+WIDER: Final = {  # the second holds every value of the first
+    ("integer", "float"), ("integer", "string"), ("float", "string"), ("boolean", "string"),
+    ("date", "timestamp"), ("date", "string"), ("timestamp", "string"), ("decimal", "string"),
+    ("integer", "decimal"),
+}  # fmt: skip
+_WHOLE: Final = frozenset(
+    {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
+)
 MISFIT: Final = "headrace: a row does not fit"  # what a scan says that ends at one (text.c too)
 
 
@@ -66,3 +74,28 @@ def quoted(name: str) -> str:
 def literal(text: str) -> str:
     """Write a text as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def ours_of(type_: str, column: str) -> tuple[str, str]:
+    """Return our type for one of DuckDB's, and the SQL that makes it."""
+    if type_ in _WHOLE:
+        return "integer", f"{column}::bigint"
+    if type_.endswith(("[]", ")")) and re.match(r"STRUCT|MAP|UNION|.*\[", type_):
+        return "json", f"to_json({column})"
+    if type_.startswith("DECIMAL("):
+        return type_.lower(), column
+    if type_ in ("UBIGINT", "HUGEINT", "UHUGEINT"):
+        return "decimal(38,0)", f"{column}::decimal(38,0)"
+    if type_ == "TIMESTAMP WITH TIME ZONE":
+        return "timestamp", f"timezone('UTC', {column})"
+    if type_.startswith("TIMESTAMP"):
+        return "timestamp", f"{column}::timestamp"
+    if type_ == "BLOB":
+        return "string", f"base64({column})"
+    same = {
+        "VARCHAR": "string", "DOUBLE": "float", "BOOLEAN": "boolean", "DATE": "date",
+        "TIME": "time", "JSON": "json",
+    }  # fmt: skip
+    if type_ in same:
+        return same[type_], column
+    return ("float", f"{column}::double") if type_ == "FLOAT" else ("string", f"{column}::varchar")

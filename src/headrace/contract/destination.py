@@ -105,6 +105,9 @@ class Load(Protocol):
         Raises LostClaim if a higher fence is there.
         """
 
+    def columns(self) -> Sequence[Column] | None:
+        """Return the columns of the table that is there, in our types; None without a table."""
+
     def write(self, rows: Rows) -> dict[str, int]:
         """Stage rows; return how many are in the stage now, by file path. May be called again."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from headrace.domain.errors import OwnerError
 from headrace.domain.run import Range
 
 
@@ -30,6 +31,15 @@ class Known:
     whole: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadFile:
+    """One file among others that cannot be read, and why."""
+
+    name: str
+    bytes: int
+    error: OwnerError
+
+
 class Tools(Protocol):
     """Handed to every connector by whoever makes it."""
 
@@ -41,6 +51,7 @@ class Tools(Protocol):
     known: Known | None  # None: read everything
     range: Range | None  # a back-fill: read nothing but this
     repeatable: bool  # rows that were read before may be given again: their keys tell
+    bad: list[BadFile]  # what was left out; where nothing else is, its error is the run's
     passed: dict[str, str]  # versions of files that are passed over for the first time
 
     def allowed_paths(self, pattern: str) -> list[Path]:

@@ -21,6 +21,9 @@ class Rule(StrEnum):
     NOT_AN_OBJECT = "not_an_object"
     MISSING_KEY = "missing_key"
     DUPLICATE_KEY = "duplicate_key"
+    EXPRESSION = "expression"  # of a column; it could not be computed for this row
+    UNKNOWN_COLUMN = "unknown_column"  # the table is frozen, and does not have it
+    BAD_FILE = "bad_file"  # a whole file that cannot be read
     TRANSFORMATION = "transformation"  # its code threw an error for this row
     NOT_APPLIED = "not_applied"  # it was pushed, and its run ended before it was its turn
 

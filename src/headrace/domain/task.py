@@ -8,6 +8,7 @@ from typing import Any
 from headrace.domain.clock import Millis
 from headrace.domain.ids import DestinationId, SourceId, TaskId, TenantId
 from headrace.domain.schedule import DEFAULT, Timing
+from headrace.domain.shape import PLAIN, Shape
 
 
 class Action(StrEnum):
@@ -52,6 +53,7 @@ class Task:
     key: tuple[str, ...]
     cron: str | None = None  # of a schedule
     timing: Timing = DEFAULT
+    shape: Shape = PLAIN
     priority: int = 0  # its runs go before those of a lower one, of the same tenant
     next_run: Millis | None = None  # of a schedule
     blocked: str | None = None  # why it was taken out of use; `enabled` is false then

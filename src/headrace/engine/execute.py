@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import duckdb
 
 from headrace.contract.destination import Counts, Destination, Load, Rows, Target
-from headrace.contract.source import File, Source
+from headrace.contract.source import File, Scan, Source
 from headrace.domain.books import Books, FileBooks, Receipt, TableBooks
 from headrace.domain.errors import (
     Cancelled,
@@ -28,11 +28,13 @@ from headrace.domain.errors import (
     Unchanged,
 )
 from headrace.domain.event import EventKind, EventStatus, NewEvent
+from headrace.domain.rejected import Rejected, Rule
 from headrace.domain.task import Action
 from headrace.engine.documents import Documents
+from headrace.engine.layout import lay_out, shut
 from headrace.engine.plan import Journal, Plan, Segment, Stopped
 from headrace.engine.quarantine import write_segment
-from headrace.engine.stage import STAGE, Staged, Stager, lay_out, told_rules
+from headrace.engine.stage import STAGE, FileCount, Staged, Stager, told_rules
 from headrace.engine.transform import transform
 from headrace.observe import faults
 
@@ -57,13 +59,10 @@ def execute(
         con = load.con or _scratch(plan)
         stager = Stager(plan, load, con, journal, destination.document_rules)
         with _watched(stager, journal):
-            journal.told("fetching")
-            scans = _blamed("source", lambda: list(source.scans(con)))
-            faults.reach("child.fetched")
-            fitted = lay_out(plan, scans, con)
-            files = [file for scan in scans for file in scan.files]
-            journal.event(_fetched(plan, files))
+            scans = _scanned(plan, source, con, journal)
+            fitted = lay_out(plan, scans, con, _blamed("destination", load.columns))
             staged = stager.stage(fitted)
+            _leave_out(plan, staged, journal)
             if stager.documents:
                 _finish(plan, staged, con, journal, destination, with_file=stager.with_file)
             faults.reach("child.staged")
@@ -95,6 +94,47 @@ def execute(
         raise
     finally:
         load.close()
+
+
+def _scanned(
+    plan: Plan, source: Source, con: duckdb.DuckDBPyConnection, journal: Journal
+) -> list[Scan]:
+    """Fetch what there is to read."""
+    journal.told("fetching")
+    scans = _blamed("source", lambda: list(source.scans(con)))
+    faults.reach("child.fetched")
+    files = [file for scan in scans for file in scan.files]
+    if plan.bad and not files:
+        raise plan.bad[0].error
+    if plan.shape.compute:
+        shut(con, files, plan.spool)
+    journal.event(_fetched(plan, files))
+    return scans
+
+
+def _leave_out(plan: Plan, staged: Staged, journal: Journal) -> None:
+    """Account for files that cannot be read: each is one rejected record."""
+    for bad in plan.bad:
+        hint = f" {bad.error.hint}" if bad.error.hint else ""
+        staged.counts.append(
+            FileCount(
+                file=File(name=bad.name, path=f"\0{bad.name}", bytes=bad.bytes), read=1, landed=0,
+                rejected=1,
+            )
+        )  # fmt: skip
+        staged.rejects.append(
+            Rejected(
+                table=plan.table, file=bad.name, record=1, line=None, byte=None, column=None,
+                rule=Rule.BAD_FILE, message=f"{bad.error.message}{hint}", raw="",
+            )
+        )  # fmt: skip
+        staged.rules[Rule.BAD_FILE] = staged.rules.get(Rule.BAD_FILE, 0) + 1
+        journal.event(
+            NewEvent(
+                kind=EventKind.LOG, status=EventStatus.FAILED,
+                message=f"A file was left out: {bad.error.message}",
+            )
+        )  # fmt: skip
 
 
 def _begun(plan: Plan, load: Load, journal: Journal) -> Receipt | None:
@@ -276,6 +316,14 @@ def _note(receipt: Receipt, segments: tuple[Segment, ...]) -> str:
 def _judge_threshold(plan: Plan, staged: Staged) -> None:
     read = sum(count.read for count in staged.counts)
     failures = sum(count.rejected - count.duplicates for count in staged.counts)
+    bad, files = len(plan.bad), len(staged.counts)
+    if bad * 100 > plan.failure_threshold * files:
+        raise TooManyRejected(
+            f"{bad:,} of {files:,} files cannot be read; the task allows"
+            f" {plan.failure_threshold:g} percent. The first: {plan.bad[0].error.message}",
+            hint="Nothing was published. Mend or remove them, or raise the failure threshold.",
+            field="failureThreshold",
+        )
     if failures * 100 > plan.failure_threshold * read:
         raise TooManyRejected(
             f"{failures:,} of {read:,} rows were rejected; the task allows"

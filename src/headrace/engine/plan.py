@@ -1,13 +1,15 @@
 """The plan of one run: everything the engine needs to know, as plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from headrace.contract.tools import BadFile
 from headrace.domain.books import Receipt
 from headrace.domain.errors import HeadraceError
 from headrace.domain.event import NewEvent
+from headrace.domain.shape import PLAIN, Shape
 from headrace.domain.task import Action
 
 REJECTS_MAX: Final = 100_000  # raw rows that the quarantine keeps of one run
@@ -34,6 +36,9 @@ class Plan:
     transformations: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # code, secrets
     only_tells: bool = False
     latest: str | None = None  # of two rows with one key: the one with more here, else the later
+    shape: Shape = PLAIN
+    bad: Sequence[BadFile] = ()  # filled while the source is read
+    hash_key: bytes = b""
     passed: Mapping[str, str] = field(default_factory=dict)  # filled while the source is read
 
 

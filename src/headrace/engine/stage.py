@@ -7,163 +7,28 @@ and reason of every reject, and where the two readers disagree, the file is clea
 again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 
-from headrace.contract.columns import (
-    ATTRIBUTES,
-    DOCUMENT,
-    FILE,
-    KEY,
-    MISFIT,
-    Column,
-    duckdb_type,
-    literal,
-    quoted,
-)
+from headrace.contract.columns import ATTRIBUTES, FILE, KEY, MISFIT, Column, literal, quoted
 from headrace.contract.destination import DocumentRules, Load, Rows
-from headrace.contract.source import (
-    Cell,
-    File,
-    LeftOver,
-    Place,
-    QuickScan,
-    RowCheck,
-    Scan,
-    Survey,
-)
-from headrace.domain.errors import (
-    Misconfigured,
-    Refused,
-    TooManyRejected,
-    Unbalanced,
-    Unchanged,
-)
+from headrace.contract.source import File, LeftOver, Place, Survey
+from headrace.domain.errors import TooManyRejected, Unbalanced
 from headrace.domain.rejected import Rejected, Rule
-from headrace.domain.task import Action
 from headrace.engine import fit
+from headrace.engine.layout import HEAD_BYTES, Fitted, quickened, sampled
 from headrace.engine.plan import Journal, Plan
 from headrace.observe import faults
 
-HEAD_BYTES: Final = 1 << 20
 STORM_ROWS: Final = 100  # fewer rows than this are no storm
 STORM_SHARE: Final = 0.95
 OFFSET_SLACK: Final = 2  # bytes; DuckDB 1.5 tells some offsets after its first buffer one too high
 STAGE: Final = "__headrace_scratch_stage"
 
 Misfit = tuple[int, int, str | None]  # ordinal among unbroken records, broken test, value
-
-
-@dataclass(slots=True, kw_only=True)
-class Fitted:
-    """One scan with the columns of the whole table laid over it."""
-
-    scan: Scan
-    columns: Sequence[Column]
-    cells: Sequence[Cell | None]  # by column; None where this scan lacks it
-    checks: Sequence[RowCheck]
-    judged: Sequence[tuple[Cell, str]]  # each cell that must fit, with the type to fit
-    extra: Sequence[str]  # select items of KEY and DOCUMENT
-    quick: QuickScan | None = None  # instead of the scan, for reading only
-
-    def good(self) -> str:
-        """Return SQL that is true for a row without fault."""
-        tests = [f"not coalesce({check.sql}, false)" for check in self.checks]
-        tests += self.tests()
-        return " and ".join(test for test in tests if test != "true") or "true"
-
-    def tests(self) -> list[str]:
-        """Return for each judged cell SQL that is true where it fits."""
-        return [
-            fit.fits(_named(cell, number), type_, f"v{number}")
-            for number, (cell, type_) in enumerate(self.judged)
-        ]
-
-    def _valued(self, files: Sequence[File], *, with_file: bool) -> str:
-        """Return SQL of the raw rows with every cell's text `x`, JSON type `k` and value `v`.
-
-        In steps of their own, so that nothing is computed twice.
-        """
-        raw, values = ["*"], ["*"]
-        for number, (cell, type_) in enumerate(self.judged):
-            raw.append(f"{cell.sql} as x{number}")
-            if cell.json_type:
-                raw.append(f"{cell.json_type} as k{number}")
-            whole = type_ == "json" and cell.json_type
-            value = fit.value(cell if whole else _named(cell, number), type_)
-            values.append(f"{value} as v{number}")
-        source = (self.quick or self.scan).relation(files, with_file=with_file)
-        return f"(select {', '.join(values)} from (select {', '.join(raw)} from {source}))"
-
-    def rows(self, files: Sequence[File], *, with_file: bool, strict: bool = False) -> str:
-        """Return SQL of the rows that fit; `strict`: it fails with MISFIT at one that does not.
-
-        A filter would be pushed down and have every cast computed twice; clean files are common.
-        """
-        place = {cell.column.name: number for number, (cell, _) in enumerate(self.judged)}
-        items = [
-            f"v{place[column.name]} as {quoted(column.name)}"
-            if cell
-            else f"null::{duckdb_type(column.type)} as {quoted(column.name)}"
-            for column, cell in zip(self.columns, self.cells, strict=True)
-        ]
-        items += self.extra
-        items += [FILE] if with_file else []
-        source = self._valued(files, with_file=with_file)
-        good = self.good()
-        if not strict or good == "true":
-            return f"select {', '.join(items)} from {source} where {good}"
-        value, _, name = items[0].rpartition(" as ")
-        items[0] = f"case when {good} then {value} else error('{MISFIT}') end as {name}"
-        return f"select {', '.join(items)} from {source}"
-
-    def streams(self, files: Sequence[File]) -> Sequence[Any]:
-        """Return the rows as they come, where nothing is left to do with them."""
-        as_they_come = self.quick and not self.extra and list(self.cells) == list(self.quick.cells)
-        if not self.quick or not as_they_come or self.good() != "true":
-            return ()
-        return self.quick.streams(files)
-
-    def misfits(self, file: File, limit: int) -> str:
-        """Return SQL of ordinal, number of the broken test, and the value, of rows that do not."""
-        cases, values = [], []
-        for number, check in enumerate(self.checks):
-            cases.append(f"when coalesce({check.sql}, false) then {number}")
-        for number, test in enumerate(self.tests()):
-            if test != "true":
-                reason = number + len(self.checks)
-                cases.append(f"when not {test} then {reason}")
-                values.append(f"when {reason} then left(x{number}::varchar, 200)")
-        if not cases:
-            return "select 0, 0, '' where false"
-        told = f"case reason {' '.join(values)} end" if values else "''"
-        # A column that nobody asks for is not checked by the reader, and other records would be
-        # left out than before: so every cell is asked for.
-        cells = [f"strlen({cell.sql}::varchar)" for cell in self.scan.cells if not cell.json_type]
-        size = f"greatest({', '.join(cells)})" if cells else "0"
-        # The numbers are given to narrow columns, so the window does not hold whole rows.
-        return (
-            f"select ordinal, reason, told from (select row_number() over () - 1 as ordinal,"
-            f" reason, told, size from (select reason, {told} as told, {size} as size"
-            f" from (select *, case {' '.join(cases)} end as reason"
-            f" from {self._valued([file], with_file=False)})))"
-            f" where reason is not null and (size is null or size >= 0) limit {limit}"
-        )
-
-    def head_counts(self, file: File) -> tuple[str, str]:
-        """Return a select list and source that count the rows of a file, and misfits by test."""
-        tests = [*self.tests(), *(f"not coalesce({check.sql}, false)" for check in self.checks)]
-        counted = [f"count(*) filter (not ({test}))" for test in tests]
-        return ", ".join(["count(*)", *counted]), self._valued([file], with_file=False)
-
-
-def _named(cell: Cell, number: int) -> Cell:
-    """Return the cell as `_valued` names its parts."""
-    kind = f"k{number}" if cell.json_type else None
-    return Cell(column=cell.column, sql=f"x{number}", json_type=kind, typed=cell.typed)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -187,155 +52,6 @@ class Staged:
     counts: list[FileCount] = field(default_factory=list)
     rejects: list[Rejected] = field(default_factory=list)
     rules: dict[str, int] = field(default_factory=dict)
-
-
-def lay_out(plan: Plan, scans: Sequence[Scan], con: duckdb.DuckDBPyConnection) -> list[Fitted]:
-    """Decide the table's columns and lay them over every scan. Raises Misconfigured for keys."""
-    cells_of = [
-        list(scan.needed_cells(plan.key)) if plan.documents and scan.document else list(scan.cells)
-        for scan in scans
-    ]
-    for scan, cells in zip(scans, cells_of, strict=True):
-        _infer(scan, cells, con)
-    types: dict[str, str] = {}
-    for cells in cells_of:
-        for cell in cells:
-            name, type_ = cell.column.name, cell.column.type
-            types[name] = fit.wider(types[name], type_) if name in types else type_
-    for name in plan.key:
-        if name not in types:
-            raise Misconfigured(
-                f"The key column {name!r} is not in the source.",
-                hint=f"Its columns: {', '.join(list(types)[:20])}.",
-                field="key",
-            )
-    columns = [Column(name, type_) for name, type_ in types.items()]
-    if not columns and not plan.documents:
-        _judge_nothing(plan, [file for scan in scans for file in scan.files])
-    return [
-        _fitted(plan, scan, cells, columns) for scan, cells in zip(scans, cells_of, strict=True)
-    ]
-
-
-def _judge_nothing(plan: Plan, files: Sequence[File]) -> None:
-    """Raise for a source without any column: Unchanged where nothing was to be added."""
-    if plan.action is not Action.REPLACE and not any(file.records for file in files):
-        raise Unchanged("The source holds no records.")
-    raise Refused(
-        "The records have no members: there is nothing to make a table's columns of.",
-        hint="Name the columns and their types in the mapping.", field="input.mapping",
-    )  # fmt: skip
-
-
-def _infer(scan: Scan, cells: list[Cell], con: duckdb.DuckDBPyConnection) -> None:
-    """Replace the type "infer" by what a sample of one of the first files looks like."""
-    open_ = [number for number, cell in enumerate(cells) if cell.column.type == "infer"]
-    if not open_:
-        return
-    file = max(scan.files[:100], key=lambda file: min(file.bytes, HEAD_BYTES))
-    sample = scan.head(file, HEAD_BYTES) or file
-    wanted = [cells[number] for number in open_]
-
-    def query(file: File) -> str:
-        return f"select {fit.inferred(wanted)} from {scan.relation([file], with_file=False)}"
-
-    types, _ = _sampled(con, scan, sample, query)
-    for number, type_ in zip(open_, types, strict=True):
-        old = cells[number]
-        cells[number] = Cell(column=Column(old.column.name, type_), sql=old.sql)
-
-
-def _sampled(
-    con: duckdb.DuckDBPyConnection, scan: Scan, file: File, query: Callable[[File], str]
-) -> tuple[tuple[Any, ...], int]:
-    """Return the one row of an aggregate over a file, and how many records are broken."""
-    try:
-        found = con.execute(query(file)).fetchone()
-        broken = sum(map(len, scan.reader_rejects(con).values()))
-    except duckdb.InvalidInputException:  # the reader gave up: try what is unbroken
-        found = con.execute(query(scan.cleaned(file))).fetchone()
-        broken = scan.survey(file, (), 0).broken
-    assert found is not None  # an aggregate has one row
-    return found, broken
-
-
-def quickened(
-    plan: Plan, fitted: Sequence[Fitted], con: duckdb.DuckDBPyConnection
-) -> list[Fitted] | None:
-    """Return the same laid over the scans' quick ways; None if one of them has none."""
-    partial = plan.action in (Action.PARTIAL, Action.PARTIAL_NO_CREATE)
-    if plan.documents or (partial and any(one.scan.document for one in fitted)):
-        return None  # a key is the text of its cell, and which members a record has is not kept
-    found: list[Fitted] = []
-    for one in fitted:
-        types = {cell.column.name: type_ for cell, type_ in one.judged}
-        if any(types.get(name) == "json" for name in plan.key):
-            return None  # where null is text
-        quick = one.scan.quick(con, types, in_order=bool(plan.key))
-        if quick is None:
-            for other in found:
-                other.quick.close() if other.quick else None
-            return None
-        found.append(_fitted(plan, one.scan, list(quick.cells), one.columns, quick))
-    return found
-
-
-def _fitted(
-    plan: Plan, scan: Scan, cells: list[Cell], columns: Sequence[Column],
-    quick: QuickScan | None = None,
-) -> Fitted:  # fmt: skip
-    by_name = {cell.column.name: cell for cell in cells}
-    checks = [] if quick else list(scan.checks)  # the quick way knows no such records
-    for name in plan.key:
-        cell = by_name.get(name)
-        absent = f"coalesce({cell.sql}::varchar, '') = ''" if cell else "true"
-        checks.append(
-            RowCheck(
-                sql=absent, rule=Rule.MISSING_KEY, message=f"The key column {name!r} is empty."
-            )
-        )
-    judged = [(by_name[column.name], column.type) for column in columns if column.name in by_name]
-    if plan.refuses_nul:
-        checks += [
-            RowCheck(
-                sql=f"(contains({cell.sql}::varchar, chr(0))"
-                + (f" or contains({cell.sql}::varchar, '\\u0000'))" if type_ == "json" else ")"),
-                rule=Rule.BAD_VALUE,
-                message=f"{cell.column.name!r} holds the character U+0000.",
-            )
-            for cell, type_ in judged
-            if type_ == "json" or (type_ == "string" and not quick)  # which knows no NUL
-        ]
-    extra: list[str] = []
-    if scan.document and plan.action in (Action.PARTIAL, Action.PARTIAL_NO_CREATE):
-        extra.append(f"to_json(json_keys({scan.document}))::varchar as {ATTRIBUTES}")
-    laid = [by_name.get(column.name) for column in columns]
-    if plan.documents:
-        key = [fit.value(by_name[name], "string") for name in plan.key if name in by_name]
-        extra.append(f"{key[0]}::varchar as {KEY}" if key else f"uuid()::varchar as {KEY}")
-        if scan.document:
-            extra.append(f"{scan.document}::varchar as {DOCUMENT}")
-        else:
-            members = ", ".join(
-                f"{literal(column.name)}, {fit.value(by_name[column.name], column.type)}"
-                for column in columns
-                if column.name in by_name
-            )
-            extra.append(f"json_object({members})::varchar as {DOCUMENT}")
-            checks += [
-                RowCheck(
-                    sql=f"not isfinite(try_cast({cell.sql} as double))",
-                    rule=Rule.BAD_VALUE,
-                    message=f"{cell.column.name!r} is not finite, which JSON cannot say.",
-                )
-                for cell, type_ in judged
-                if type_ == "float"
-            ]
-        return Fitted(scan=scan, columns=(), cells=(), checks=checks, judged=judged, extra=extra)
-    return Fitted(
-        scan=scan, columns=columns, cells=laid, checks=checks, judged=judged, extra=extra,
-        quick=quick,
-    )  # fmt: skip
 
 
 class Stager:
@@ -673,7 +389,7 @@ class Stager:
             counts, source = one.head_counts(file)
             return f"select {counts} from {source}"
 
-        (rows, *wrong), left = _sampled(self._con, one.scan, head, query)
+        (rows, *wrong), left = sampled(self._con, one.scan, head, query)
         if rows + left < STORM_ROWS:
             return
         for (cell, type_), bad in zip(one.judged, wrong, strict=False):

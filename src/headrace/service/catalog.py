@@ -5,7 +5,7 @@ are sealed; what is kept in the open shows None in their place.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -30,11 +30,13 @@ from headrace.domain.ids import (
 from headrace.domain.principal import Principal
 from headrace.domain.resources import Authentication, Destination, Source, Transformation
 from headrace.domain.schedule import DEFAULT, Timing
+from headrace.domain.shape import PLAIN, Shape
 from headrace.domain.task import OF_TASKS, Action, Task, TriggerType
 from headrace.engine.steps import code_of
 from headrace.security.vault import Vault
 from headrace.service.orders import Code, is_local, judge_task, secret_members
 from headrace.service.schedule import check_timing, next_moment
+from headrace.service.shapes import check_shape
 from headrace.store import aliases, audit, breakers, positions, resources, runs, tables
 from headrace.store.database import Database, Tx
 from headrace.store.paging import Order, Window
@@ -45,7 +47,7 @@ NAME_MAX: Final = 400
 PRIORITY_MAX: Final = 100
 ALL_MAX: Final = 100_000
 UPLOADED: Final = "uploaded"  # the type of a source whose files a client brings
-POSITIONED: Final = frozenset({"source", "destination", "table", "action", "key"})
+POSITIONED: Final = frozenset({"source", "destination", "table", "action", "key", "shape"})
 AUTHENTICATION_FORMS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     # type: members that may be shown, members that are secret
     "googleServiceAccount": (("clientEmail",), ("privateKey",)),
@@ -360,7 +362,7 @@ class Catalog:
         trigger: TriggerType = TriggerType.ON_DEMAND, enabled: bool = True,
         failure_threshold: int = 0, table: str | None = None, key: Sequence[str] = (),
         extra: Mapping[str, Any] | None = None, cron: str | None = None, timing: Timing = DEFAULT,
-        priority: int = 0,
+        priority: int = 0, shape: Shape = PLAIN,
     ) -> Task:  # fmt: skip
         """Keep a task; with `cron` its trigger is a schedule.
 
@@ -371,6 +373,7 @@ class Catalog:
                 tx, tenant, source=source, destination=destination, action=action, name=name,
                 trigger=trigger, enabled=enabled, failure_threshold=failure_threshold,
                 table=table, key=key, extra=extra, cron=cron, timing=timing, priority=priority,
+                shape=shape,
             )  # fmt: skip
 
     def keep_task(
@@ -378,7 +381,7 @@ class Catalog:
         name: str = "", trigger: TriggerType = TriggerType.ON_DEMAND, enabled: bool = True,
         failure_threshold: int = 0, table: str | None = None, key: Sequence[str] = (),
         extra: Mapping[str, Any] | None = None, cron: str | None = None, timing: Timing = DEFAULT,
-        priority: int = 0,
+        priority: int = 0, shape: Shape = PLAIN,
     ) -> Task:  # fmt: skip
         """Do `add_task` in the caller's transaction."""
         check_timing(timing)
@@ -390,7 +393,7 @@ class Catalog:
             next_run=next_moment(cron, tx.now, timing, id_) if cron else None,
             enabled=enabled, failure_threshold=_percent(failure_threshold),
             table=_table(table), key=tuple(key), extra=extra or {},
-            priority=_priority(priority), created_at=tx.now,
+            priority=_priority(priority), shape=shape, created_at=tx.now,
             updated_at=tx.now,
         )  # fmt: skip
         self._judge(tx, thing)
@@ -400,17 +403,21 @@ class Catalog:
         return thing
 
     def change_task(self, tenant: TenantId, id_: str, **changes: Any) -> Task:
-        """Change members of a task, by their names in `domain.task`."""
+        """Change members of a task, by their names in `domain.task`.
+
+        `columns` (a Shape) and `policy` change either part of its shape.
+        """
         with self._database.begin() as tx:
             old = self._get(tx, Task, tenant, id_)
-            if "action" in changes:
-                changes["action"] = _action(changes["action"])
-            if "failure_threshold" in changes:
-                changes["failure_threshold"] = _percent(changes["failure_threshold"])
-            if "priority" in changes:
-                changes["priority"] = _priority(changes["priority"])
-            if "table" in changes:
-                changes["table"] = _table(changes["table"])
+            checked: dict[str, Callable[[Any], Any]] = {
+                "action": _action, "failure_threshold": _percent, "priority": _priority,
+                "table": _table,
+            }  # fmt: skip
+            for member in checked.keys() & changes.keys():
+                changes[member] = checked[member](changes[member])
+            if {"columns", "policy"} & set(changes):
+                policy = changes.pop("policy", old.shape.policy)
+                changes["shape"] = replace(changes.pop("columns", old.shape), policy=policy)
             given = changes.get("extra") or {}
             if "extra" in changes:
                 changes["extra"] = dict(old.extra) | changes["extra"]
@@ -433,6 +440,7 @@ class Catalog:
         return new
 
     def _judge(self, tx: Tx, task: Task) -> None:
+        check_shape(task.shape)
         source = resources.find(tx, Source, task.tenant, task.source)
         if source is None:
             raise Invalid(f"cannot find source {task.source[:80]}", field="sourceID")

@@ -18,6 +18,7 @@ from headrace.contract.tools import Known, Tools
 from headrace.domain.errors import Misconfigured
 from headrace.domain.run import Range
 from headrace.domain.secret import Secret
+from headrace.domain.shape import PLAIN, Shape
 from headrace.domain.task import KEYED, Action
 from headrace.engine.plan import Journal
 from headrace.security.egress import Egress, parse_networks
@@ -84,6 +85,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     known: Known | None = None  # a run that reads only what has changed since then
     range: Range | None = None  # a run that reads only that
     only_tells: bool = False  # it tells what has landed, and does nothing
+    shape: Shape = PLAIN
+    hash_key: bytes = b""  # of the tenant, for hashed columns
     latest: str | None = None  # of two rows with one key: the higher value here wins
 
 

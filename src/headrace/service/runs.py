@@ -48,6 +48,7 @@ from headrace.service.orders import (
     tools_for,
 )
 from headrace.service.schedule import due_moments, is_made_up, next_moment
+from headrace.service.shapes import hash_key
 from headrace.settings import Settings
 from headrace.store import (
     audit,
@@ -485,7 +486,7 @@ class Runs:
                 destination_input=self._destination_input(
                     tx, destination, run.table, self._settings.data_dir.absolute()
                 ),
-                action=run.action, table=task.table, key=task.key,
+                action=run.action, table=task.table, key=task.key, shape=task.shape,
                 known=self._known(tx, task) if run.mode is Mode.DELTA else None, range=run.range,
                 only_tells=run.stopping,
                 failure_threshold=run.failure_threshold, tenant=run.tenant,
@@ -625,6 +626,7 @@ class Runs:
             memory_bytes=settings.run_memory_bytes,
             threads=2,
             rejects_max=settings.rejects_max,
+            hash_key=hash_key(settings.hash_key, str(values["tenant"])),
             hosts={"algolia": settings.algolia_host, "insights": settings.algolia_insights_host},
         )
 

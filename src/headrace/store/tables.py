@@ -112,7 +112,8 @@ task: Final = Table(
     Column("failure_threshold", Integer, nullable=False), Column("table_name", String(400)),
     Column("key_columns", JSON, nullable=False), Column("extra", JSON, nullable=False),
     Column("cron", String(200)), Column("timing", JSON, nullable=False),
-    Column("next_run", BigInteger, index=True), Column("blocked", Text),
+    Column("shape", JSON, nullable=False), Column("next_run", BigInteger, index=True),
+    Column("blocked", Text),
     Column("criticals", Integer, nullable=False, default=0), *_times(),
     Index("ix_task_listed", "tenant", "created_at", "id"),
 )  # fmt: skip

@@ -5,14 +5,14 @@ locks all others out, so a load waits for a lock that somebody else has, and say
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Final
 
 import duckdb
 import msgspec
 
 from headrace.connectors.families import sql
-from headrace.connectors.families.duckdb_file import connect
+from headrace.connectors.families.duckdb_file import connect, our_type
 from headrace.connectors.families.paging import page_of
 from headrace.contract.columns import ATTRIBUTES, FILE, Column, duckdb_type, literal, quoted
 from headrace.contract.destination import (
@@ -153,6 +153,10 @@ class DuckdbLoad:
         if found and found[0] is not None and found[0] > self._target.fence:
             raise LostClaim("A newer attempt loads this table.", fence=found[0])
 
+    def columns(self) -> Sequence[Column] | None:
+        found = self._columns(self._target.table)
+        return [Column(name, our_type(type_)) for name, type_ in found] or None
+
     def write(self, rows: Rows) -> dict[str, int]:
         raise NotImplementedError  # the engine stages by SQL on `con`
 
@@ -285,12 +289,10 @@ class DuckdbLoad:
 
     def _evolve(self, columns: list[str]) -> frozenset[str]:
         there = {
-            name.casefold(): _our_type(type_) for name, type_ in self._columns(self._target.table)
+            name.casefold(): our_type(type_) for name, type_ in self._columns(self._target.table)
         }
         coming = [
-            Column(name, _our_type(type_))
-            for name, type_ in self._columns(STAGE)
-            if name in columns
+            Column(name, our_type(type_)) for name, type_ in self._columns(STAGE) if name in columns
         ]
         found = sql.evolution(self._target.table, there, coming, self._is_empty)
         for column in found.add:
@@ -329,18 +331,6 @@ class DuckdbLoad:
 
 def _has_attribute(name: str) -> str:
     return f"list_contains(s.{ATTRIBUTES}::json::varchar[], {literal(name)})"
-
-
-def _our_type(type_: str) -> str:
-    ours = {
-        "VARCHAR": "string", "BIGINT": "integer", "DOUBLE": "float", "BOOLEAN": "boolean",
-        "JSON": "json", "DATE": "date", "TIME": "time", "TIMESTAMP": "timestamp",
-    }  # fmt: skip
-    if type_.startswith("DECIMAL("):
-        return type_.lower()
-    if type_ in ("INTEGER", "SMALLINT", "TINYINT"):
-        return "integer"
-    return ours.get(type_, f"native:{type_}")
 
 
 CONNECTOR: Final[DestinationMaker] = Duckdb  # type: ignore[assignment]  # narrower config

@@ -9,15 +9,16 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
 import duckdb
 import msgspec
 
+from headrace.connectors.families.duckdb_file import our_type
 from headrace.connectors.families.paging import page_of
-from headrace.contract.columns import FILE, literal, quoted
+from headrace.contract.columns import FILE, Column, literal, quoted
 from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
@@ -107,6 +108,7 @@ class ParquetLoad:
         con = duckdb.connect(str(tools.spool / "parquet-stage.duckdb"))
         con.execute(f"set memory_limit = '{tools.memory_bytes // 1_000_000}MB'")
         con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
+        con.execute(f"set allowed_directories = [{literal(f'{folder}/')}]")
         self.con: duckdb.DuckDBPyConnection | None = con
         self._con = con
         self._part = f"{target.fence:020d}"
@@ -148,6 +150,16 @@ class ParquetLoad:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+    def columns(self) -> Sequence[Column] | None:
+        files = _manifest(self._folder)["files"]
+        if not files:
+            return None
+        paths = ", ".join(literal(str(self._folder / file)) for file in files)
+        found = self._con.execute(
+            f"describe select * from read_parquet([{paths}], union_by_name=true)"
+        ).fetchall()
+        return [Column(name, our_type(type_)) for name, type_, *_ in found]
 
     def write(self, rows: Rows) -> dict[str, int]:
         raise NotImplementedError  # the engine stages by SQL on `con`

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, ClassVar, Final
 
@@ -216,6 +216,22 @@ class PostgresqlLoad:
         if found and found[0] > self._target.fence:
             raise LostClaim("A newer attempt loads this table.", fence=found[0])
 
+    def columns(self) -> Sequence[Column] | None:
+        with postgres.told():
+            found = self._there()
+            self._con.commit()
+        return [Column(name, type_) for name, type_ in found] or None
+
+    def _there(self) -> list[tuple[str, str]]:
+        """Return name and type (in our words) of the table's columns; none without a table."""
+        found = self._con.execute(
+            "select attname, format_type(atttypid, atttypmod) from pg_attribute"
+            " where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped"
+            " order by attnum",
+            [self._table],
+        ).fetchall()
+        return [(name, _our_type(type_)) for name, type_ in found]
+
     def write(self, rows: Rows) -> dict[str, int]:
         with postgres.told():
             if not self._columns:
@@ -395,14 +411,7 @@ class PostgresqlLoad:
         return [name for (name,) in found if name not in staged]
 
     def _evolve(self) -> frozenset[str]:
-        there = {
-            name.casefold(): _our_type(type_)
-            for name, type_ in self._con.execute(
-                "select attname, format_type(atttypid, atttypmod) from pg_attribute"
-                " where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped",
-                [self._table],
-            ).fetchall()
-        }
+        there = {name.casefold(): type_ for name, type_ in self._there()}
         found = sql.evolution(self._target.table, there, self._columns, self._is_empty)
         for column in found.add:
             self._con.execute(

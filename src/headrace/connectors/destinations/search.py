@@ -168,6 +168,9 @@ class SearchLoad:
         if found and found[0] > self._target.fence:
             raise LostClaim("A newer attempt loads this index.", fence=found[0])
 
+    def columns(self) -> None:
+        return None  # records have no columns of a table
+
     def write(self, rows: Rows) -> dict[str, int]:
         names = [KEY, DOCUMENT, *([FILE] if rows.with_file else [])]
         found = rows.con.execute(f"select {', '.join(names)} from ({rows.sql})")

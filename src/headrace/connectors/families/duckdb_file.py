@@ -14,9 +14,6 @@ from headrace.domain.errors import Refused, Unavailable
 LOCK_WAIT_S: Final = 600.0
 LOCK_RETRY_S: Final = 0.2
 _HELD_BY: Final = re.compile(r"\(PID (\d+)\)")
-_WHOLE: Final = frozenset(
-    {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
-)
 
 
 def connect(path: Path, tools: Tools, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
@@ -55,26 +52,14 @@ def connect(path: Path, tools: Tools, *, read_only: bool = False) -> duckdb.Duck
             return con
 
 
-def ours_of(type_: str, column: str) -> tuple[str, str]:
-    """Return our type for one of DuckDB's, and the SQL that makes it."""
-    if type_ in _WHOLE:
-        return "integer", f"{column}::bigint"
-    if type_.endswith(("[]", ")")) and re.match(r"STRUCT|MAP|UNION|.*\[", type_):
-        return "json", f"to_json({column})"
-    if type_.startswith("DECIMAL("):
-        return type_.lower(), column
-    if type_ in ("UBIGINT", "HUGEINT", "UHUGEINT"):
-        return "decimal(38,0)", f"{column}::decimal(38,0)"
-    if type_ == "TIMESTAMP WITH TIME ZONE":
-        return "timestamp", f"timezone('UTC', {column})"
-    if type_.startswith("TIMESTAMP"):
-        return "timestamp", f"{column}::timestamp"
-    if type_ == "BLOB":
-        return "string", f"base64({column})"
-    same = {
-        "VARCHAR": "string", "DOUBLE": "float", "BOOLEAN": "boolean", "DATE": "date",
-        "TIME": "time", "JSON": "json",
+def our_type(type_: str) -> str:
+    """Return our type of a column of a table; `native:` and DuckDB's where we have none."""
+    ours = {
+        "VARCHAR": "string", "BIGINT": "integer", "DOUBLE": "float", "BOOLEAN": "boolean",
+        "JSON": "json", "DATE": "date", "TIME": "time", "TIMESTAMP": "timestamp",
     }  # fmt: skip
-    if type_ in same:
-        return same[type_], column
-    return ("float", f"{column}::double") if type_ == "FLOAT" else ("string", f"{column}::varchar")
+    if type_.startswith("DECIMAL("):
+        return type_.lower()
+    if type_ in ("INTEGER", "SMALLINT", "TINYINT"):
+        return "integer"
+    return ours.get(type_, f"native:{type_}")

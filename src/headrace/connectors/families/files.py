@@ -7,7 +7,7 @@ are exact and records are counted in the bytes that are read.
 import codecs
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -21,9 +21,9 @@ from headrace.connectors.families.objects import Objects
 from headrace.contract.columns import check_type
 from headrace.contract.source import File
 from headrace.contract.spec import Config, HttpUrl
-from headrace.contract.tools import Known, Tools
+from headrace.contract.tools import BadFile, Known, Tools
 from headrace.domain.clock import parse_rfc3339
-from headrace.domain.errors import Invalid, Misconfigured, Refused, Unchanged
+from headrace.domain.errors import Invalid, Misconfigured, OwnerError, Refused, Unchanged
 from headrace.domain.run import Range
 from headrace.domain.secret import Secret
 
@@ -73,6 +73,16 @@ def check_mapping(mapping: Mapping[str, str]) -> None:
             raise ValueError(f"mapping of column {column}: {error}") from None
 
 
+def judge_mapping(mapping: Iterable[str], names: Sequence[str], where: str) -> None:
+    """Raise Misconfigured for a column that a mapping names and a file does not have."""
+    for name in mapping:
+        if name not in names:
+            raise Misconfigured(
+                f"{where} has no column {name!r}, which input.mapping names.",
+                hint=f"Its columns: {', '.join(names[:20])}.", field="input.mapping",
+            )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Body:
     """One file at hand, as it came: maybe packed."""
@@ -105,6 +115,7 @@ class _Local:
 
 
 F = TypeVar("F", bound=Found)
+T = TypeVar("T")
 
 
 def gather(
@@ -116,15 +127,32 @@ def gather(
     """
     encoding = _codec(config.encoding)
     for body in _bodies(config, tools):
-        for plain in _unpacked(body, tools) if packed else [body]:
-            recoded = _recoded(plain, encoding, tools) if text else plain
-            yield File(
-                name=recoded.name,
-                path=str(recoded.path),
-                bytes=recoded.path.stat().st_size,
-                known=None,
-                version=body.version,
-            )
+        try:
+            for plain in _unpacked(body, tools) if packed else [body]:
+                recoded = _recoded(plain, encoding, tools) if text else plain
+                size = recoded.path.stat().st_size
+                yield File(
+                    name=recoded.name, path=str(recoded.path), bytes=size, version=body.version
+                )
+        except OwnerError as error:
+            tools.bad.append(BadFile(name=body.name, bytes=body.path.stat().st_size, error=error))
+
+
+def prepared(found: Iterable[File], tools: Tools, prepare: Callable[[File], T]) -> Iterator[T]:
+    """Yield what `prepare` makes of each file; one that cannot be read is left out, and told."""
+    for file in found:
+        try:
+            made = prepare(file)
+        except OwnerError as error:
+            tools.bad.append(BadFile(name=file.name, bytes=file.bytes, error=error))
+        else:
+            yield made
+
+
+def raise_bad(tools: Tools) -> None:
+    """Raise what is wrong with the first file that was left out, if any was."""
+    if tools.bad:
+        raise tools.bad[0].error
 
 
 def refuse_html(file: File) -> None:

@@ -11,13 +11,12 @@ import duckdb
 import msgspec
 
 from headrace.connectors.families import files
-from headrace.connectors.families.duckdb_file import ours_of
 from headrace.connectors.families.files import FilesConfig
-from headrace.contract.columns import FILE, Column, literal, quoted
+from headrace.contract.columns import FILE, Column, literal, ours_of, quoted
 from headrace.contract.source import Cell, File, Place, RowCheck, Scan, Survey
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
-from headrace.domain.errors import Misconfigured, Refused
+from headrace.domain.errors import Refused
 from headrace.domain.rejected import RAW_BYTES_MAX
 
 
@@ -103,36 +102,37 @@ class ParquetFiles:
     def check(self) -> None:
         for _ in self._files():
             return
+        files.raise_bad(self._tools)
 
     def look(self) -> dict[str, str]:
         return files.look(self._config, self._tools)
 
     def _files(self) -> Iterator[File]:
         """Yield the files, counted."""
-        for file in files.gather(self._config, self._tools, text=False):
-            files.refuse_html(file)
-            file.known = _count(file)
-            yield file
+        found = files.gather(self._config, self._tools, text=False)
+        yield from files.prepared(found, self._tools, self._counted)
+
+    def _counted(self, file: File) -> File:
+        files.refuse_html(file)
+        file.known = _count(file)
+        return file
 
     def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
         groups: dict[tuple[tuple[str, str], ...], list[File]] = {}
-        for file in self._files():
+
+        def described(file: File) -> tuple[tuple[tuple[str, str], ...], File]:
             try:
                 found = con.execute(
                     f"describe select * from read_parquet({literal(file.path)})"
                 ).fetchall()
             except duckdb.Error as error:
                 raise Refused(f"{file.name} cannot be read as Parquet.") from error
-            groups.setdefault(tuple((row[0], row[1]) for row in found), []).append(file)
+            files.judge_mapping(self._config.mapping, [row[0] for row in found], file.name)
+            return tuple((row[0], row[1]) for row in found), file
+
+        for columns, file in files.prepared(self._files(), self._tools, described):
+            groups.setdefault(columns, []).append(file)
         for columns, members in groups.items():
-            names = [name for name, _ in columns]
-            for name in self._config.mapping:
-                if name not in names:
-                    raise Misconfigured(
-                        f"{members[0].name} has no column {name!r}, which input.mapping names.",
-                        hint=f"Its columns: {', '.join(names[:20])}.",
-                        field="input.mapping",
-                    )
             yield ParquetScan(members, columns, con, self._config.mapping)
 
     def close(self) -> None:

@@ -37,6 +37,9 @@ class ServiceLoad:
         self._total = 0
         self._sent = 0
 
+    def columns(self) -> None:
+        return None  # records have no columns of a table
+
     def write(self, rows: Rows) -> dict[str, int]:
         """Take note of the rows, and count them by file."""
         self._rows.append(rows)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headrace.contract.columns import ATTRIBUTES, FILE, Column, quoted
+from headrace.contract.columns import ATTRIBUTES, FILE, WIDER, Column, quoted
 from headrace.contract.destination import Counts
 from headrace.domain.errors import Refused
 from headrace.domain.task import Action
@@ -129,13 +129,6 @@ class Apply:
             f" where {where}"
         )
         return counted
-
-
-WIDER: Final = {
-    ("integer", "float"), ("integer", "string"), ("float", "string"), ("boolean", "string"),
-    ("date", "timestamp"), ("date", "string"), ("timestamp", "string"), ("decimal", "string"),
-    ("integer", "decimal"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,21 +32,24 @@ class Avro(ParquetFiles):
     spec: ClassVar[Spec] = Spec(name="avro", title="Avro files", config=AvroConfig, ranges=True)
 
     def _files(self) -> Iterator[File]:
+        found = files.gather(self._config, self._tools, text=False)
+        yield from files.prepared(found, self._tools, self._read)
+
+    def _read(self, file: File) -> File:
         import fastavro
 
-        for file in files.gather(self._config, self._tools, text=False):
-            files.refuse_html(file)
-            try:
-                yield self._as_parquet(file)
-            except (ValueError, EOFError, IndexError, KeyError, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise
-                raise Refused(
-                    f"{file.name} is not an Avro file that can be read: {str(error)[:200]}.",
-                    hint="Check the URL.", field="input.url",
-                ) from error  # fmt: skip
-            except fastavro.schema.SchemaParseException as error:
-                raise Refused(f"{file.name}: its schema cannot be read: {error}") from error
+        files.refuse_html(file)
+        try:
+            return self._as_parquet(file)
+        except (ValueError, EOFError, IndexError, KeyError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise Refused(
+                f"{file.name} is not an Avro file that can be read: {str(error)[:200]}.",
+                hint="Check the URL.", field="input.url",
+            ) from error  # fmt: skip
+        except fastavro.schema.SchemaParseException as error:
+            raise Refused(f"{file.name}: its schema cannot be read: {error}") from error
 
     def _as_parquet(self, file: File) -> File:
         import fastavro

@@ -60,6 +60,7 @@ class Csv:
             mapping=config.mapping, unmapped=config.unmapped,
         )  # fmt: skip
         self._tools = tools
+        self._judged: set[tuple[str, ...]] = set()
         # Beside the scan: counting needs one core for a tenth of its time.
         self._counter = ThreadPoolExecutor(1, "headrace-count")
 
@@ -67,15 +68,17 @@ class Csv:
         for file in files.gather(self._config, self._tools):
             self._header(file)
             return
+        files.raise_bad(self._tools)
 
     def look(self) -> dict[str, str]:
         return files.look(self._config, self._tools)
 
     def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
         groups: dict[tuple[str, ...], list[File]] = {}
-        for file in files.gather(self._config, self._tools):
-            groups.setdefault(self._header(file), []).append(file)
-        if not any(groups):
+        found = files.gather(self._config, self._tools)
+        for names, file in files.prepared(found, self._tools, self._headed):
+            groups.setdefault(names, []).append(file)
+        if not any(groups) and not self._tools.bad:
             raise Refused(
                 "There is nothing in the file: not even a header.",
                 hint="Check the URL; an empty CSV file has at least a header.",
@@ -84,11 +87,18 @@ class Csv:
         for names, members in groups.items():
             if not names:
                 continue  # an empty file among others
-            self._judge_names(names, members[0].name)
             scan = CsvScan(members, names, self._form, self._tools)
             for file in members:
                 file.counting = self._counter.submit(scan.count, file)
             yield scan
+
+    def _headed(self, file: File) -> tuple[tuple[str, ...], File]:
+        """Return a file and its columns, which are judged once for all that have the same."""
+        names = self._header(file)
+        if names and names not in self._judged:
+            self._judge_names(names, file.name)
+            self._judged.add(names)
+        return names, file
 
     def _header(self, file: File) -> tuple[str, ...]:
         files.refuse_html(file)

@@ -9,7 +9,7 @@ import duckdb
 import msgspec
 
 from headrace.connectors.families import files
-from headrace.connectors.families.duckdb_file import connect, ours_of
+from headrace.connectors.families.duckdb_file import connect
 from headrace.connectors.families.table_source import (
     CursorKind,
     Snapshot,
@@ -20,7 +20,7 @@ from headrace.connectors.families.table_source import (
     number_of,
     selected,
 )
-from headrace.contract.columns import decimal_of, literal, quoted
+from headrace.contract.columns import decimal_of, literal, ours_of, quoted
 from headrace.contract.source import SourceMaker, Stream
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools

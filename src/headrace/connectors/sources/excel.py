@@ -50,27 +50,22 @@ class Excel:
         self._tools = tools
 
     def check(self) -> None:
-        for file in self._files():
+        for file in files.gather(self._config, self._tools, text=False, packed=False):
+            files.refuse_html(file)
             self._sheet(file)
             return
+        files.raise_bad(self._tools)
 
     def look(self) -> dict[str, str]:
         return files.look(self._config, self._tools)
 
     def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
         groups: dict[tuple[str, ...], list[File]] = {}
-        for file in self._files():
-            names, text = self._as_csv(file)
-            judge_names(names, file.name, "input.url")
+        found = files.gather(self._config, self._tools, text=False, packed=False)
+        for names, text in files.prepared(found, self._tools, self._as_csv):
             groups.setdefault(names, []).append(text)
         form = CsvForm(mapping=self._config.mapping, unmapped=self._config.unmapped)
         for names, members in groups.items():
-            for name in self._config.mapping:
-                if name not in names:
-                    raise Misconfigured(
-                        f"{members[0].name} has no column {name!r}, which input.mapping names.",
-                        hint=f"Its columns: {', '.join(names[:20])}.", field="input.mapping",
-                    )  # fmt: skip
             yield CsvScan(members, names, form, self._tools)
 
     def _files(self) -> Iterator[File]:
@@ -101,6 +96,7 @@ class Excel:
 
     def _as_csv(self, file: File) -> tuple[tuple[str, ...], File]:
         """Write a sheet as CSV; return its columns and the file."""
+        files.refuse_html(file)
         rows = (row for row in self._sheet(file).iter_rows() if any(cell != "" for cell in row))
         first = next(rows, None)
         if first is None:
@@ -111,6 +107,8 @@ class Excel:
             (_text(cell).strip() if self._config.header else "") or f"column{number}"
             for number, cell in enumerate(first, 1)
         )
+        judge_names(names, file.name, "input.url")
+        files.judge_mapping(self._config.mapping, names, file.name)
         target = files.new_spool_file(self._tools)
         count = 0
         with target.open("w", encoding="utf-8", newline="") as out:

@@ -5,12 +5,13 @@ their JSON type and never coerced.
 """
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import duckdb
 import msgspec
@@ -33,6 +34,8 @@ COLUMNS_MAX: Final = 2_000
 SAMPLE_RECORDS: Final = 10_000
 SMALL_BYTES: Final = 1 << 20  # below, the quick way is not quicker
 QUICK_FILES_MAX: Final = 64
+DEPTH_MAX: Final = 10
+SEPARATOR: Final = "__"  # between the names of an object and its member
 TOLD_RECORDS: Final = 10_000
 TOLD_S: Final = 0.2
 # DuckDB's reader lets commas before a closing bracket pass, and numbers that are none; JSON has
@@ -48,6 +51,10 @@ class JsonConfig(FilesConfig, frozen=True, kw_only=True):
     """What a user fills in for JSON files."""
 
     mapping: dict[str, str] = msgspec.field(default_factory=dict)
+    nested: Annotated[
+        Literal["json", "columns"],
+        msgspec.Meta(description="What objects in records become: JSON, or a column a member."),
+    ] = "json"
     unique_id_column: str | None = msgspec.field(default=None, name="uniqueIDColumn")
 
     def __post_init__(self) -> None:
@@ -87,6 +94,9 @@ class JsonScan:
         """One cell an attribute that any record has (invariant 2: a sample would lose some)."""
         plain = all(file.path in self._surveys for file in self.files)
         types = self._surveyed() if plain else self._looked()
+        paths: dict[str, tuple[str, ...]] = {}
+        if self._nested:
+            types, paths = self._flattened(types)
         if len(types) > COLUMNS_MAX:
             raise Refused(
                 f"The records have more than {COLUMNS_MAX:,} different attributes.",
@@ -107,7 +117,41 @@ class JsonScan:
                     hint="Rename one, or load into a search index.",
                     field="input.url",
                 )
-        return [self.cell(name, type_) for name, type_ in (types | self._config.mapping).items()]
+        return [
+            self.cell(name, type_, paths.get(name))
+            for name, type_ in (types | self._config.mapping).items()
+        ]
+
+    @property
+    def _nested(self) -> bool:
+        return self._config.nested == "columns"
+
+    def _flattened(
+        self, types: Mapping[str, str]
+    ) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+        """Put in the place of each object's column those of its members, however deep.
+
+        Returns types and paths by name. What is an object only at times stays one column.
+        """
+        raw = self.relation(self.files, with_file=False)
+        objects = f"(select doc from {raw} where doc is not null and json_type(doc) = 'OBJECT')"
+        found = self._con.execute(f"select json_group_structure(doc) from {objects}").fetchone()
+        self.reader_rejects(self._con)
+        tree = json.loads(found[0]) if found and found[0] else {}
+        flat: dict[str, str] = {}
+        paths: dict[str, tuple[str, ...]] = {}
+        for name, type_ in types.items():
+            for path, leaf in _leaves((name,), tree.get(name)):
+                column = SEPARATOR.join(path)
+                if column in flat:
+                    raise Refused(
+                        f"The members {'.'.join(path)} and {'.'.join(paths[column])} would both"
+                        f" be the column {column!r}.",
+                        hint='Leave objects as they are: "nested": "json".', field="input.nested",
+                    )  # fmt: skip
+                flat[column] = type_ if len(path) == 1 else leaf
+                paths[column] = path
+        return flat, paths
 
     def _looked(self) -> dict[str, str]:
         """Return the type of each attribute by a look at every record."""
@@ -163,9 +207,9 @@ class JsonScan:
             found.append(((record, place), name, sampled, kinds))
         return found
 
-    def cell(self, name: str, type_: str) -> Cell:
+    def cell(self, name: str, type_: str, path: tuple[str, ...] | None = None) -> Cell:
         """Return the cell of one attribute."""
-        where = literal(pointer(name))
+        where = literal("".join(map(pointer, path or (name,))))
         return Cell(
             column=Column(name, type_),
             sql=f"json_extract_string(doc, {where})",
@@ -257,7 +301,9 @@ class JsonScan:
         small = min(file.bytes for file in self.files) < SMALL_BYTES
         known = all(file.path in self._surveys for file in self.files)
         able = all(kind_of(column.type) for column in columns)
-        if small or not known or not able or not columns or len(self.files) > QUICK_FILES_MAX:
+        if small or not known or not able or not columns or self._nested:
+            return None
+        if len(self.files) > QUICK_FILES_MAX:
             return None
         threads = con.execute("select current_setting('threads')").fetchone() or (1,)
         return QuickJson(
@@ -296,6 +342,7 @@ class Json:
         for file in files.gather(self._config, self._tools):
             files.refuse_html(file)
             return
+        files.raise_bad(self._tools)
 
     def look(self) -> dict[str, str]:
         return files.look(self._config, self._tools)
@@ -303,16 +350,16 @@ class Json:
     def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
         arrays: set[str] = set()
         surveys: dict[str, JsonSurvey] = {}
-        scanned: list[File] = []
         left = SAMPLE_RECORDS
-        for file in files.gather(self._config, self._tools):
+
+        def counted(file: File) -> File:
+            nonlocal left
             files.refuse_html(file)
             is_array = json_text.is_array(file.path)
             survey = self._surveyed(file, left, lines=not is_array)
             if is_array:
                 target = files.new_spool_file(self._tools, ".lines")
-                file = replace(file, path=str(target), text_path=file.path)  # noqa: PLW2901
-                arrays.add(file.path)
+                file = replace(file, path=str(target), text_path=file.path)
             if survey is not None:
                 surveys[file.path] = survey
                 left = max(left - survey.records, 0)
@@ -321,7 +368,14 @@ class Json:
                 file.known = sum(1 for _ in json_text.elements(file.text_path, file.name))
             else:
                 file.known = sum(1 for _ in json_text.lines(file.path))
-            scanned.append(file)
+            if is_array:
+                arrays.add(file.path)
+            return file
+
+        found = files.gather(self._config, self._tools)
+        scanned = list(files.prepared(found, self._tools, counted))
+        if not scanned and self._tools.bad:
+            return
         if not any(file.bytes for file in scanned):
             raise Refused(
                 "There is nothing in the file.",
@@ -352,6 +406,15 @@ class Json:
 def pointer(name: str) -> str:
     """Write an attribute's name as a JSON pointer."""
     return "/" + name.replace("~", "~0").replace("/", "~1")
+
+
+def _leaves(path: tuple[str, ...], tree: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield path and type of what lies below a member, by the structure that DuckDB tells."""
+    if isinstance(tree, dict) and tree and len(path) < DEPTH_MAX:
+        for name, below in tree.items():
+            yield from _leaves((*path, name), below)
+    else:
+        yield path, _type_of({tree}) if isinstance(tree, str) and tree != "JSON" else "json"
 
 
 def _types(sampled: Mapping[str, set[str]], kinds: Mapping[str, set[str]]) -> dict[str, str]:

@@ -215,6 +215,7 @@ def add_task(payload: Json, services: Services, principal: Principal) -> wire.Ta
         failure_threshold=given.failure_threshold, priority=given.priority, key=given.key,
         cron=given.cron,
         timing=translate.timing(given.timing),
+        shape=translate.shape(given.columns, given.schema),
     )  # fmt: skip
     return _tasks(services, principal, [made])[0]
 

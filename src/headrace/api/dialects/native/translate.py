@@ -7,6 +7,7 @@ import msgspec
 
 from headrace.api.dialects.native import wire
 from headrace.domain import event, job, principal, resources, run, schedule, task
+from headrace.domain import shape as domain_shape
 from headrace.domain.clock import Millis, rfc3339
 from headrace.domain.ids import TaskId
 from headrace.domain.server import Server
@@ -68,13 +69,31 @@ def timing_shown(thing: schedule.Timing) -> wire.Timing:
     )  # fmt: skip
 
 
+def shape(columns: wire.Columns, policy: domain_shape.Policy) -> domain_shape.Shape:
+    return domain_shape.Shape(
+        select=tuple(columns.select), drop=tuple(columns.drop), rename=columns.rename,
+        cast=columns.cast, hash=tuple(columns.hash), mask=columns.mask, compute=columns.compute,
+        names=columns.names, policy=policy,
+    )  # fmt: skip
+
+
+def columns_shown(thing: domain_shape.Shape) -> wire.Columns:
+    return wire.Columns(
+        select=list(thing.select), drop=list(thing.drop), rename=dict(thing.rename),
+        cast=dict(thing.cast), hash=list(thing.hash), mask=dict(thing.mask),
+        compute=dict(thing.compute),
+        names=thing.names,
+    )  # fmt: skip
+
+
 def task_shown(thing: task.Task, *, paused: bool, last_run: Millis | None) -> wire.Task:
     return wire.Task(
         id=thing.id, name=thing.name, source=thing.source, destination=thing.destination,
         action=thing.action, table=thing.table, key=list(thing.key), enabled=thing.enabled,
         failure_threshold=thing.failure_threshold, paused=paused,
         priority=thing.priority, cron=thing.cron,
-        timing=timing_shown(thing.timing), next_run=_maybe(thing.next_run),
+        timing=timing_shown(thing.timing), columns=columns_shown(thing.shape),
+        schema=thing.shape.policy, next_run=_maybe(thing.next_run),
         last_run=_maybe(last_run), created_at=_at(thing.created_at),
         updated_at=_at(thing.updated_at),
     )  # fmt: skip
@@ -91,6 +110,10 @@ def given_members(given: msgspec.Struct) -> dict[str, Any]:
         found["key"] = tuple(found["key"])
     if "timing" in found:
         found["timing"] = timing(found["timing"])
+    if "columns" in found:
+        found["columns"] = shape(found["columns"], domain_shape.Policy.EVOLVE)
+    if "schema" in found:
+        found["policy"] = found.pop("schema")
     if "stop_on_failure" in found:
         found["stops"] = found.pop("stop_on_failure")
     return found | ({"steps": steps(found["steps"])} if "steps" in found else {})

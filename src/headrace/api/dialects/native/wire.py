@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 from headrace.domain.principal import Permission, Role
 from headrace.domain.run import Mode
 from headrace.domain.schedule import Missed, Overlap
+from headrace.domain.shape import Names, Policy
 
 Json = dict[str, Any]
 
@@ -92,6 +93,30 @@ class Timing(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True, f
     jitter: Annotated[int, Meta(description="Seconds within which its moments are shifted.")] = 0
 
 
+class Columns(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What becomes of the source's columns; they are named as the source names them."""
+
+    select: Annotated[list[str], Meta(description="These only, in this order; none: all.")] = []
+    drop: list[str] = []
+    rename: dict[str, str] = {}
+    cast: Annotated[
+        dict[str, str], Meta(description="Types; a value that is none of its type is rejected.")
+    ] = {}
+    hash: Annotated[
+        list[str], Meta(description="HMAC-SHA-256 of their text, with the server's hash key.")
+    ] = []
+    mask: Annotated[
+        dict[str, int], Meta(description="All but so many last characters become stars.")
+    ] = {}
+    compute: Annotated[
+        dict[str, str],
+        Meta(description="SQL expressions over the source's columns, by the table's names."),
+    ] = {}
+    names: Annotated[Names, Meta(description="snake: small letters, digits and underscores.")] = (
+        Names.AS_IS
+    )
+
+
 class NewTask(Given):
     """A task to be made."""
 
@@ -110,6 +135,11 @@ class NewTask(Given):
         str | None, Meta(description="Five fields, or @hourly, @daily, @weekly, @monthly, @yearly.")
     ] = None
     timing: Timing = Timing()
+    columns: Columns = Columns()
+    schema: Annotated[
+        Policy,
+        Meta(description="What becomes of columns that the table lacks: added, refused, left out."),
+    ] = Policy.EVOLVE
 
 
 class ChangedTask(Given):
@@ -124,6 +154,8 @@ class ChangedTask(Given):
     priority: int | msgspec.UnsetType = msgspec.UNSET
     cron: str | msgspec.UnsetType | None = msgspec.UNSET
     timing: Timing | msgspec.UnsetType = msgspec.UNSET
+    columns: Columns | msgspec.UnsetType = msgspec.UNSET
+    schema: Policy | msgspec.UnsetType = msgspec.UNSET
 
 
 class Task(Shown):
@@ -142,6 +174,8 @@ class Task(Shown):
     priority: int
     cron: str | None
     timing: Timing
+    columns: Columns
+    schema: Policy
     next_run: str | None
     last_run: str | None
     created_at: str
