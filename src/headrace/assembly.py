@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import functools
 import glob
 import itertools
 import os
@@ -25,6 +26,7 @@ from headrace.domain.errors import Invalid
 from headrace.domain.event import NewEvent
 from headrace.domain.shape import PLAIN, Shape
 from headrace.domain.task import Action
+from headrace.engine.layout import key_columns
 from headrace.engine.plan import REJECTS_MAX, Journal, Plan, Segment, Stopped
 from headrace.engine.pushed import fold
 from headrace.service.orders import (
@@ -67,6 +69,8 @@ def _planned(order: Order, tools: WorkTools, spool: Path, part: str = "") -> tup
     """Make both ends of an order, and the plan of one commit. `part` tells commits apart."""
     built = build(order, tools)
     spec = registry.destination(order.destination_type).spec
+    if order.deletes:
+        tools.key_columns = functools.partial(key_columns, order.shape, built.key)
     plan = Plan(
         run=order.run, scope=order.scope, fence=order.fence,
         token="/".join(filter(None, (order.run, built.table, part))), table=built.table,
@@ -75,6 +79,7 @@ def _planned(order: Order, tools: WorkTools, spool: Path, part: str = "") -> tup
         failure_threshold=order.failure_threshold,
         rejects_max=order.rejects_max, memory_bytes=order.memory_bytes, threads=order.threads,
         spool=spool, passed=tools.passed, bad=tools.bad, shape=order.shape, hash_key=order.hash_key,
+        deletes=order.deletes,
         transformations=tuple(
             (one.code, one.secrets)
             for one in order.transformations
@@ -326,7 +331,7 @@ def discover(kind: str, given: dict[str, Any]) -> Sequence[Stream]:
 def local_order(
     *, source: tuple[str, dict[str, Any]], destination: tuple[str, dict[str, Any]], action: str,
     table: str | None, key: tuple[str, ...], failure_threshold: float, memory_bytes: int,
-    scope: str, run: str, shape: Shape = PLAIN, secret: str = "",
+    scope: str, run: str, shape: Shape = PLAIN, secret: str = "", deletes: bool = False,
 ) -> Order:  # fmt: skip
     """Make an order for this process and this user: every path, every host but metadata.
 
@@ -339,6 +344,6 @@ def local_order(
         destination_input=destination[1], action=action, table=table, key=key,
         failure_threshold=failure_threshold, tenant="default", data_dir="", rejects_dir=".",
         files_roots=None, open_inside=True, egress_allow="", memory_bytes=memory_bytes,
-        threads=os.cpu_count() or 1, rejects_max=REJECTS_MAX, shape=shape,
+        threads=os.cpu_count() or 1, rejects_max=REJECTS_MAX, shape=shape, deletes=deletes,
         hash_key=hash_key(secret, "default"),
     )  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import threading
 from decimal import Decimal
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import duckdb
@@ -14,9 +15,19 @@ import pymysql
 import pytest
 
 from headrace.assembly import discover, work
+from headrace.connectors.families.table_source import _Reading
 from headrace.contract.tools import Known
-from headrace.domain.errors import Denied, Invalid, Misconfigured, Refused, Unavailable, Unchanged
+from headrace.domain.errors import (
+    Denied,
+    Invalid,
+    Misconfigured,
+    Refused,
+    Unavailable,
+    Unbalanced,
+    Unchanged,
+)
 from headrace.domain.run import Range
+from headrace.domain.shape import Shape
 from headrace.engine.plan import Stopped
 from headrace.native import wire
 from headrace.native.wire import MysqlRows
@@ -596,3 +607,130 @@ def test_the_cli_reads_tables(tmp_path):
     assert "orders" in done.stdout
     done = run("ftp://me:geheim@127.0.0.1:1/x", "o.duckdb")
     assert "geheim" not in done.stderr + done.stdout
+
+
+# Rows that are gone.
+
+GONE = {"action": "save", "key": ("id",), "deletes": True}
+
+
+def test_rows_that_are_gone_are_removed_and_no_others(rig):
+    moment = rig.moment()
+    rig.run(f"create table t (id int, changed {moment}, v varchar(9))",
+            *(f"insert into t values ({n}, '2026-01-0{n} 00:00:00', 'a')" for n in range(1, 7)))  # fmt: skip
+    first = loaded(rig, source={"cursor": "changed"}, **GONE)
+    assert (first.books.inserted, first.books.deleted) == (6, 0)
+    versions = {file.name: file.version for file in first.files}
+    rig.run("delete from t where id in (2, 6)", "update t set v = 'b', changed = '2026-02-01 00:00:00' where id = 3",
+            "insert into t values (7, '2026-02-02 00:00:00', 'c')")  # fmt: skip
+    again = loaded(
+        rig, source={"cursor": "changed"}, known=Known(versions=versions), fence=2, **GONE
+    )
+    assert (again.books.updated, again.books.inserted, again.books.deleted) == (1, 1, 2)
+    assert again.quarrel() is None
+    assert again.tables[0].rows_after == 5
+    assert [(row[0], row[2]) for row in rows(rig)] == [
+        (1, "a"), (3, "b"), (4, "a"), (5, "a"), (7, "c"),
+    ]  # fmt: skip
+    versions = {file.name: file.version for file in again.files}
+    rig.run("delete from t where id = 1")  # and nothing else: no row is beyond the cursor
+    last = loaded(
+        rig, source={"cursor": "changed"}, known=Known(versions=versions), fence=3, **GONE
+    )
+    assert (last.books.read, last.books.deleted) == (0, 1)
+    assert [row[0] for row in rows(rig)] == [3, 4, 5, 7]
+
+
+def test_an_emptied_table_does_not_empty_the_destination(rig):
+    rig.run("create table t (id int, v varchar(9))", "insert into t values (1, 'a')")
+    loaded(rig, **GONE)
+    rig.run("delete from t")
+    error = error_of(rig, fence=2, **GONE)
+    assert isinstance(error, Refused)
+    assert "no rows any more" in error.message
+    assert rows(rig) == [(1, "a")]
+
+
+def test_keys_are_compared_as_the_table_has_them(rig):
+    """Renamed, hashed and computed keys of several columns, texts with quotes and line ends."""
+    rig.run("create table t (a varchar(20), b int, v int)", "insert into t values ('x', 1, 1), ('it''s\n\"y\"', 2, 2), (' ', 3, 3)")  # fmt: skip
+    more = GONE | {
+        "key": ("name", "B", "twice"), "hash_key": b"key",
+        "shape": Shape(rename={"a": "name", "b": "B"}, hash=("a",), compute={"twice": "b * 2"}),
+    }  # fmt: skip
+    assert loaded(rig, **more).books.inserted == 3
+    rig.run("delete from t where b = 2")
+    again = loaded(rig, fence=2, **more)
+    assert (again.books.updated, again.books.deleted) == (2, 1)
+    assert [row[1] for row in rows(rig, "select * from t order by B")] == [1, 3]
+
+
+def test_a_back_fill_removes_nothing(rig):
+    moment = rig.moment()
+    rig.run(f"create table t (id int, changed {moment})",
+            *(f"insert into t values ({n}, '2026-01-0{n} 00:00:00')" for n in range(1, 5)))  # fmt: skip
+    loaded(rig, source={"cursor": "changed"}, **GONE)
+    rig.run("delete from t where id = 4")
+    part = loaded(rig, source={"cursor": "changed"}, fence=2,
+                  range=Range(since="2026-01-01T00:00:00Z", until="2026-01-03T00:00:00Z"), **GONE)  # fmt: skip
+    assert (part.books.read, part.books.deleted) == (2, 0)
+
+
+def test_rows_without_a_key_stay(rig):
+    rig.run("create table t (id int, v varchar(9))", "insert into t values (1, 'a'), (2, 'b')")
+    loaded(rig, action="append")
+    with duckdb.connect(str(rig.folder / "o.duckdb")) as con:
+        con.execute("insert into t values (null, 'mine'), (9, 'gone')")
+    assert loaded(rig, fence=2, **GONE).books.deleted == 1
+    assert rows(rig) == [(1, "a"), (2, "b"), (None, "mine")]
+
+
+def test_rows_that_are_gone_are_removed_in_postgresql_too(servers, tmp_path):
+    rig = rig_of("postgresql", servers, tmp_path)
+    rig.run("create table t (id int, v text)", "insert into t select n, 'a' from generate_series(1, 50000) n",
+            "create schema there")  # fmt: skip
+    (tmp_path / "data").mkdir()
+    end = ("postgresql", {"url": rig.at, "schema": "there"})
+
+    def load(fence):
+        return work(order(tmp_path, rig.source(), end, fence=fence, **GONE), Memory())
+
+    load(1)
+    rig.run("delete from t where id % 10 = 0", "update t set v = 'b' where id = 1")
+    receipt = load(2)
+    assert (receipt.books.updated, receipt.books.deleted) == (45_000, 5_000)
+    with psycopg.connect(rig.at) as con:
+        same = "select count(*) from public.t full join there.t u using (id) where t.v is distinct from u.v"
+        assert con.execute(same).fetchone() == (0,)
+
+
+@pytest.mark.parametrize("action", ["append", "replace", "delete"])
+def test_only_a_merge_removes_what_is_gone(servers, tmp_path, action):
+    rig = rig_of("sqlite", servers, tmp_path)
+    rig.run("create table t (id int)", "insert into t values (1)")
+    assert error_of(rig, **GONE | {"action": action}).field == "deletes"
+
+
+def test_files_cannot_tell_what_is_gone(tmp_path):
+    (tmp_path / "a.csv").write_text("id\n1\n")
+    end = ("duckdb", {"path": str(tmp_path / "o.duckdb")})
+    with pytest.raises(Misconfigured, match="CSV files: rows that are gone"):
+        work(order(tmp_path, ("csv", {"url": str(tmp_path / "a.csv")}), end, **GONE), Memory())
+
+
+def test_a_key_that_is_lost_on_the_way_removes_nothing(servers, tmp_path, monkeypatch):
+    """A reader that drops one key would have a row removed that is still there."""
+    rig = rig_of("sqlite", servers, tmp_path)
+    rig.run("create table t (id int)", "insert into t values (1), (2), (3)")
+    loaded(rig, **GONE)
+    real = _Reading.keys
+
+    def lossy(self, names):
+        file = real(self, names)
+        path = Path(file.path)
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+        return file
+
+    monkeypatch.setattr(_Reading, "keys", lossy)
+    assert isinstance(error_of(rig, fence=2, **GONE), Unbalanced)
+    assert len(rows(rig)) == 3

@@ -71,7 +71,7 @@ class TerminalJournal:
 def ingest(
     src: str, dest: str, *, table: str | None, mode: str, key: tuple[str, ...], as_json: bool,
     kind: str | None, failure_threshold: float, options: dict[str, Any], pairs: Sequence[str],
-    memory_bytes: int, shape: Shape, secret: str,
+    memory_bytes: int, shape: Shape, secret: str, deletes: bool,
 ) -> int:  # fmt: skip
     """Load SRC into DEST and print the receipt. Returns the exit code."""
     source_type, source_input = uris.source_of(src, kind, options, pairs)
@@ -86,6 +86,7 @@ def ingest(
         ),
         action=action, table=table, key=key, failure_threshold=failure_threshold,
         memory_bytes=memory_bytes, scope=scope, run=run, shape=shape, secret=secret,
+        deletes=deletes,
     )  # fmt: skip
     journal = TerminalJournal(quiet=as_json)
     begun = time.monotonic()

@@ -83,6 +83,32 @@ def done(thing: Json | None, said: str, *, as_json: bool) -> None:
         show.console().print(said, soft_wrap=True)
 
 
+def position(
+    given: str, *, cursor: str | None, after: str | None, reset: bool, as_json: bool
+) -> None:
+    """Show how far a task has read, or set it."""
+    if sum((cursor is not None, after is not None, reset)) > 1:
+        raise Invalid("Give one of --cursor, --after and --reset.", field="--cursor")
+    with Client.from_env() as client:
+        path = f"/v1/tasks/{named(client, 'tasks', given)}/position"
+        if reset:
+            client.call("DELETE", path)
+        elif cursor is not None:
+            column, _, value = cursor.partition("=")
+            client.call("PUT", path, {"cursor": {"column": column, "value": value}})
+        elif after is not None:
+            client.call("PUT", path, {"after": after})
+        found = client.call("GET", path)
+    if found["cursor"]:
+        said = f"read up to {found['cursor']['column']} = {found['cursor']['value']}"
+    elif found["files"] is not None:
+        since = f", and what has not changed since {found['after']}" if found["after"] else ""
+        said = f"read {found['fileCount']:,} files{since}"
+    else:
+        said = "nothing is read yet: the next run reads everything"
+    done(found, said, as_json=as_json)
+
+
 def add_pool(name: str, *, as_json: bool) -> None:
     """Make a pool."""
     with Client.from_env() as client:

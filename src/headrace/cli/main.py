@@ -121,6 +121,10 @@ def ingest(
         Policy,
         typer.Option(help="Columns that the table lacks: added, their rows rejected, or left out."),
     ] = Policy.EVOLVE,
+    deletes: Annotated[
+        bool,
+        typer.Option("--deletes", help="Remove rows whose keys are gone from a table (merge)."),
+    ] = False,
     failure_threshold: Annotated[
         float, typer.Option(min=0, max=100, help="Percent of rows that may be rejected.")
     ] = 0,
@@ -150,7 +154,7 @@ def ingest(
     code = run(
         src, dest, table=table, mode=mode, key=tuple(key or ()), as_json=json, kind=format_,
         failure_threshold=failure_threshold, options=options, pairs=set_ or (),
-        memory_bytes=settings.memory_bytes, shape=shape, secret=settings.hash_key,
+        memory_bytes=settings.memory_bytes, shape=shape, secret=settings.hash_key, deletes=deletes,
     )  # fmt: skip
     raise typer.Exit(code)
 
@@ -359,6 +363,26 @@ def tasks_resume(task: Thing, json: Json = False) -> None:
     from headrace.cli.jobs import pause
 
     pause("resume", task, as_json=json)
+
+
+@tasks.command("position")
+def tasks_position(
+    task: Thing,
+    cursor: Annotated[
+        str | None, typer.Option(help="COLUMN=VALUE: rows from this value on are still to read.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(help="A moment: files unchanged since then count as read.")
+    ] = None,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Forget it: the next run reads everything.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show how far a task has read, or say it: its next delta run goes on from there."""
+    from headrace.cli.jobs import position
+
+    position(task, cursor=cursor, after=after, reset=reset, as_json=json)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -75,6 +75,7 @@ class WorkTools:
         self.repeatable = repeatable
         self.passed: dict[str, str] = {}
         self.bad: list[BadFile] = []
+        self.key_columns: Callable[[Sequence[str]], Sequence[str]] | None = None
         self._paths = paths
         self._address_of = address_of
         self._told = told

@@ -47,7 +47,9 @@ class Counts:
     deleted: dict[str, int] = field(default_factory=dict)
     unchanged: dict[str, int] = field(default_factory=dict)  # a delete that found nothing
     replaced_out: int = 0
+    removed: int = 0  # rows whose keys are gone from the source
     rows_after: int | None = None
+    digest: str = ""  # of what landed: its kind, a colon, and the digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,9 @@ class Load(Protocol):
 
     def write(self, rows: Rows) -> dict[str, int]:
         """Stage rows; return how many are in the stage now, by file path. May be called again."""
+
+    def keep(self, rows: Rows) -> None:
+        """Have the commit remove every row whose key is not among these; see `Spec.deletes`."""
 
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         """Show everything at once.

@@ -28,6 +28,7 @@ class File:
     counting: Future[int] | None = None
     text_path: str = ""  # of the bytes that positions refer to, where `path` was rewritten
     cleaned: bool = False  # `path` holds the unbroken records only
+    body: str = ""  # path of the file as it came, maybe packed; empty for what is no file
     version: str = ""  # differs when the file at the source does; empty where nobody knows
 
     @property
@@ -223,6 +224,14 @@ class Discovering(Source, Protocol):
 
     def discover(self) -> Sequence[Stream]:
         """Return tables and views, sorted by name."""
+
+
+@runtime_checkable
+class Deleting(Source, Protocol):
+    """A source that can tell which rows there are, so that those that are gone can be removed."""
+
+    def keys(self) -> Scan | None:
+        """Return the keys of all rows, of the state that `scans` has read; None: not asked for."""
 
 
 class SourceMaker(Protocol):

@@ -21,7 +21,8 @@ class Spec:
     `actions` is empty for a source. `documents`: it stores whole JSON documents, not columns.
     `refuses_nul`: its texts cannot hold the character U+0000. `local`: what it writes, or its
     notes of it, lie on the server's own disk. `ranges`: a part of a source can be read by its
-    cursor, or by when its files were changed.
+    cursor, or by when its files were changed. `deletes`: a source can tell which rows are gone; a
+    destination can remove them.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Spec:
     refuses_nul: bool = False
     local: bool = False
     ranges: bool = False
+    deletes: bool = False
 
 
 C = TypeVar("C", bound=Config)

@@ -1,6 +1,6 @@
 """What a connector is handed: guarded access to the outside, and room to work in."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -51,6 +51,8 @@ class Tools(Protocol):
     known: Known | None  # None: read everything
     range: Range | None  # a back-fill: read nothing but this
     repeatable: bool  # rows that were read before may be given again: their keys tell
+    # Of a source's columns those that the key is made of; None: the keys of all are not wanted.
+    key_columns: Callable[[Sequence[str]], Sequence[str]] | None
     bad: list[BadFile]  # what was left out; where nothing else is, its error is the run's
     passed: dict[str, str]  # versions of files that are passed over for the first time
 

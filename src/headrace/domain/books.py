@@ -58,6 +58,7 @@ class FileBooks:
     bytes: int
     counted: str  # "counted": read independently of the load; "derived": it could not be
     books: Books
+    sha256: str = ""  # of the file as it came
     version: str = ""  # of the file as it was read: a change at its source changes it
 
 
@@ -68,6 +69,7 @@ class TableBooks:
     name: str
     books: Books
     rows_after: int | None
+    digest: str = ""  # of what landed, where the destination tells one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,12 @@ class Receipt:
             "books": self.books.as_dict(),
             "balanced": self.quarrel() is None,
             "tables": [
-                {"name": t.name, "rowsAfter": t.rows_after, **t.books.as_dict()}
+                {
+                    "name": t.name,
+                    "rowsAfter": t.rows_after,
+                    **({"digest": t.digest} if t.digest else {}),
+                    **t.books.as_dict(),
+                }
                 for t in self.tables
             ],
             "files": [
@@ -134,6 +141,7 @@ class Receipt:
                     "table": f.table,
                     "bytes": f.bytes,
                     "read_is": f.counted,
+                    **({"sha256": f.sha256} if f.sha256 else {}),
                     **({"version": f.version} if f.version else {}),
                     **f.books.as_dict(),
                 }
@@ -152,7 +160,12 @@ class Receipt:
 
         return cls(
             tables=tuple(
-                TableBooks(name=t["name"], rows_after=t["rowsAfter"], books=books(t))
+                TableBooks(
+                    name=t["name"],
+                    rows_after=t["rowsAfter"],
+                    books=books(t),
+                    digest=t.get("digest", ""),
+                )
                 for t in data["tables"]
             ),
             files=tuple(
@@ -162,6 +175,7 @@ class Receipt:
                     bytes=f["bytes"],
                     counted=f["read_is"],
                     books=books(f),
+                    sha256=f.get("sha256", ""),
                     version=f.get("version", ""),
                 )
                 for f in data["files"]

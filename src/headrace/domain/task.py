@@ -54,6 +54,7 @@ class Task:
     cron: str | None = None  # of a schedule
     timing: Timing = DEFAULT
     shape: Shape = PLAIN
+    deletes: bool = False  # rows whose keys are gone from the source are removed
     priority: int = 0  # its runs go before those of a lower one, of the same tenant
     next_run: Millis | None = None  # of a schedule
     blocked: str | None = None  # why it was taken out of use; `enabled` is false then

@@ -9,13 +9,14 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 import duckdb
 
 from headrace.contract.destination import Counts, Destination, Load, Rows, Target
-from headrace.contract.source import File, Scan, Source
+from headrace.contract.source import Deleting, File, Scan, Source
 from headrace.domain.books import Books, FileBooks, Receipt, TableBooks
 from headrace.domain.errors import (
     Cancelled,
@@ -30,8 +31,9 @@ from headrace.domain.errors import (
 from headrace.domain.event import EventKind, EventStatus, NewEvent
 from headrace.domain.rejected import Rejected, Rule
 from headrace.domain.task import Action
+from headrace.engine.digests import Digests
 from headrace.engine.documents import Documents
-from headrace.engine.layout import lay_out, shut
+from headrace.engine.layout import Fitted, keys_of, lay_out, shut
 from headrace.engine.plan import Journal, Plan, Segment, Stopped
 from headrace.engine.quarantine import write_segment
 from headrace.engine.stage import STAGE, FileCount, Staged, Stager, told_rules
@@ -51,49 +53,70 @@ def execute(
     same token after any kind of end: a commit that happened is found and told, not repeated.
     """
     load = _blamed("destination", lambda: destination.load(_target(plan)))
-    staged: Staged | None = None
-    segments: tuple[Segment, ...] = ()
+    known = _Known()
     try:
         if (earlier := _begun(plan, load, journal)) is not None:
             return earlier
-        con = load.con or _scratch(plan)
-        stager = Stager(plan, load, con, journal, destination.document_rules)
-        with _watched(stager, journal):
-            scans = _scanned(plan, source, con, journal)
-            fitted = lay_out(plan, scans, con, _blamed("destination", load.columns))
-            staged = stager.stage(fitted)
-            _leave_out(plan, staged, journal)
-            if stager.documents:
-                _finish(plan, staged, con, journal, destination, with_file=stager.with_file)
-            faults.reach("child.staged")
-            if segment := write_segment(rejects.folder, rejects.name, staged.rejects):
-                segments = (segment,)
-            faults.reach("child.rejects_written")
-            _judge_threshold(plan, staged)
-            if stager.local and not load.stages:
-                _blamed("destination", lambda: _hand_over(load, stager, staged, con))
-        journal.told("committing", rows=sum(count.landed for count in staged.counts))
-        faults.reach("child.before_commit")
-        signer = _Signer(plan, staged, segments, with_file=stager.with_file)
-        _blamed("destination", lambda: load.commit(signer.sign))
-        faults.reach("child.committed")
-        journal.advance(plan.token, signer.receipt, segments)
-        faults.reach("child.advanced")
-        return signer.receipt
+        return _executed(plan, source, destination, load, journal, rejects, known)
     except HeadraceError as error:
         load.abort()
         if isinstance(error, LostClaim | Cancelled | Unchanged):
             raise
-        failed = _receipt_of_failure(plan, staged) if staged else None
-        raise Stopped(error, failed, segments) from error
+        failed = _receipt_of_failure(plan, known.staged) if known.staged else None
+        raise Stopped(error, failed, known.segments) from error
     except duckdb.Error as error:
         load.abort()
-        raise Stopped(told(error), None, segments) from error
+        raise Stopped(told(error), None, known.segments) from error
     except BaseException:
         load.abort()
         raise
     finally:
+        if known.digests is not None:
+            known.digests.stop()
         load.close()
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of a run while it goes on."""
+
+    staged: Staged | None = None
+    segments: tuple[Segment, ...] = ()
+    digests: Digests | None = None
+
+
+def _executed(
+    plan: Plan, source: Source, destination: Destination, load: Load, journal: Journal,
+    rejects: "RejectsTo", known: _Known,
+) -> Receipt:  # fmt: skip
+    con = load.con or _scratch(plan)
+    stager = Stager(plan, load, con, journal, destination.document_rules)
+    with _watched(stager, journal):
+        scans = _scanned(plan, source, con, journal)
+        known.digests = digests = Digests([file for scan in scans for file in scan.files])
+        fitted = lay_out(plan, scans, con, _blamed("destination", load.columns))
+        known.staged = staged = stager.stage(fitted)
+        _leave_out(plan, staged, journal)
+        if stager.documents:
+            _finish(plan, staged, con, journal, destination, with_file=stager.with_file)
+        faults.reach("child.staged")
+        if segment := write_segment(rejects.folder, rejects.name, staged.rejects):
+            known.segments = (segment,)
+        faults.reach("child.rejects_written")
+        _judge_threshold(plan, staged)
+        if stager.local and not load.stages:
+            _blamed("destination", lambda: _hand_over(load, stager, staged, con))
+        digests.wait(lambda: journal.told("digesting"))
+        if plan.deletes:
+            _keep(plan, source, con, load, fitted[0])
+    journal.told("committing", rows=sum(count.landed for count in staged.counts))
+    faults.reach("child.before_commit")
+    signer = _Signer(plan, staged, known.segments, digests, with_file=stager.with_file)
+    _blamed("destination", lambda: load.commit(signer.sign))
+    faults.reach("child.committed")
+    journal.advance(plan.token, signer.receipt, known.segments)
+    faults.reach("child.advanced")
+    return signer.receipt
 
 
 def _scanned(
@@ -110,6 +133,28 @@ def _scanned(
         shut(con, files, plan.spool)
     journal.event(_fetched(plan, files))
     return scans
+
+
+def _keep(
+    plan: Plan, source: Source, con: duckdb.DuckDBPyConnection, load: Load, fitted: Fitted
+) -> None:
+    """Have the commit remove the rows that are gone from the source."""
+    scan = source.keys() if isinstance(source, Deleting) else None
+    if scan is None:
+        return  # a back-fill
+    [file] = scan.files
+    relation = scan.relation(scan.files, with_file=False)
+    found = con.execute(f"select count(*) from {relation}").fetchone() or (0,)
+    if found[0] != file.records or scan.reader_rejects(con):
+        raise Unbalanced(f"{file.name}: {found[0]:,} of {file.records:,} keys can be read.")
+    if not found[0]:
+        raise Refused(
+            "The source holds no rows any more: all rows of the table would be removed.",
+            hint="If that is right, load it once with the action replace.", field="deletes",
+        )  # fmt: skip
+    columns = [out.column for out in fitted.layout.outs if out.column.name in plan.key]
+    rows = Rows(con=con, sql=keys_of(plan, scan, fitted.layout), columns=columns, with_file=False)
+    _blamed("destination", lambda: load.keep(rows))
 
 
 def _leave_out(plan: Plan, staged: Staged, journal: Journal) -> None:
@@ -168,17 +213,26 @@ class _Signer:
     """Signs a commit: makes the receipt from what the destination counted, if it balances."""
 
     def __init__(
-        self, plan: Plan, staged: Staged, segments: tuple[Segment, ...], *, with_file: bool
+        self,
+        plan: Plan,
+        staged: Staged,
+        segments: tuple[Segment, ...],
+        digests: Digests,
+        *,
+        with_file: bool,
     ) -> None:
         self._plan = plan
         self._staged = staged
         self._segments = segments
+        self._digests = digests
         self._with_file = with_file
         self.receipt = Receipt(tables=(), files=())
 
     def sign(self, counts: Counts) -> str:
         """Return the note to keep with the commit. Raises Unbalanced: nothing is published."""
-        receipt = _receipt(self._plan, self._staged, counts, with_file=self._with_file)
+        receipt = _receipt(
+            self._plan, self._staged, counts, self._digests, with_file=self._with_file
+        )
         if quarrel := receipt.quarrel() or _table_quarrel(self._plan, receipt):
             raise Unbalanced(f"The books do not balance: {quarrel}.")
         self.receipt = receipt
@@ -351,7 +405,9 @@ def _hand_over(load: Load, stager: Stager, staged: Staged, con: duckdb.DuckDBPyC
             )
 
 
-def _receipt(plan: Plan, staged: Staged, counts: Counts, *, with_file: bool) -> Receipt:
+def _receipt(
+    plan: Plan, staged: Staged, counts: Counts, digests: Digests | None, *, with_file: bool
+) -> Receipt:
     files = []
     for count in staged.counts:
         path = count.file.path if with_file else ""
@@ -362,6 +418,7 @@ def _receipt(plan: Plan, staged: Staged, counts: Counts, *, with_file: bool) -> 
                 bytes=count.file.bytes,
                 counted="derived" if count.file.records is None else "counted",
                 version=count.file.version,
+                sha256=digests.of(count.file) if digests else "",
                 books=Books(
                     read=count.read,
                     expanded=count.expanded,
@@ -378,8 +435,10 @@ def _receipt(plan: Plan, staged: Staged, counts: Counts, *, with_file: bool) -> 
     total = Books.total(file.books for file in files)
     table = TableBooks(
         name=plan.table,
-        books=total + Books(replaced_out=counts.replaced_out),
+        books=total
+        + Books(replaced_out=counts.replaced_out, expanded=counts.removed, deleted=counts.removed),
         rows_after=counts.rows_after,
+        digest=counts.digest,
     )
     return Receipt(
         tables=(table,), files=tuple(files), rules=staged.rules, passed=dict(plan.passed)
@@ -397,4 +456,4 @@ def _table_quarrel(plan: Plan, receipt: Receipt) -> str | None:
 
 def _receipt_of_failure(plan: Plan, staged: Staged) -> Receipt:
     """Tell what was read and rejected where nothing landed."""
-    return _receipt(plan, staged, Counts(), with_file=True)
+    return _receipt(plan, staged, Counts(), None, with_file=True)

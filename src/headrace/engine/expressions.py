@@ -6,7 +6,7 @@ a connection that reaches no file and no network.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -57,6 +57,16 @@ def type_of(name: str, text: str, types: Mapping[str, str]) -> tuple[str, str]:
             ) from None  # fmt: skip
     value = f"({text}\n)"
     return ("string", f"{value}::varchar") if found == '"NULL"' else ours_of(found, value)
+
+
+def used(name: str, text: str, names: Sequence[str]) -> list[str]:
+    """Return which of the columns an expression names."""
+    found = {
+        str(node["column_names"][0]).casefold()
+        for node in _nodes(_parsed(text, f"columns.compute.{name}"))
+        if node["class"] == "COLUMN_REF"
+    }
+    return [one for one in names if one.casefold() in found]
 
 
 def check(name: str, text: str) -> None:

@@ -247,6 +247,27 @@ def _called(shape: Shape, names: Mapping[str, None]) -> dict[str, str]:
     return called
 
 
+def key_columns(shape: Shape, key: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return those of a source's columns that the table's key is made of."""
+    called = _called(shape, dict.fromkeys(names))
+    wanted = {name for name, out in called.items() if out in key}
+    for name, text in shape.compute.items():
+        if name in key:
+            wanted |= set(expressions.used(name, text, names))
+    return [name for name in names if name in wanted]
+
+
+def keys_of(plan: Plan, scan: Scan, layout: Layout) -> str:
+    """Return SQL of the keys, as the table has them, of a scan of what they are made of."""
+    cells = [
+        replace(cell, column=Column(cell.column.name, layout.types[cell.column.name]))
+        for cell in scan.cells
+    ]
+    names = ", ".join(quoted(out.column.name) for out in layout.outs if out.column.name in plan.key)
+    rows = _fitted(plan, scan, cells, layout).rows(scan.files, with_file=False)
+    return f"select {names} from ({rows})"
+
+
 def snake(name: str) -> str:
     """Return a name in small letters, digits and underscores, whatever it was."""
     text = unicodedata.normalize("NFKD", name)
@@ -353,8 +374,8 @@ def _expression(
     name: str, text: str, types: Mapping[str, str], macro: str, con: duckdb.DuckDBPyConnection
 ) -> Out:
     """Make a macro of an expression. Raises Misconfigured."""
+    given = expressions.used(name, text, list(types))
     type_, sql = expressions.type_of(name, text, types)
-    given = list(types)
     con.execute(f"create or replace temp macro {macro}({', '.join(map(quoted, given))}) as ({sql})")
     return Out(column=Column(name, type_), macro=macro, given=given)
 

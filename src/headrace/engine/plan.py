@@ -37,6 +37,7 @@ class Plan:
     only_tells: bool = False
     latest: str | None = None  # of two rows with one key: the one with more here, else the later
     shape: Shape = PLAIN
+    deletes: bool = False  # rows whose keys are gone from the source are removed
     bad: Sequence[BadFile] = ()  # filled while the source is read
     hash_key: bytes = b""
     passed: Mapping[str, str] = field(default_factory=dict)  # filled while the source is read

@@ -27,6 +27,7 @@ from headrace.domain.ids import (
     is_id,
     new_id,
 )
+from headrace.domain.position import GIVEN, Edge, Position
 from headrace.domain.principal import Principal
 from headrace.domain.resources import Authentication, Destination, Source, Transformation
 from headrace.domain.schedule import DEFAULT, Timing
@@ -34,7 +35,7 @@ from headrace.domain.shape import PLAIN, Shape
 from headrace.domain.task import OF_TASKS, Action, Task, TriggerType
 from headrace.engine.steps import code_of
 from headrace.security.vault import Vault
-from headrace.service.orders import Code, is_local, judge_task, secret_members
+from headrace.service.orders import Code, is_local, judge_deletes, judge_task, secret_members
 from headrace.service.schedule import check_timing, next_moment
 from headrace.service.shapes import check_shape
 from headrace.store import aliases, audit, breakers, positions, resources, runs, tables
@@ -362,7 +363,7 @@ class Catalog:
         trigger: TriggerType = TriggerType.ON_DEMAND, enabled: bool = True,
         failure_threshold: int = 0, table: str | None = None, key: Sequence[str] = (),
         extra: Mapping[str, Any] | None = None, cron: str | None = None, timing: Timing = DEFAULT,
-        priority: int = 0, shape: Shape = PLAIN,
+        priority: int = 0, shape: Shape = PLAIN, deletes: bool = False,
     ) -> Task:  # fmt: skip
         """Keep a task; with `cron` its trigger is a schedule.
 
@@ -373,7 +374,7 @@ class Catalog:
                 tx, tenant, source=source, destination=destination, action=action, name=name,
                 trigger=trigger, enabled=enabled, failure_threshold=failure_threshold,
                 table=table, key=key, extra=extra, cron=cron, timing=timing, priority=priority,
-                shape=shape,
+                shape=shape, deletes=deletes,
             )  # fmt: skip
 
     def keep_task(
@@ -381,7 +382,7 @@ class Catalog:
         name: str = "", trigger: TriggerType = TriggerType.ON_DEMAND, enabled: bool = True,
         failure_threshold: int = 0, table: str | None = None, key: Sequence[str] = (),
         extra: Mapping[str, Any] | None = None, cron: str | None = None, timing: Timing = DEFAULT,
-        priority: int = 0, shape: Shape = PLAIN,
+        priority: int = 0, shape: Shape = PLAIN, deletes: bool = False,
     ) -> Task:  # fmt: skip
         """Do `add_task` in the caller's transaction."""
         check_timing(timing)
@@ -393,7 +394,7 @@ class Catalog:
             next_run=next_moment(cron, tx.now, timing, id_) if cron else None,
             enabled=enabled, failure_threshold=_percent(failure_threshold),
             table=_table(table), key=tuple(key), extra=extra or {},
-            priority=_priority(priority), shape=shape, created_at=tx.now,
+            priority=_priority(priority), shape=shape, deletes=deletes, created_at=tx.now,
             updated_at=tx.now,
         )  # fmt: skip
         self._judge(tx, thing)
@@ -439,6 +440,30 @@ class Catalog:
                 positions.reset(tx, tables.task.c.id == new.id)
         return new
 
+    def position(self, tenant: TenantId, id_: str) -> Position | None:
+        """Return how far a task has read; None: its next run reads everything."""
+        with self._database.read() as tx:
+            return positions.find(tx, self._get(tx, Task, tenant, id_).id)
+
+    def set_position(self, tenant: TenantId, id_: str, new: Position | None) -> None:
+        """Say how far a task has read. A cursor's value itself counts as not read yet."""
+        with self._database.begin() as tx:
+            positions.put(tx, self._get(tx, Task, tenant, id_).id, new)
+            self._audit(tx, "task.positioned", id_)
+
+    def cursor_at(self, tenant: TenantId, id_: str, column: str, value: str) -> Position:
+        """Return the position of a task whose cursor stands at a value. Raises Invalid."""
+        with self._database.read() as tx:
+            task = self._get(tx, Task, tenant, id_)
+            source = resources.find(tx, Source, tenant, task.source)
+        given = source.input if source else {}
+        if given.get("cursor") != column:
+            raise Invalid(
+                f"The source's cursor is {given.get('cursor')!r}, not {column!r}.",
+                hint="Name it in the source's input.cursor.", field="cursor.column",
+            )  # fmt: skip
+        return Position({GIVEN: Edge(column, value).text()})
+
     def _judge(self, tx: Tx, task: Task) -> None:
         check_shape(task.shape)
         source = resources.find(tx, Source, task.tenant, task.source)
@@ -457,6 +482,8 @@ class Catalog:
         there = source.type in ("push", *registry.source_names())
         if there and destination.type in registry.destination_names():
             judge_task(destination.type, task.action, task.key or ((own,) if own else ()))
+            if task.deletes:
+                judge_deletes(source.type, destination.type, task.action)
 
     # For orders, and nothing else: what is sealed.
 

@@ -86,6 +86,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     range: Range | None = None  # a run that reads only that
     only_tells: bool = False  # it tells what has landed, and does nothing
     shape: Shape = PLAIN
+    deletes: bool = False
     hash_key: bytes = b""  # of the tenant, for hashed columns
     latest: str | None = None  # of two rows with one key: the higher value here wins
 
@@ -125,6 +126,8 @@ def build(order: Order, tools: Tools) -> Built:
     own_key = getattr(config, "unique_id_column", None)
     key = order.key or ((own_key,) if own_key else ())
     judge_task(registry.destination(order.destination_type).spec.name, order.action, key)
+    if order.deletes:
+        judge_deletes(order.source_type, order.destination_type, order.action)
     return Built(
         source, destination, destination.table_for(order.table, stream_of(order.source_input)), key
     )
@@ -155,6 +158,21 @@ def judge_task(destination_type: str, action: str, key: tuple[str, ...]) -> None
         )
     if spec.documents and len(key) > 1:
         raise Misconfigured(f"{spec.title} takes one key column.", field="key")
+
+
+def judge_deletes(source_type: str, destination_type: str, action: str) -> None:
+    """Raise Misconfigured unless rows that are gone from the source can be removed."""
+    if Action(action) not in (Action.SAVE, Action.PARTIAL):
+        raise Misconfigured(
+            f"With the action {str(action)!r} no rows are removed that are gone from the source.",
+            hint="Use save or partial.", field="deletes",
+        )  # fmt: skip
+    for spec in (registry.source(source_type).spec, registry.destination(destination_type).spec):
+        if not spec.deletes:
+            raise Misconfigured(
+                f"{spec.title}: rows that are gone from the source cannot be found and removed.",
+                hint="It goes from a table of a database to a table.", field="deletes",
+            )  # fmt: skip
 
 
 def stream_of(source: Mapping[str, Any]) -> str:

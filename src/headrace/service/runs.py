@@ -487,6 +487,7 @@ class Runs:
                     tx, destination, run.table, self._settings.data_dir.absolute()
                 ),
                 action=run.action, table=task.table, key=task.key, shape=task.shape,
+                deletes=task.deletes and run.kind is not RunKind.PUSH,
                 known=self._known(tx, task) if run.mode is Mode.DELTA else None, range=run.range,
                 only_tells=run.stopping,
                 failure_threshold=run.failure_threshold, tenant=run.tenant,
@@ -529,7 +530,8 @@ class Runs:
         """Return what the task has read already; None if it must read everything."""
         whole = task.action is Action.REPLACE
         if (position := positions.find(tx, task.id)) is not None:
-            return Known(versions=position.versions, whole=whole)
+            after = None if position.after is None else position.after / 1000
+            return Known(versions=position.versions, after=after, whole=whole)
         cursor = task.extra.get("cursor")
         if not cursor:
             return None

@@ -1,13 +1,13 @@
 """Positions: what a task's last committed run has read, so that another reads only what is new."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from headrace.domain.clock import rfc3339
 from headrace.domain.ids import RunId
+from headrace.domain.position import GIVEN, Position
 from headrace.domain.run import Mode
 from headrace.store import tables
 from headrace.store.database import Tx
@@ -15,17 +15,23 @@ from headrace.store.database import Tx
 position: Final = tables.position
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """`versions` of files by name, as the last committed run has read them."""
-
-    versions: Mapping[str, str]
-
-
 def find(tx: Tx, task: str) -> Position | None:
     """Return where a task stands; None before its first commit, and after a reset."""
-    found = tx.first(sa.select(position.c.versions).where(position.c.task == task))
-    return None if found is None or found.versions is None else Position(found.versions)
+    found = tx.first(sa.select(position).where(position.c.task == task))
+    if found is None or found.versions is None:
+        return None
+    return Position(found.versions, found.after)
+
+
+def put(tx: Tx, task: str, new: Position | None) -> None:
+    """Say where a task stands; None: it has read nothing. Runs under way do not move it."""
+    tx.run(sa.delete(position).where(position.c.task == task))
+    tx.run(
+        sa.insert(position).values(
+            task=task, versions=None if new is None else dict(new.versions),
+            after=None if new is None else new.after, reset_at=tx.now,
+        )
+    )  # fmt: skip
 
 
 def moved(tx: Tx, run: RunId, receipt: Mapping[str, Any]) -> None:
@@ -44,6 +50,7 @@ def moved(tx: Tx, run: RunId, receipt: Mapping[str, Any]) -> None:
     versions: dict[str, str] = {}
     if found.mode == Mode.DELTA and before is not None:
         versions |= before.versions or {}
+        versions.pop(GIVEN, None)
     versions |= receipt.get("passed", {})
     for file in receipt["files"]:
         if version := file.get("version"):
@@ -52,7 +59,7 @@ def moved(tx: Tx, run: RunId, receipt: Mapping[str, Any]) -> None:
         tx.run(sa.insert(position).values(task=found.task, versions=versions, reset_at=0))
     else:
         changed = sa.update(position).where(position.c.task == found.task)
-        tx.run(changed.values(versions=versions))
+        tx.run(changed.values(versions=versions, after=None))
     extra = tx.first(sa.select(task.c.extra).where(task.c.id == found.task))
     if extra is not None and extra.extra.get("cursor"):
         shown = dict(extra.extra) | {"cursor": rfc3339(found.started_at)}
@@ -61,8 +68,5 @@ def moved(tx: Tx, run: RunId, receipt: Mapping[str, Any]) -> None:
 
 def reset(tx: Tx, *tests: sa.ColumnElement[bool]) -> None:
     """Forget where the tasks stand that pass all tests: their next run reads everything."""
-    tasks = [row.id for row in tx.all(sa.select(tables.task.c.id).where(*tests))]
-    known = position.c.task.in_(tasks)
-    tx.run(sa.delete(position).where(known))
-    for task in tasks:
-        tx.run(sa.insert(position).values(task=task, versions=None, reset_at=tx.now))
+    for row in tx.all(sa.select(tables.task.c.id).where(*tests)):
+        put(tx, row.id, None)

@@ -218,7 +218,7 @@ def _values(thing: T) -> dict[str, Any]:
                 "key_columns": list(thing.key), "extra": dict(thing.extra), "cron": thing.cron,
                 "timing": timing.kept(thing.timing), "next_run": thing.next_run,
                 "priority": thing.priority, "blocked": thing.blocked,
-                "shape": thing.shape.as_dict(),
+                "shape": thing.shape.as_dict(), "deletes": thing.deletes,
             }  # fmt: skip
         case Transformation():
             return common | {
@@ -253,7 +253,7 @@ def made(kind: type[T], row: AnyRow) -> T:
             failure_threshold=row.failure_threshold, table=row.table_name,
             key=tuple(row.key_columns), extra=row.extra, cron=row.cron, next_run=row.next_run,
             timing=timing.made(row.timing), blocked=row.blocked, priority=row.priority,
-            shape=Shape.from_dict(row.shape),
+            shape=Shape.from_dict(row.shape), deletes=row.deletes,
             **common,
         )  # fmt: skip
     elif kind is Transformation:

@@ -112,7 +112,8 @@ task: Final = Table(
     Column("failure_threshold", Integer, nullable=False), Column("table_name", String(400)),
     Column("key_columns", JSON, nullable=False), Column("extra", JSON, nullable=False),
     Column("cron", String(200)), Column("timing", JSON, nullable=False),
-    Column("shape", JSON, nullable=False), Column("next_run", BigInteger, index=True),
+    Column("shape", JSON, nullable=False),
+    Column("deletes", Boolean, nullable=False), Column("next_run", BigInteger, index=True),
     Column("blocked", Text),
     Column("criticals", Integer, nullable=False, default=0), *_times(),
     Index("ix_task_listed", "tenant", "created_at", "id"),
@@ -176,7 +177,7 @@ run: Final = Table(
 position: Final = Table(
     "position", metadata, Column("task", ForeignKey("task.id"), primary_key=True),
     Column("versions", JSON(none_as_null=True)),  # null: it was reset, at `reset_at`
-    Column("reset_at", BigInteger, nullable=False),
+    Column("after", BigInteger), Column("reset_at", BigInteger, nullable=False),
 )  # fmt: skip
 
 pool: Final = Table(

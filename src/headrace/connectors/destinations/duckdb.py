@@ -31,6 +31,7 @@ from headrace.domain.task import OF_TASKS, Action
 from headrace.observe import faults
 
 STAGE: Final = "__headrace_stage"
+KEYS: Final = "__headrace_keys"
 
 
 class DuckdbConfig(Config, frozen=True, kw_only=True):
@@ -46,8 +47,9 @@ class Duckdb:
     """One DuckDB file."""
 
     spec: ClassVar[Spec] = Spec(
-        name="duckdb", title="DuckDB file", config=DuckdbConfig, actions=OF_TASKS, local=True
-    )
+        name="duckdb", title="DuckDB file", config=DuckdbConfig, actions=OF_TASKS, local=True,
+        deletes=True,
+    )  # fmt: skip
     document_rules = None
 
     def __init__(self, config: DuckdbConfig, tools: Tools) -> None:
@@ -126,6 +128,7 @@ class DuckdbLoad:
         self._target = target
         self._table = quoted(target.table)
         self._closed = False
+        self._keeps = False
 
     def begin(self) -> str | None:
         con, target = self._con, self._target
@@ -134,7 +137,8 @@ class DuckdbLoad:
             f"create table if not exists {sql.COMMITS} (token text, fence bigint, note text,"
             " committed_at timestamp default current_timestamp)"
         )
-        con.execute(f"drop table if exists {self.stage}")  # an orphan of a killed load
+        for orphan in (self.stage, KEYS):  # of a killed load
+            con.execute(f"drop table if exists {orphan}")
         if found := con.execute(
             f"select note from {sql.COMMITS} where token = ?", [target.token]
         ).fetchone():
@@ -160,11 +164,18 @@ class DuckdbLoad:
     def write(self, rows: Rows) -> dict[str, int]:
         raise NotImplementedError  # the engine stages by SQL on `con`
 
+    def keep(self, rows: Rows) -> None:
+        self._con.execute(f"create or replace table {KEYS} as {rows.sql}")
+        self._keeps = True
+
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         con, target = self._con, self._target
         con.begin()
         self._check_fence()
         counts = self._apply()
+        if self._keeps:
+            counts.removed = sql.remove_others(self._query, self._table, KEYS, target.key)
+            con.execute(f"drop table {KEYS}")
         (counts.rows_after,) = con.execute(f"select count(*) from {self._table}").fetchone() or (0,)
         note = sign(counts)
         if target.tidies:
@@ -317,6 +328,7 @@ class DuckdbLoad:
             self._con.rollback()
         with contextlib.suppress(duckdb.Error):
             self._con.execute(f"drop table if exists {self.stage}")
+            self._con.execute(f"drop table if exists {KEYS}")
 
     def _close(self) -> None:
         self._closed = True

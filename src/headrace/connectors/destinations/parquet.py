@@ -164,6 +164,9 @@ class ParquetLoad:
     def write(self, rows: Rows) -> dict[str, int]:
         raise NotImplementedError  # the engine stages by SQL on `con`
 
+    def keep(self, rows: Rows) -> None:
+        raise NotImplementedError  # its spec says so
+
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         import pyarrow.parquet as pq
 

@@ -51,6 +51,7 @@ COPIES_MAX: Final = 4
 NAME_BYTES_MAX: Final = 63
 LOCK_TIMEOUT_MS: Final = 2_000
 LOCK_TRIES: Final = 15
+KEYS: Final = "__headrace_keys"
 SETUP_LOCK: Final = 0x68656164726163
 
 
@@ -69,7 +70,7 @@ class Postgresql:
 
     spec: ClassVar[Spec] = Spec(
         name="postgresql", title="PostgreSQL", config=PostgresqlConfig,
-        actions=OF_TASKS, refuses_nul=True,
+        actions=OF_TASKS, refuses_nul=True, deletes=True,
     )  # fmt: skip
     document_rules = None
 
@@ -162,6 +163,7 @@ class PostgresqlLoad:
         self._columns: list[Column] = []
         self._internal: list[str] = []
         self._landed = 0
+        self._kept: int | None = None  # keys of the rows that stay
         threading.Thread(target=_warm_up, daemon=True).start()
 
     def begin(self) -> str | None:
@@ -287,11 +289,28 @@ class PostgresqlLoad:
         self._con.execute(f"create table {self._stage} ({', '.join(defined)})")
         self._con.commit()
 
+    def keep(self, rows: Rows) -> None:
+        with postgres.told():
+            defined = ", ".join(f"{quoted(c.name)} {_pg_type(c.type)}" for c in rows.columns)
+            self._con.execute(f"drop table if exists {KEYS}")
+            self._con.execute(f"create temp table {KEYS} ({defined})")
+            names = ", ".join(quoted(column.name) for column in rows.columns)
+            feed = _Feed(rows, rows.sql)
+            self._kept = feed.copy(
+                self._con, f"copy {KEYS} ({names}) from stdin (format binary)", 0
+            )
+            if feed.error is not None:
+                raise feed.error
+            self._con.execute(f"analyze {KEYS}")
+            self._con.commit()
+
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         with postgres.told():
             con, target = self._con, self._target
             self._check_fence()
             counts = self._apply()
+            if self._kept is not None:
+                counts.removed = sql.remove_others(self._query, self._table, KEYS, target.key)
             counts.rows_after = self._count(self._table) if self._exists() else 0
             note = sign(counts)
             if target.tidies:

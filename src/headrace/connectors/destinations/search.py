@@ -204,6 +204,9 @@ class SearchLoad:
         if not first:
             faults.reach("child.half_staged")
 
+    def keep(self, rows: Rows) -> None:
+        raise NotImplementedError  # its spec says so
+
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         with _told():
             db, target = self._db, self._target

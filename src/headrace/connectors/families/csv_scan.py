@@ -122,6 +122,7 @@ class CsvScan:
             known=file.records,
             text_path=file.path,
             version=file.version,
+            body=file.body,
             cleaned=True,
         )
 

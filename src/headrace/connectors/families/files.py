@@ -132,8 +132,9 @@ def gather(
                 recoded = _recoded(plain, encoding, tools) if text else plain
                 size = recoded.path.stat().st_size
                 yield File(
-                    name=recoded.name, path=str(recoded.path), bytes=size, version=body.version
-                )
+                    name=recoded.name, path=str(recoded.path), bytes=size, version=body.version,
+                    body=str(body.path),
+                )  # fmt: skip
         except OwnerError as error:
             tools.bad.append(BadFile(name=body.name, bytes=body.path.stat().st_size, error=error))
 

@@ -40,6 +40,9 @@ class ServiceLoad:
     def columns(self) -> None:
         return None  # records have no columns of a table
 
+    def keep(self, rows: Rows) -> None:
+        raise NotImplementedError  # its spec says so
+
     def write(self, rows: Rows) -> dict[str, int]:
         """Take note of the rows, and count them by file."""
         self._rows.append(rows)

@@ -131,6 +131,16 @@ class Apply:
         return counted
 
 
+def remove_others(query: Query, table: str, keys: str, key: Sequence[str]) -> int:
+    """Delete the rows whose key is not in the table `keys`; return how many they were."""
+    on = " and ".join(f"t.{quoted(name)} = k.{quoted(name)}" for name in key)
+    has_key = " and ".join(f"t.{quoted(name)} is not null" for name in key)
+    where = f"{has_key} and not exists (select 1 from {keys} as k where {on})"
+    found = query(f"select count(*) from {table} as t where {where}")[0][0]
+    query(f"delete from {table} as t where {where}")
+    return int(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Evolution:
     """What must change in a table so that rows fit; `nulls` have no value and fit any type."""

@@ -5,11 +5,8 @@ what `read` says. With a cursor column a delta run reads the rows beyond the hig
 last committed run has seen, and of those at that edge the ones that it has not.
 """
 
-import base64
 import csv
 import io
-import json
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,8 +23,9 @@ from headrace.connectors.families.csv_scan import CsvForm, CsvScan, judge_names
 from headrace.contract.columns import literal
 from headrace.contract.source import File, Scan, Stream
 from headrace.contract.spec import Config
-from headrace.contract.tools import Tools
+from headrace.contract.tools import Known, Tools
 from headrace.domain.errors import Invalid, Misconfigured, Refused, Unchanged
+from headrace.domain.position import GIVEN, Edge
 
 SEEN_MAX: Final = 50_000  # rows at the edge that a position remembers one by one
 LINE_BYTES_MAX: Final = 16_000_000  # of a row at the edge
@@ -146,39 +144,13 @@ class Snapshot(Protocol):
         """Return the tables and views that can be read, sorted."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Edge:
-    """How far a run has read: the cursor's highest value, and the rows at it.
-
-    `seen` are their hashes, one a row; of more than SEEN_MAX only `digest` is kept, of all of them.
-    """
-
-    column: str
-    value: str
-    digest: str
-    seen: Sequence[int]
-
-    def text(self) -> str:
-        packed = base64.b64encode(struct.pack(f"<{len(self.seen)}Q", *self.seen)).decode()
-        told = {"cursor": self.column, "value": self.value, "digest": self.digest, "seen": packed}
-        return json.dumps(told)
-
-    @classmethod
-    def of(cls, text: str | None, column: str) -> "_Edge | None":
-        found = json.loads(text) if text else {}
-        if found.get("cursor") != column:
-            return None
-        packed = base64.b64decode(found["seen"])
-        seen = struct.unpack(f"<{len(packed) // 8}Q", packed)
-        return cls(column, found["value"], found["digest"], seen)
-
-
 class TableSource:
     """One table, view or query of a database. Subclasses connect."""
 
     def __init__(self, config: TableConfig, tools: Tools) -> None:
         self._config = config
         self._tools = tools
+        self._keys: CsvScan | None = None
 
     @property
     def _name(self) -> str:
@@ -201,11 +173,18 @@ class TableSource:
         threads = con.execute("select current_setting('threads')").fetchone() or (1,)
         with self._snapshot(int(threads[0])) as source:
             columns, cursor = self._chosen(source)
-            file = _Reading(source, self._name, columns, cursor, self._config, self._tools).run(con)
+            reading = _Reading(source, self._name, columns, cursor, self._config, self._tools)
+            file = reading.run(con)
+            if self._tools.key_columns is not None and self._tools.range is None:
+                key = self._tools.key_columns([column.name for column in columns])
+                self._keys = CsvScan([reading.keys(key)], key, CsvForm(), self._tools)
         names = [column.name for column in columns]
         types = {column.name: column.type for column in columns if column.type != "infer"}
         form = CsvForm(mapping=types | self._config.mapping, unmapped="infer")
         yield CsvScan([file], names, form, self._tools)
+
+    def keys(self) -> Scan | None:
+        return self._keys
 
     def _chosen(self, source: Snapshot) -> tuple[list[TableColumn], TableColumn | None]:
         """Return the columns to read, and the cursor. Raises Refused, Misconfigured."""
@@ -239,6 +218,12 @@ class TableSource:
         pass
 
 
+def _edge_of(known: Known, name: str, column: str) -> Edge | None:
+    """Return how far a table was read by a cursor; None if it was not, or by another one."""
+    edge = Edge.of(known.versions.get(name) or known.versions.get(GIVEN, ""))
+    return edge if edge is not None and edge.column == column else None
+
+
 class _Reading:
     """The reading of one table into one file of the spool."""
 
@@ -256,14 +241,11 @@ class _Reading:
 
     def run(self, con: duckdb.DuckDBPyConnection) -> File:
         """Read what there is to read. Raises Unchanged if there is nothing new."""
-        path = files.new_spool_file(self._tools)
-        header = io.StringIO(newline="")
-        csv.writer(header, lineterminator="\n").writerow([one.name for one in self._columns])
-        path.write_bytes(header.getvalue().encode())
+        path = self._headed(self._columns)
         cursor, known, edge = self._cursor, self._tools.known, None
         before = None
         if cursor is not None and known is not None:
-            before = _Edge.of(known.versions.get(self._name), cursor.name)
+            before = _edge_of(known, self._name, cursor.name)
         if cursor is not None and self._tools.range is not None:
             rows = self._copy(self._ranged(cursor), path, whole=True)
         elif cursor is not None and before is not None and known is not None:
@@ -276,6 +258,23 @@ class _Reading:
             name=self._name, path=str(path), bytes=path.stat().st_size, known=rows,
             version=edge.text() if edge else "",
         )  # fmt: skip
+
+    def keys(self, names: Sequence[str]) -> File:
+        """Read some columns of every row there is."""
+        columns = [column for column in self._columns if column.name in names]
+        path = self._headed(columns)
+        rows = self._source.copy(columns, self._always, path, whole=True)
+        return File(
+            name=f"{self._name} (keys)", path=str(path), bytes=path.stat().st_size, known=rows
+        )
+
+    def _headed(self, columns: Sequence[TableColumn]) -> Path:
+        """Begin a file of the spool with the names of columns."""
+        path = files.new_spool_file(self._tools)
+        header = io.StringIO(newline="")
+        csv.writer(header, lineterminator="\n").writerow([one.name for one in columns])
+        path.write_bytes(header.getvalue().encode())
+        return path
 
     def _copy(self, conditions: Sequence[str], path: Path, *, whole: bool = False) -> int:
         return self._source.copy(self._columns, [*self._always, *conditions], path, whole=whole)
@@ -290,7 +289,7 @@ class _Reading:
         return conditions
 
     def _more(
-        self, con: duckdb.DuckDBPyConnection, cursor: TableColumn, before: _Edge, path: Path, *,
+        self, con: duckdb.DuckDBPyConnection, cursor: TableColumn, before: Edge, path: Path, *,
         whole: bool,
     ) -> int:  # fmt: skip
         """Read what has come since an edge; `whole`: all, if anything has."""
@@ -309,19 +308,19 @@ class _Reading:
             out.write(late.read_bytes())
         late.unlink()
         rows = found + self._copy([beyond], path, whole=True)
-        if not rows:
+        if not rows and self._tools.key_columns is None:
             raise Unchanged(f"{self._name} has not changed since the last run.")
         return rows
 
     def _late(
-        self, con: duckdb.DuckDBPyConnection, cursor: TableColumn, before: _Edge, into: Path
+        self, con: duckdb.DuckDBPyConnection, cursor: TableColumn, before: Edge, into: Path
     ) -> int:
         """Write the rows at an edge that the run which stood there has not read; return how many.
 
         Raises Misconfigured where nobody can tell which ones those are.
         """
         window = self._window(cursor, before.value)
-        if not before.seen:
+        if not before.is_told:
             into.touch()
             if self._digest(con, window) == before.digest:
                 return 0
@@ -345,7 +344,7 @@ class _Reading:
         con.execute("drop table __headrace_seen")
         return self._count(con, into)
 
-    def _edge(self, con: duckdb.DuckDBPyConnection, cursor: TableColumn) -> _Edge | None:
+    def _edge(self, con: duckdb.DuckDBPyConnection, cursor: TableColumn) -> Edge | None:
         """Return how far this snapshot goes; None where no row has a cursor."""
         where = f" where {' and '.join(self._always)}" if self._always else ""
         high = self._source.value(
@@ -359,7 +358,7 @@ class _Reading:
             f"select hash from {self._hashed(window)} limit {SEEN_MAX + 1}"
         ).fetchall()
         hashes = [row[0] for row in rows] if len(rows) <= SEEN_MAX else []
-        return _Edge(cursor.name, high, self._digest(con, window), hashes)
+        return Edge(cursor.name, high, self._digest(con, window), hashes)
 
     def _window(self, cursor: TableColumn, at: str) -> Path:
         """Read the rows around an edge: those at it, and as far before as may be late."""

@@ -78,7 +78,12 @@ class Avro(ParquetFiles):
                     count += block.num_records
                     self._tools.told(f"reading {file.name}", done=source.tell(), total=file.bytes)
         return File(
-            name=file.name, path=str(target), bytes=file.bytes, known=count, version=file.version
+            name=file.name,
+            path=str(target),
+            bytes=file.bytes,
+            known=count,
+            version=file.version,
+            body=file.body,
         )
 
 

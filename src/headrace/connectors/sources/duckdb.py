@@ -40,8 +40,8 @@ class Duckdb(TableSource):
     """One table, view or query."""
 
     spec: ClassVar[Spec] = Spec(
-        name="duckdb", title="DuckDB file", config=DuckdbConfig, ranges=True
-    )
+        name="duckdb", title="DuckDB file", config=DuckdbConfig, ranges=True, deletes=True,
+    )  # fmt: skip
     _config: DuckdbConfig
 
     @contextmanager

@@ -123,7 +123,12 @@ class Excel:
                 if count % TOLD_ROWS == 0:
                     self._tools.told(f"reading {file.name}", done=count)
         return names, File(
-            name=file.name, path=str(target), bytes=file.bytes, known=count, version=file.version
+            name=file.name,
+            path=str(target),
+            bytes=file.bytes,
+            known=count,
+            version=file.version,
+            body=file.body,
         )
 
     def close(self) -> None:

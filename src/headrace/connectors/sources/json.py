@@ -288,6 +288,7 @@ class JsonScan:
             known=file.records,
             text_path=file.text_path or file.path,
             version=file.version,
+            body=file.body,
             cleaned=True,
         )
         if file.path in self._arrays:

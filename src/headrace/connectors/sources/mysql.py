@@ -92,8 +92,8 @@ class Mysql(TableSource):
     """One table, view or query."""
 
     spec: ClassVar[Spec] = Spec(
-        name="mysql", title="MySQL, MariaDB", config=MysqlConfig, ranges=True
-    )
+        name="mysql", title="MySQL, MariaDB", config=MysqlConfig, ranges=True, deletes=True,
+    )  # fmt: skip
     _config: MysqlConfig
 
     @contextmanager

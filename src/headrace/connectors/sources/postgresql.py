@@ -59,8 +59,8 @@ class Postgresql(TableSource):
     """One table, view or query."""
 
     spec: ClassVar[Spec] = Spec(
-        name="postgresql", title="PostgreSQL", config=PostgresqlConfig, ranges=True
-    )
+        name="postgresql", title="PostgreSQL", config=PostgresqlConfig, ranges=True, deletes=True,
+    )  # fmt: skip
     _config: PostgresqlConfig
 
     @property

@@ -53,8 +53,8 @@ class Sqlite(TableSource):
     """One table, view or query."""
 
     spec: ClassVar[Spec] = Spec(
-        name="sqlite", title="SQLite file", config=SqliteConfig, ranges=True
-    )
+        name="sqlite", title="SQLite file", config=SqliteConfig, ranges=True, deletes=True,
+    )  # fmt: skip
     _config: SqliteConfig
 
     @contextmanager

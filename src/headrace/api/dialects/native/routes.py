@@ -15,10 +15,11 @@ from headrace.api import errors
 from headrace.api.auth import AnyRequest, bearer, came_by, services
 from headrace.api.bodies import converted, payload, raw_body
 from headrace.api.dialects.native import translate, wire
-from headrace.domain.clock import Millis
+from headrace.domain.clock import Millis, parse_rfc3339
 from headrace.domain.errors import Invalid
 from headrace.domain.ids import TaskId, is_id
 from headrace.domain.job import Job
+from headrace.domain.position import Position
 from headrace.domain.principal import Principal
 from headrace.domain.resources import Authentication, Destination, Source
 from headrace.domain.run import ENDED, Mode, Range, RunState, Trigger
@@ -43,6 +44,16 @@ def _offset(cursor: str | None) -> int:
     if not cursor.isdecimal() or len(cursor) > 9:  # digits of an offset
         raise Invalid("cursor is not one that this list gave.", field="cursor")
     return int(cursor)
+
+
+def _moment(text: str, field: str) -> Millis:
+    try:
+        return parse_rfc3339(text)
+    except ValueError:
+        raise Invalid(
+            f"{text[:40]!r} is no moment.", hint="Write it as RFC 3339: 2026-01-31T12:00:00Z.",
+            field=field,
+        ) from None  # fmt: skip
 
 
 def _page(items: list[Any], total: int, offset: int) -> wire.Page:
@@ -215,7 +226,7 @@ def add_task(payload: Json, services: Services, principal: Principal) -> wire.Ta
         failure_threshold=given.failure_threshold, priority=given.priority, key=given.key,
         cron=given.cron,
         timing=translate.timing(given.timing),
-        shape=translate.shape(given.columns, given.schema),
+        shape=translate.shape(given.columns, given.schema), deletes=given.deletes,
     )  # fmt: skip
     return _tasks(services, principal, [made])[0]
 
@@ -263,6 +274,39 @@ def change_task(
 def remove_task(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
     """Remove a task and its runs."""
     services.catalog.by(principal).remove(Task, principal.tenant.id, id)
+
+
+@get("/tasks/{id:str}/position", sync_to_thread=True)
+def get_position(id: str, services: Services, principal: Principal) -> wire.Position:  # noqa: A002
+    """Show how far a task has read."""
+    return translate.position_shown(id, services.catalog.position(principal.tenant.id, id))
+
+
+@put(
+    "/tasks/{id:str}/position", sync_to_thread=True, status_code=200,
+    opt={"body": wire.NewPosition},
+)  # fmt: skip
+def set_position(
+    id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
+) -> wire.Position:  # fmt: skip
+    """Say how far a task has read: its next delta run goes on from there."""
+    given: wire.NewPosition = converted(payload, wire.NewPosition)
+    catalog, tenant = services.catalog.by(principal), principal.tenant.id
+    if (given.cursor, given.after, given.files).count(None) != 2:  # one of three
+        raise Invalid("Give one of cursor, after and files.", field="cursor")
+    if given.cursor is not None:
+        new = catalog.cursor_at(tenant, id, given.cursor.column, given.cursor.value)
+    else:
+        after = None if given.after is None else _moment(given.after, "after")
+        new = Position(given.files or {}, after)
+    catalog.set_position(tenant, id, new)
+    return translate.position_shown(id, new)
+
+
+@delete("/tasks/{id:str}/position", sync_to_thread=True)
+def reset_position(id: str, services: Services, principal: Principal) -> None:  # noqa: A002
+    """Forget how far a task has read: its next run reads everything."""
+    services.catalog.by(principal).set_position(principal.tenant.id, id, None)
 
 
 @post("/tasks/{id:str}/pause", sync_to_thread=True, status_code=200)
@@ -754,6 +798,7 @@ NATIVE: Final = Router(
         add_destination, list_destinations, get_destination, change_destination,
         remove_destination,
         add_task, list_tasks, get_task, change_task, remove_task, start_run,
+        get_position, set_position, reset_position,
         pause_task, resume_task, pause, resume, pause_server, resume_server,
         list_runs, get_run, get_receipt, get_tables, get_files, get_rejects, get_events,
         cancel_run, retry_run, stream_run, read_rows,

@@ -1,12 +1,13 @@
 """From the domain to our own words: pure functions."""
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from headrace.api.dialects.native import wire
-from headrace.domain import event, job, principal, resources, run, schedule, task
+from headrace.domain import event, job, position, principal, resources, run, schedule, task
 from headrace.domain import shape as domain_shape
 from headrace.domain.clock import Millis, rfc3339
 from headrace.domain.ids import TaskId
@@ -15,6 +16,8 @@ from headrace.store.audit import Entry
 from headrace.store.breakers import Breaker
 from headrace.store.hooks import Hook
 from headrace.store.triggers import Trigger
+
+FILES_SHOWN: Final = 10_000  # of a position
 
 
 def authentication(thing: resources.Authentication) -> wire.Authentication:
@@ -86,6 +89,17 @@ def columns_shown(thing: domain_shape.Shape) -> wire.Columns:
     )  # fmt: skip
 
 
+def position_shown(task_: str, thing: position.Position | None) -> wire.Position:
+    edge = thing.edge() if thing else None
+    files = None if thing is None or edge else dict(thing.versions)
+    return wire.Position(
+        task=task_, cursor=wire.CursorAt(column=edge.column, value=edge.value) if edge else None,
+        after=rfc3339(thing.after) if thing and thing.after is not None else None,
+        files=None if files is None else dict(itertools.islice(files.items(), FILES_SHOWN)),
+        file_count=None if files is None else len(files),
+    )  # fmt: skip
+
+
 def task_shown(thing: task.Task, *, paused: bool, last_run: Millis | None) -> wire.Task:
     return wire.Task(
         id=thing.id, name=thing.name, source=thing.source, destination=thing.destination,
@@ -93,7 +107,7 @@ def task_shown(thing: task.Task, *, paused: bool, last_run: Millis | None) -> wi
         failure_threshold=thing.failure_threshold, paused=paused,
         priority=thing.priority, cron=thing.cron,
         timing=timing_shown(thing.timing), columns=columns_shown(thing.shape),
-        schema=thing.shape.policy, next_run=_maybe(thing.next_run),
+        schema=thing.shape.policy, deletes=thing.deletes, next_run=_maybe(thing.next_run),
         last_run=_maybe(last_run), created_at=_at(thing.created_at),
         updated_at=_at(thing.updated_at),
     )  # fmt: skip

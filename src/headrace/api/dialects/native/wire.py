@@ -140,6 +140,9 @@ class NewTask(Given):
         Policy,
         Meta(description="What becomes of columns that the table lacks: added, refused, left out."),
     ] = Policy.EVOLVE
+    deletes: Annotated[
+        bool, Meta(description="Rows whose keys are gone from the source are removed.")
+    ] = False
 
 
 class ChangedTask(Given):
@@ -156,6 +159,7 @@ class ChangedTask(Given):
     timing: Timing | msgspec.UnsetType = msgspec.UNSET
     columns: Columns | msgspec.UnsetType = msgspec.UNSET
     schema: Policy | msgspec.UnsetType = msgspec.UNSET
+    deletes: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Task(Shown):
@@ -176,10 +180,42 @@ class Task(Shown):
     timing: Timing
     columns: Columns
     schema: Policy
+    deletes: bool
     next_run: str | None
     last_run: str | None
     created_at: str
     updated_at: str
+
+
+class CursorAt(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
+    """Where a table's cursor stands."""
+
+    column: str
+    value: str
+
+
+class NewPosition(Given):
+    """How far a task is to count as having read: one of these."""
+
+    cursor: Annotated[
+        CursorAt | None, Meta(description="Rows from this value on, itself too, are still to read.")
+    ] = None
+    after: Annotated[
+        str | None, Meta(description="RFC 3339: files that have not changed since count as read.")
+    ] = None
+    files: Annotated[
+        dict[str, str] | None, Meta(description="Versions by name, as a position told them.")
+    ] = None
+
+
+class Position(Shown):
+    """How far a task has read. Null everywhere: its next run reads everything."""
+
+    task: str
+    cursor: CursorAt | None
+    after: str | None
+    files: dict[str, str] | None
+    file_count: int | None
 
 
 class NewPool(Given):
