@@ -1,7 +1,6 @@
 """Digests of what a run reads: SHA-256 of every file as it came, beside the loading."""
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -69,7 +68,7 @@ class Digests:
 
 def _state(path: str) -> tuple[int, ...]:
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except FileNotFoundError:
         return ()
     return (found.st_size, found.st_mtime_ns, found.st_ino)

@@ -177,6 +177,8 @@ class DuckdbLoad:
             counts.removed = sql.remove_others(self._query, self._table, KEYS, target.key)
             con.execute(f"drop table {KEYS}")
         (counts.rows_after,) = con.execute(f"select count(*) from {self._table}").fetchone() or (0,)
+        if target.action is Action.REPLACE:
+            counts.digest = self._digest()
         note = sign(counts)
         if target.tidies:
             con.execute(
@@ -221,6 +223,12 @@ class DuckdbLoad:
             con.execute(statement)
         con.execute(f"drop table {self.stage}")
         return counts
+
+    def _digest(self) -> str:
+        """Return what changes when any value of the table does; the order of rows is no matter."""
+        names = ", ".join(quoted(name) for name, _ in self._columns(self._target.table))
+        found = self._query(f"select coalesce(sum(hash({names})), 0) from {self._table}")
+        return f"duckdb-sum-hash:{int(found[0][0]):x}"
 
     def _query(self, text: str) -> list[tuple[Any, ...]]:
         return self._con.execute(text).fetchall()

@@ -6,6 +6,7 @@ a load whole or not at all. Rows can be replaced or appended; rows in files cann
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -186,6 +187,7 @@ class ParquetLoad:
         )
         with path.open("rb") as done:
             os.fsync(done.fileno())
+            counts.digest = f"sha256:{hashlib.file_digest(done, 'sha256').hexdigest()}"
         landed = pq.read_metadata(path).num_rows
         if landed != sum(counts.inserted.values()):
             raise Unbalanced(f"{landed:,} rows are in the file, not what was staged.")
