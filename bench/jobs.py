@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench.load import at_rate, p  # noqa: E402
-from bench.run import DATA, Bars, lineitem  # noqa: E402
+from bench.measure import DATA, Bars, lineitem  # noqa: E402
 from tests.serving import KEY, Serving, serving  # noqa: E402
 
 LIMITS = {

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.run import Bars  # noqa: E402
+from bench.measure import Bars  # noqa: E402
 from tests.contract.test_algolia import HEADERS, Api  # noqa: E402
 from tests.serving import Serving, serving  # noqa: E402
 

@@ -1,37 +1,32 @@
-"""The bench: headrace beside DuckDB and COPY, in one run, medians, content compared by hash.
+"""Files: headrace beside plain DuckDB, in one run, medians, content compared by hash.
 
-    make bench                      everything: about ten minutes
     bench/run.py --short            600,000 rows, two rounds; bars are not judged
-    bench/run.py --only duckdb      one of duckdb, postgresql, source, small, server, bad, json
+    bench/run.py --only duckdb      one of duckdb, small, files, server, bad, json
 
 Fails when a bar is not held. Ratios count; wall times are this machine's.
 """
 
-import argparse
 import json
-import os
-import resource
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-DATA = ROOT / "bench" / "data"
-BIN = Path(sys.executable).parent
-TYPES = {
-    "l_orderkey": "integer", "l_partkey": "integer", "l_suppkey": "integer",
-    "l_linenumber": "integer", "l_quantity": "decimal(15,2)", "l_extendedprice": "decimal(15,2)",
-    "l_discount": "decimal(15,2)", "l_tax": "decimal(15,2)", "l_returnflag": "string",
-    "l_linestatus": "string", "l_shipdate": "date", "l_commitdate": "date",
-    "l_receiptdate": "date", "l_shipinstruct": "string", "l_shipmode": "string",
-    "l_comment": "string",
-}  # fmt: skip
-SQL = {"integer": "BIGINT", "decimal(15,2)": "DECIMAL(15,2)", "string": "VARCHAR", "date": "DATE"}
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.measure import (
+    BIN,
+    SQL,
+    TYPES,
+    Bars,
+    added_to,
+    content_hash,
+    ingest,
+    run,
+    spread,
+    timed,
+)
 
 PLAIN = """
 import duckdb, sys
@@ -41,76 +36,6 @@ con.execute(f"create table t as select * from read_csv('{{sys.argv[1]}}', header
             f" auto_detect=false, delim=',', quote='\\"', escape='\\"', columns={{columns}})")
 con.close()
 """
-
-
-def lineitem(scale: float) -> Path:
-    path = DATA / f"sf{scale:g}" / "lineitem.csv"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [BIN / "tpchgen-cli", "csv", "-s", str(scale), "-T", "lineitem", "-o", path.parent],
-            check=True, capture_output=True,
-        )  # fmt: skip
-    return path
-
-
-def timed(command: list, **env: str) -> tuple[float, float, float]:
-    """Run a command; return wall and CPU seconds and peak MiB of its processes."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    begun = time.monotonic()
-    process = subprocess.Popen(
-        list(map(str, command)),
-        env=os.environ | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.monotonic() - begun
-    process.stdout.close()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{command}: {output.decode()}")
-    del before
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-
-
-def ingest(source: Path, end: str, *more: str) -> list:
-    typed = [part for name, type_ in TYPES.items() for part in ("--type", f"{name}={type_}")]
-    return [BIN / "headrace", "ingest", source, end, "--table", "t", "--json", *typed, *more]
-
-
-def content_hash(path: Path) -> tuple:
-    import duckdb
-
-    names = ", ".join(TYPES)
-    with duckdb.connect(str(path), read_only=True) as con:
-        return con.execute(
-            f"select count(*), bit_xor(hash({names})), sum(hash({names})::hugeint % 1000003) from t"
-        ).fetchone()
-
-
-class Bars:
-    """What was measured against what was promised."""
-
-    def __init__(self, *, judged: bool) -> None:
-        self.judged = judged
-        self.failed: list[str] = []
-
-    def hold(self, name: str, value: float, bar: float, unit: str) -> None:
-        self._tell(name, value, bar, unit, ok=value <= bar)
-
-    def least(self, name: str, value: float, bar: float, unit: str) -> None:
-        self._tell(name, value, bar, unit, ok=value >= bar)
-
-    def _tell(self, name: str, value: float, bar: float, unit: str, *, ok: bool) -> None:
-        print(f"  {'ok  ' if ok else 'FAIL'} {name}: {value:.3g} {unit} (bar {bar:g})", flush=True)
-        if not ok and self.judged:
-            self.failed.append(name)
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} s ({min(values):.2f}-{max(values):.2f})"
 
 
 def bench_duckdb(csv: Path, rounds: int, bars: Bars, folder: Path) -> None:
@@ -147,114 +72,40 @@ def bench_duckdb(csv: Path, rounds: int, bars: Bars, folder: Path) -> None:
     )
 
 
-def added_to(path: Path, more: bytes, copy: Path) -> None:
-    """Copy a file and add to it, without holding it: a child's peak begins with its parent's."""
-    shutil.copyfile(path, copy)
-    with copy.open("ab") as file:
-        file.write(more)
+def split(csv: Path, folder: Path, files: int) -> Path:
+    """Cut a file into files of 1,000 rows each."""
+    where = folder / "many"
+    where.mkdir()
+    with csv.open() as rows:
+        header = next(rows)
+        for number in range(files):
+            some = [row for row, _ in zip(rows, range(1000), strict=False)]
+            (where / f"{number:05}.csv").write_text(header + "".join(some))
+    return where
 
 
-def bench_postgresql(csv: Path, rounds: int, bars: Bars, folder: Path) -> None:
-    import psycopg
-    from tests.postgres import postgres
-
-    print("\nCSV → PostgreSQL, against COPY … (FORMAT csv) of the same file", flush=True)
-    pg = {"integer": "bigint", "decimal(15,2)": "numeric(15,2)", "string": "text", "date": "date"}
-    defined = ", ".join(f"{name} {pg[type_]}" for name, type_ in TYPES.items())
-    ours, theirs, sums = [], [], []
-
-    def copy() -> float:
-        begun = time.monotonic()
-        with psycopg.connect(url) as con:
-            con.execute(f"create table t ({defined})")
-            with con.cursor() as cursor, csv.open("rb") as file:
-                with cursor.copy("copy t from stdin (format csv, header)") as copy:
-                    while chunk := file.read(1 << 20):
-                        copy.write(chunk)
-        return time.monotonic() - begun
-
-    # As people run it: every commit on disk. (The tests' server is quicker and unsafe.)
-    with postgres("fsync=on", "max_wal_size=4GB") as url:
-        for number in range(rounds):
-            for load, times in ((copy, theirs), (lambda: timed(ingest(csv, url))[0], ours)):
-                # Neither pays for what the other has left to be written.
-                with psycopg.connect(url, autocommit=True) as con:
-                    con.execute("drop table if exists t")
-                    con.execute("checkpoint")
-                os.sync()
-                times.append(load())
-                if number == 0:
-                    with psycopg.connect(url) as con:
-                        sums.append(
-                            con.execute(
-                                "select count(*), sum(('x' || left(md5(x::text), 12))::bit(48)::bigint) from t x"
-                            ).fetchone()
-                        )
-        if sums[0] != sums[1]:
-            bars.failed.append("content differs from COPY's")
-    print(f"  headrace {spread(ours)}, COPY csv {spread(theirs)}, medians of {rounds}")
-    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    bars.hold("time against COPY csv", statistics.median(ratios), 0.65, "x")
-
-
-EXTENSION = """
-import duckdb_extensions, sys
-duckdb_extensions.import_extension("postgres_scanner")
-import duckdb
-con = duckdb.connect(sys.argv[2])
-con.execute("load postgres_scanner")
-con.execute(f"attach '{sys.argv[1]}' as p (type postgres, read_only)")
-con.execute("create table t as select * from p.public.t")
-"""
-
-
-def bench_source(csv: Path, rounds: int, bars: Bars, folder: Path) -> None:
-    import psycopg
-    from tests.postgres import postgres
-
-    print("\nPostgreSQL → DuckDB, against DuckDB's own postgres scan", flush=True)
-    python = peer(
-        folder, "duckdb==1.5.5", "duckdb-extensions", "duckdb-extension-postgres-scanner==1.5.5"
-    )
-    pg = {"integer": "bigint", "decimal(15,2)": "numeric(15,2)", "string": "text", "date": "date"}
+def bench_files(csv: Path, rounds: int, bars: Bars, folder: Path, files: int) -> None:
+    print(f"\n{files:,} CSV files of 1,000 rows → one table, books a file", flush=True)
+    where = split(csv, folder, files)
+    script = folder / "plain.py"
+    script.write_text(PLAIN.format(columns={name: SQL[type_] for name, type_ in TYPES.items()}))
     ours, theirs, peaks = [], [], []
-    with postgres() as url:
-        with psycopg.connect(url, autocommit=True) as con:
-            con.execute(
-                f"create table t ({', '.join(f'{name} {pg[type_]}' for name, type_ in TYPES.items())})"
-            )
-            with con.cursor() as cursor, csv.open("rb") as file:
-                with cursor.copy("copy t from stdin (format csv, header)") as copy:
-                    while chunk := file.read(1 << 20):
-                        copy.write(chunk)
-            con.execute("vacuum analyze t")
-            con.execute("checkpoint")
-        for number in range(rounds):
-            for path in folder.glob("*.duckdb*"):
-                path.unlink()
-            theirs.append(timed([python, "-c", EXTENSION, url, folder / "plain.duckdb"])[0])
-            command = [BIN / "headrace", "ingest", f"{url}#t", folder / "ours.duckdb", "--json"]
-            wall, _, peak = timed(command)
-            ours.append(wall)
-            peaks.append(peak)
-            if number == 0 and content_hash(folder / "ours.duckdb") != content_hash(
-                folder / "plain.duckdb"
-            ):
-                bars.failed.append("content differs from the extension's")
-    print(f"  headrace {spread(ours)}, DuckDB's extension {spread(theirs)}, medians of {rounds}")
+    for number in range(rounds):
+        for path in folder.glob("*.duckdb*"):
+            path.unlink()
+        plain = [sys.executable, script, f"{where}/*.csv", folder / "plain.duckdb"]
+        theirs.append(timed(plain)[0])
+        wall, _, peak = timed(ingest(f"{where}/*.csv", folder / "ours.duckdb"))
+        ours.append(wall)
+        peaks.append(peak)
+        if number == 0 and content_hash(folder / "ours.duckdb") != content_hash(
+            folder / "plain.duckdb"
+        ):
+            bars.failed.append("content differs from plain DuckDB's")
+    print(f"  headrace {spread(ours)}, plain DuckDB {spread(theirs)}, medians of {rounds}")
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    bars.hold("time against DuckDB's postgres scan", statistics.median(ratios), 1.1, "x")
+    bars.hold("time against one typed scan", statistics.median(ratios), 1.3, "x")
     bars.hold("peak memory", max(peaks), 763, "MiB")
-
-
-def peer(folder: Path, *packages: str) -> Path:
-    """Install packages into an environment of their own; return its Python."""
-    uv = shutil.which("uv") or ROOT / ".boot" / "bin" / "uv"
-    home = folder / "peer"
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, home], check=True)
-    python = home / "bin" / "python"
-    subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *packages], check=True)
-    return python
 
 
 def bench_small(rounds: int, bars: Bars, folder: Path) -> None:
@@ -400,37 +251,16 @@ def _same_json(folder: Path) -> bool:
     return found[0] == found[1]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true")
-    parser.add_argument("--only", default="")
-    parser.add_argument("--rounds", type=int, default=0)
-    given = parser.parse_args()
-    rounds = given.rounds or (2 if given.short else 5)
-    bars = Bars(judged=not given.short)
-    csv = lineitem(0.1 if given.short else 1)
-    folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
-    load = os.getloadavg()
-    print(f"{os.cpu_count()} cores, load {load[0]:.1f}, {csv.stat().st_size / 1e6:.0f} MB CSV")
-    benches = {
+def benches(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: bool) -> dict:
+    return {
         "duckdb": lambda: bench_duckdb(csv, rounds, bars, folder),
-        "postgresql": lambda: bench_postgresql(csv, rounds, bars, folder),
-        "source": lambda: bench_source(csv, rounds, bars, folder),
         "small": lambda: bench_small(rounds, bars, folder),
+        "files": lambda: bench_files(csv, rounds, bars, folder, 50 if short else 2_000),
         "server": lambda: bench_server(rounds, bars, folder),
         "bad": lambda: bench_bad(csv, bars, folder),
-        "json": lambda: bench_json(rounds, bars, folder, 30_000 if given.short else 3_000_000),
+        "json": lambda: bench_json(rounds, bars, folder, 30_000 if short else 3_000_000),
     }
-    try:
-        for name, run in benches.items():
-            if given.only in ("", name):
-                run()
-    finally:
-        shutil.rmtree(folder)
-    if bars.failed:
-        sys.exit(f"\nnot held: {', '.join(bars.failed)}")
-    print("\nEvery bar is held." if bars.judged else "\nShort form: bars are shown, not judged.")
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, benches)

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.run import Bars  # noqa: E402
+from bench.measure import Bars  # noqa: E402
 from tests.postgres import postgres  # noqa: E402
 from tests.store.conftest import World  # noqa: E402
 

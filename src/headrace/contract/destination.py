@@ -111,7 +111,7 @@ class Load(Protocol):
         """Return the columns of the table that is there, in our types; None without a table."""
 
     def write(self, rows: Rows) -> dict[str, int]:
-        """Stage rows; return how many are in the stage now, by file path. May be called again."""
+        """Stage rows; return how many that were, by file path. May be called again."""
 
     def keep(self, rows: Rows) -> None:
         """Have the commit remove every row whose key is not among these; see `Spec.deletes`."""

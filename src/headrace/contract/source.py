@@ -23,6 +23,7 @@ class File:
 
     name: str
     path: str
+    head: bytes = b""  # its first bytes, for whoever looks at it first
     bytes: int
     known: int | None = None
     counting: Future[int] | None = None

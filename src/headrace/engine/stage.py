@@ -236,7 +236,8 @@ class Stager:
                     con=self._con, sql=sql, columns=one.columns, with_file=self.with_file,
                     streams=one.streams(self._files[number]) if not self.with_file else (),
                 )  # fmt: skip
-                landed |= self._load.write(rows)
+                for path, added in self._load.write(rows).items():
+                    landed[path] = landed.get(path, 0) + added
             left_out |= one.scan.reader_rejects(self._con)
             faults.reach("child.half_staged")
         return (self._landed() if self.local else landed), left_out

@@ -98,21 +98,23 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 class ParquetLoad:
-    """One load into one table's folder; rows wait in a DuckDB file in the spool."""
+    """One load into one table's folder: files of their own, which a manifest names at the end."""
 
-    stages = True
-    stage = quoted(STAGE)
+    stages = False
+    stage = ""
 
     def __init__(self, folder: Path, target: Target, tools: Tools) -> None:
         self._folder = folder
         self._target = target
         con = duckdb.connect(str(tools.spool / "parquet-stage.duckdb"))
-        con.execute(f"set memory_limit = '{tools.memory_bytes // 1_000_000}MB'")
+        con.execute(f"set memory_limit = '{tools.memory_bytes // 2 // 1_000_000}MB'")
         con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
         con.execute(f"set allowed_directories = [{literal(f'{folder}/')}]")
         self.con: duckdb.DuckDBPyConnection | None = con
         self._con = con
         self._part = f"{target.fence:020d}"
+        self._written: list[str] = []  # files
+        self._counts = Counts()
 
     def begin(self) -> str | None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +165,42 @@ class ParquetLoad:
         return [Column(name, our_type(type_)) for name, type_, *_ in found]
 
     def write(self, rows: Rows) -> dict[str, int]:
-        raise NotImplementedError  # the engine stages by SQL on `con`
+        sql = rows.sql
+        if rows.with_file:  # which row is of which file is counted before that is forgotten
+            rows.con.execute(f"create or replace table {STAGE} as {sql}")
+            sql = f"select * from {STAGE}"
+            found = rows.con.execute(f"select {FILE}, count(*) from {STAGE} group by 1").fetchall()
+            counted = dict(found)
+        columns = ", ".join(quoted(column.name) for column in rows.columns)
+        path = self._new_file()
+        copied = rows.con.execute(
+            f"copy (select {columns} from ({sql})) to {literal(str(path))}"
+            " (format parquet, compression zstd)"
+        ).fetchone()
+        if not rows.with_file:
+            counted = {"": copied[0] if copied else 0}
+        self._check(path, sum(counted.values()))
+        for file, number in counted.items():
+            self._counts.inserted[file] = self._counts.inserted.get(file, 0) + number
+        return counted
+
+    def _new_file(self) -> Path:
+        part = self._folder / self._part
+        part.mkdir(exist_ok=True)
+        number = len(self._written)
+        self._written.append(f"{self._part}/rows{f'-{number}' if number else ''}.parquet")
+        return self._folder / self._written[-1]
+
+    @staticmethod
+    def _check(path: Path, rows: int) -> None:
+        """Have a file on the disk, and raise Unbalanced unless it holds so many rows."""
+        import pyarrow.parquet as pq
+
+        with path.open("rb") as done:
+            os.fsync(done.fileno())
+        landed = pq.read_metadata(path).num_rows
+        if landed != rows:
+            raise Unbalanced(f"{landed:,} rows are in the file, not what was staged.")
 
     def keep(self, rows: Rows) -> None:
         raise NotImplementedError  # its spec says so
@@ -171,26 +208,9 @@ class ParquetLoad:
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         import pyarrow.parquet as pq
 
-        con = self._con
-        names = [row[0] for row in con.execute(f"describe {self.stage}").fetchall()]
-        with_file = FILE in names
-        file = FILE if with_file else "''"
-        counted = con.execute(f"select {file}, count(*) from {self.stage} group by 1").fetchall()
-        counts = Counts(inserted=dict(counted))
-        part = self._folder / self._part
-        part.mkdir(exist_ok=True)
-        path = part / "rows.parquet"
-        columns = ", ".join(quoted(name) for name in names if name != FILE)
-        con.execute(
-            f"copy (select {columns} from {self.stage}) to {literal(str(path))}"
-            " (format parquet, compression zstd)"
-        )
-        with path.open("rb") as done:
-            os.fsync(done.fileno())
-            counts.digest = f"sha256:{hashlib.file_digest(done, 'sha256').hexdigest()}"
-        landed = pq.read_metadata(path).num_rows
-        if landed != sum(counts.inserted.values()):
-            raise Unbalanced(f"{landed:,} rows are in the file, not what was staged.")
+        counts = self._counts
+        counts.digest = self._digest()
+        landed = sum(counts.inserted.values())
         with self._locked() as manifest:
             self._check_fence(manifest)
             old = manifest["files"]
@@ -200,19 +220,29 @@ class ParquetLoad:
             counts.rows_after = landed + (0 if replace else there)
             note = sign(counts)
             faults.reach("child.in_commit")
-            manifest["files"] = [*([] if replace else old), f"{self._part}/rows.parquet"]
+            manifest["files"] = [*([] if replace else old), *self._written]
             notes = [*manifest["commits"].items(), (self._target.token, note)]
             manifest["commits"] = dict(notes[-NOTES_MAX:])
             self._write(manifest)
         if replace:
-            for name in old:
-                shutil.rmtree((self._folder / name).parent, ignore_errors=True)
+            for part in {(self._folder / name).parent for name in old}:
+                shutil.rmtree(part, ignore_errors=True)
         self.close()
         return counts
 
+    def _digest(self) -> str:
+        """Return the SHA-256 of the files that were written, one after the other."""
+        digest = hashlib.sha256()
+        for name in self._written:
+            with (self._folder / name).open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        return f"sha256:{digest.hexdigest()}"
+
     def abort(self) -> None:
+        self._written, self._counts = [], Counts()
         with contextlib.suppress(duckdb.Error):
-            self._con.execute(f"drop table if exists {self.stage}")
+            self._con.execute(f"drop table if exists {STAGE}")
         known = {name.partition("/")[0] for name in _manifest(self._folder)["files"]}
         if self._part not in known:
             shutil.rmtree(self._folder / self._part, ignore_errors=True)

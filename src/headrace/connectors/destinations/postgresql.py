@@ -163,6 +163,8 @@ class PostgresqlLoad:
         self._columns: list[Column] = []
         self._internal: list[str] = []
         self._landed = 0
+        self._staged: dict[str, int] = {}  # by file
+        self._unlogged = False
         self._kept: int | None = None  # keys of the rows that stay
         threading.Thread(target=_warm_up, daemon=True).start()
 
@@ -245,7 +247,8 @@ class PostgresqlLoad:
             total = dict(found.fetchall())
             self._con.commit()
             self._check_total(total, landed)
-            return total
+            before, self._staged = self._staged, total
+            return {file: rows - before.get(file, 0) for file, rows in total.items()}
 
     def _copy(self, rows: Rows) -> int:
         """Send rows over as many connections as pay; return how many PostgreSQL has taken."""
@@ -286,7 +289,10 @@ class PostgresqlLoad:
             _fit_name(column.name, f"column {column.name}")
         defined = [f"{quoted(c.name)} {_pg_type(c.type)}" for c in self._columns]
         defined += [f"{name} text" for name in self._internal]
-        self._con.execute(f"create table {self._stage} ({', '.join(defined)})")
+        # What is copied out of the stage again need not survive a crash of the database.
+        self._unlogged = self._target.action is not Action.REPLACE and self._exists()
+        kind = "unlogged table" if self._unlogged else "table"
+        self._con.execute(f"create {kind} {self._stage} ({', '.join(defined)})")
         self._con.commit()
 
     def keep(self, rows: Rows) -> None:
@@ -349,15 +355,17 @@ class PostgresqlLoad:
         if not exists or (target.action is Action.REPLACE and not self._has_dependants()):
             return self._swap(exists=exists)
         nulls = frozenset() if target.action is Action.DELETE else self._evolve()
+        unique, with_file = self._is_unique(), FILE in self._internal
         if target.key:
-            self._con.execute(f"analyze {self._stage}")
+            if with_file or not unique:  # they are joined
+                self._con.execute(f"analyze {self._stage}")
             self._con.execute(f"lock table {self._table} in share row exclusive mode")
         counts = sql.Apply(
             query=self._query, table=self._table, stage=self._stage,
             columns=[column.name for column in self._columns], key=target.key,
-            with_file=FILE in self._internal,
+            with_file=with_file,
             nulls=nulls, in_place=target.action is Action.SAVE and self._has_dependants(),
-            others=self._others(),
+            others=self._others(), unique=unique,
             has_attribute=_has_attribute if ATTRIBUTES in self._internal else None,
         ).run(target.action)  # fmt: skip
         self._con.execute(f"drop table {self._stage}")
@@ -371,6 +379,8 @@ class PostgresqlLoad:
         counts = Counts(inserted=self._stage_counts())
         for name in self._internal:
             self._con.execute(f"alter table {self._stage} drop column {name}")
+        if self._unlogged:  # the table that was there is gone
+            self._con.execute(f"alter table {self._stage} set logged")
         for attempt in range(LOCK_TRIES):
             try:
                 with self._con.transaction():
@@ -429,6 +439,23 @@ class PostgresqlLoad:
         ).fetchall()
         return [name for (name,) in found if name not in staged]
 
+    def _is_unique(self) -> bool:
+        """Tell whether an index holds that no two rows of the table have one key."""
+        if not self._target.key:
+            return False
+        found = self._con.execute(
+            """
+            select 1 from pg_index i join pg_class c on c.oid = i.indrelid
+            where c.oid = to_regclass(%s) and c.relkind = 'r' and i.indisunique and i.indisvalid
+                and i.indimmediate and i.indpred is null and i.indexprs is null
+                and (select array_agg(a.attname::text order by a.attname::text) from pg_attribute a
+                    where a.attrelid = c.oid and a.attnum = any(i.indkey[:i.indnkeyatts - 1]))
+                    = (select array_agg(name order by name) from unnest(%s::text[]) as name)
+            """,
+            [self._table, list(self._target.key)],
+        ).fetchone()
+        return found is not None
+
     def _evolve(self) -> frozenset[str]:
         there = {name.casefold(): type_ for name, type_ in self._there()}
         found = sql.evolution(self._target.table, there, self._columns, self._is_empty)
@@ -449,7 +476,7 @@ class PostgresqlLoad:
 
     def abort(self) -> None:
         self._columns = []
-        self._landed = 0
+        self._landed, self._staged = 0, {}
         with contextlib.suppress(psycopg.Error):
             self._con.rollback()
             self._drop(self._stage)

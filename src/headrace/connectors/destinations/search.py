@@ -136,6 +136,7 @@ class SearchLoad:
         con.create_function("merged", 2, _merged, deterministic=True)
         self._stage = f"stage_{target.fence}"
         self._files: list[str] = []
+        self._staged: dict[str, int] = {}  # rows by file
 
     def begin(self) -> str | None:
         with _told():
@@ -180,7 +181,9 @@ class SearchLoad:
             counted = self._db.execute(
                 f"select file, count(*) from {self._stage} group by file"
             ).fetchall()
-        return {("" if number is None else self._files[number]): n for number, n in counted}
+        total = {("" if number is None else self._files[number]): n for number, n in counted}
+        before, self._staged = self._staged, total
+        return {file: number - before.get(file, 0) for file, number in total.items()}
 
     def _write_chunk(self, chunk: list[tuple[Any, ...]], *, with_file: bool) -> None:
         db = self._db
@@ -312,7 +315,7 @@ class SearchLoad:
         db.execute(f"drop table {self._stage}")
 
     def abort(self) -> None:
-        self._files = []
+        self._files, self._staged = [], {}
         with contextlib.suppress(sqlite3.Error):
             if self._db.in_transaction:
                 self._db.execute("rollback")

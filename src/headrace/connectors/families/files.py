@@ -5,6 +5,7 @@ are exact and records are counted in the bytes that are read.
 """
 
 import codecs
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -130,10 +131,10 @@ def gather(
         try:
             for plain in _unpacked(body, tools) if packed else [body]:
                 recoded = _recoded(plain, encoding, tools) if text else plain
-                size = recoded.path.stat().st_size
+                head, size = _beginning(recoded.path)
                 yield File(
                     name=recoded.name, path=str(recoded.path), bytes=size, version=body.version,
-                    body=str(body.path),
+                    head=head, body=str(body.path),
                 )  # fmt: skip
         except OwnerError as error:
             tools.bad.append(BadFile(name=body.name, bytes=body.path.stat().st_size, error=error))
@@ -156,11 +157,16 @@ def raise_bad(tools: Tools) -> None:
         raise tools.bad[0].error
 
 
+def _beginning(path: Path) -> tuple[bytes, int]:
+    """Return the first bytes of a file, and how many there are."""
+    with open(path, "rb", buffering=0) as body:  # of many thousands
+        return body.read(HEAD_BYTES) or b"", os.fstat(body.fileno()).st_size
+
+
 def refuse_html(file: File) -> None:
     """Raise Refused if a file that should hold rows begins like a web page."""
-    with Path(file.path).open("rb") as body:
-        head = body.read(HEAD_BYTES).lstrip().lower()
-    if head.startswith((b"<!doctype html", b"<html")):
+    head, file.head = file.head, b""
+    if head.lstrip()[:20].lower().startswith((b"<!doctype html", b"<html")):
         raise Refused(
             f"{file.name} is a web page (HTML), not rows.",
             hint="Check the URL: it may need a login, or be the page around the file.",
@@ -307,8 +313,8 @@ def _if_changed(name: str, known: Known | None) -> dict[str, str]:
 
 
 def _unpacked(body: Body, tools: Tools) -> Iterator[Body]:
-    with body.path.open("rb") as file:
-        magic = file.read(4)
+    with open(body.path, "rb", buffering=0) as file:  # of many thousands
+        magic = file.read(4) or b""
     if magic.startswith(b"\x1f\x8b"):
         yield _spooled(body, body.name, _gunzip(body.path), tools)
     elif magic == b"\x28\xb5\x2f\xfd":

@@ -39,6 +39,7 @@ class Apply:
     has_attribute: Callable[[str], str] | None = None  # SQL: does the row carry it?
     nulls: frozenset[str] = frozenset()  # columns without any value, whatever their type
     in_place: bool = False  # rows are updated, never deleted: something refers to them
+    unique: bool = False  # PostgreSQL holds that no two rows have one key
     others: Sequence[str] = ()  # the table's columns that the stage lacks
 
     def run(self, action: Action) -> Counts:
@@ -48,6 +49,8 @@ class Apply:
                 return self._replace()
             case Action.APPEND:
                 return Counts(inserted=self._insert("true"))
+            case Action.SAVE | Action.PARTIAL if self.unique and self.has_attribute is None:
+                return self._upsert(whole=action is Action.SAVE)
             case Action.SAVE if self.in_place:
                 return self._partial(create=True, whole=True)
             case Action.SAVE:
@@ -74,6 +77,30 @@ class Apply:
         dropped = self.query(f"select count(*) from {self.table}")[0][0]
         self.query(f"delete from {self.table}")
         return Counts(inserted=self._insert("true"), replaced_out=dropped)
+
+    def _upsert(self, *, whole: bool) -> Counts:
+        """Insert, and update where the key is there already, in one statement."""
+        # Which files' rows are there already nobody can tell afterwards.
+        updated = self._matched() if self.with_file else {}
+        total = self._by_file("true")
+        sets = [f"{quoted(n)} = excluded.{quoted(n)}" for n in self.columns if n not in self.key]
+        sets += [f"{quoted(name)} = null" for name in self.others if whole]
+        # A key alone changes nothing, but its row must be counted: so it is written again.
+        sets = sets or [f"{quoted(self.key[0])} = excluded.{quoted(self.key[0])}"]
+        names = ", ".join(map(quoted, self.columns))
+        values = ", ".join("null" if n in self.nulls else quoted(n) for n in self.columns)
+        [(new, old)] = self.query(
+            f"with done as (insert into {self.table} ({names}) select {values} from {self.stage}"
+            f" on conflict ({', '.join(map(quoted, self.key))}) do update set {', '.join(sets)}"
+            " returning xmax = 0 as fresh) select count(*) filter (where fresh),"
+            " count(*) filter (where not fresh) from done"
+        )
+        if new + old != sum(total.values()) or (self.with_file and old != sum(updated.values())):
+            raise Refused("The database has written other rows than were staged.")
+        if not self.with_file:
+            return Counts(inserted={"": new} if new else {}, updated={"": old} if old else {})
+        inserted = {file: rows - updated.get(file, 0) for file, rows in total.items()}
+        return Counts(inserted=inserted, updated=updated)
 
     def _partial(self, *, create: bool, whole: bool = False) -> Counts:
         updated = self._matched()

@@ -61,6 +61,7 @@ class Csv:
         )  # fmt: skip
         self._tools = tools
         self._judged: set[tuple[str, ...]] = set()
+        self._headers: dict[bytes, tuple[str, ...]] = {}
         # Beside the scan: counting needs one core for a tenth of its time.
         self._counter = ThreadPoolExecutor(1, "headrace-count")
 
@@ -101,7 +102,17 @@ class Csv:
         return names, file
 
     def _header(self, file: File) -> tuple[str, ...]:
+        line, end, _ = file.head.partition(b"\n")
         files.refuse_html(file)
+        named = line.strip(b"\r\xef\xbb\xbf")  # a blank line is no header
+        if not end or not named or self._config.quote.encode() in line:
+            return self._first(file)
+        if line not in self._headers:  # most files have that of another one
+            self._headers[line] = self._first(file)
+        return self._headers[line]
+
+    def _first(self, file: File) -> tuple[str, ...]:
+        """Return the columns that a file's first record names."""
         text = CsvText(self._config.delimiter, self._config.quote)
         first = next(text.records(file.path), None)
         if first is None:
