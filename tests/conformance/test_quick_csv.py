@@ -55,14 +55,22 @@ def small_pieces(monkeypatch):
 def ways(monkeypatch):
     """Return a list that tells how each quick try ended: complete or not."""
     found = []
-    real = quick_csv.QuickCsv.close
+    for kind in (quick_csv.QuickCsv, quick_csv.QuickFiles):
 
-    def close(self):
-        found.append(self.complete())
-        real(self)
+        def close(self, real=kind.close):
+            found.append(self.complete())
+            real(self)
 
-    monkeypatch.setattr(quick_csv.QuickCsv, "close", close)
+        monkeypatch.setattr(kind, "close", close)
     return found
+
+
+@pytest.fixture(params=["a stream a file", "a stream over many"])
+def many(request, monkeypatch):
+    """Several files both ways."""
+    if request.param == "a stream a file":
+        monkeypatch.setattr(csv_source, "PIECE_BYTES_MIN", 1)
+    return request.param
 
 
 def ends_at(kind, folder, url):
@@ -108,8 +116,9 @@ def stages(url):
         ).fetchall()
 
 
-def load(path, folder, end, **more):
-    return work(order(folder, ("csv", {"url": str(path), "mapping": TYPES}), end, **more), Memory())
+def load(path, folder, end, mapping=TYPES, **more):
+    source = ("csv", {"url": str(path), "mapping": mapping})
+    return work(order(folder, source, end, **more), Memory())
 
 
 @pytest.mark.parametrize("kind", ["duckdb", "postgresql", "parquet"])
@@ -158,6 +167,7 @@ def test_later_twins_win_in_the_order_of_the_file(tmp_path, plain, ways):
     assert ways == [True]
 
 
+@pytest.mark.usefixtures("many")
 def test_several_large_files_have_books_of_their_own(tmp_path, plain, ways):
     (tmp_path / "in").mkdir()
     for name in ("1", "2"):
@@ -283,6 +293,7 @@ def test_a_file_that_is_small_is_left_to_the_tolerant_way(tmp_path, ways):
     assert ways == []
 
 
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("kind", ["duckdb", "postgresql", "parquet"])
 def test_odd_rows_of_some_files_are_told_by_file_and_the_others_land(
     tmp_path, fresh_database, ways, kind
@@ -316,3 +327,82 @@ def test_odd_rows_of_some_files_are_told_by_file_and_the_others_land(
     for row in kept:
         at = row["byte"]
         assert (folder / row["file"][-5:]).read_bytes()[at:].startswith(row["raw"].encode() + b"\n")
+
+
+def test_many_files_of_all_sorts_are_each_accounted_for(tmp_path, ways):
+    """Marks of UTF-8, no last newline, carriage returns, a header alone, blank lines, quotes."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    expected = {}
+    for number in range(400):
+        rows = [f"{number * 1000 + n},text {n}" for n in range(200)]
+        text = "id,v\n" + "\n".join(rows) + "\n"
+        sort, good, bad = number % 8, len(rows), 0
+        match sort:
+            case 1:
+                text = "\ufeff" + text
+            case 2:
+                text = text.removesuffix("\n")
+            case 3:
+                text = text.replace("\n", "\r\n")
+            case 4:
+                text, good = "id,v\n", 0
+            case 5:
+                text = text.replace("\n", "\n\n")
+            case 6:
+                text = text.replace("text 7\n", '"te""xt\n7"\n')
+            case 7 if number < 50:
+                text, good, bad = text.replace(",text 9\n", "\n"), good - 1, 1
+        path = folder / f"{number:03}.csv"
+        path.write_bytes(text.encode())
+        expected[str(path)] = (good + bad, good, bad)
+    receipt = work(
+        order(
+            tmp_path, ("csv", {"url": f"{folder}/*.csv", "mapping": {"id": "integer"}}),
+            ends_at("duckdb", tmp_path, ""), failure_threshold=1,
+        ),
+        Memory(),
+    )  # fmt: skip
+    assert ways == [True]
+    assert {
+        file.name: (file.books.read, file.books.inserted, file.books.rejected)
+        for file in receipt.files
+    } == expected
+    with duckdb.connect(str(tmp_path / "o.duckdb")) as con:
+        assert con.execute("select count(*), count(distinct id) from t").fetchone() == (
+            receipt.books.inserted, receipt.books.inserted,
+        )  # fmt: skip
+        quoted = "select count(*) from t where v = 'te\"xt' || chr(10) || '7'"
+        assert con.execute(quoted).fetchone() == (50,)
+
+
+def test_of_many_files_the_later_twin_wins_in_their_order(tmp_path, ways):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(60):
+        rows = "".join(f"{n},from {number} {'x' * 20}\n" for n in range(1000))
+        (folder / f"{number:03}.csv").write_text("id,v\n" + rows)
+    receipt = load(
+        folder / "*.csv", tmp_path, ends_at("duckdb", tmp_path, ""), key=("id",), mapping={}
+    )
+    assert ways == [True]
+    assert (receipt.books.inserted, receipt.books.duplicates) == (1000, 59_000)
+    with duckdb.connect(str(tmp_path / "o.duckdb")) as con:
+        found = con.execute("select distinct split_part(v, ' ', 2) from t").fetchall()
+    assert found == [("59",)]
+
+
+def test_a_file_that_goes_away_between_others_is_an_error(tmp_path, monkeypatch):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"{number:02}.csv").write_text("id,v\n" + f"{number},{'x' * 50}\n" * 1000)
+    real = text.ManyCsvStream._open
+
+    def late(self, stream):
+        (folder / "07.csv").unlink(missing_ok=True)
+        return real(self, stream)
+
+    monkeypatch.setattr(text.ManyCsvStream, "_open", late)
+    with pytest.raises(Exception, match="cannot be read|07.csv"):
+        load(folder / "*.csv", tmp_path, ends_at("duckdb", tmp_path, ""), mapping={})

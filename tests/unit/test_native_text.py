@@ -300,3 +300,44 @@ def test_a_stream_that_nobody_reads_is_freed(tmp_path):
         stream(path, [KINDS[0], KINDS[0]]).__arrow_c_stream__()
         assert read(stream(path, [KINDS[0], KINDS[0]])) == [("1", "2")]
     assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= open_before
+
+
+BODIES = st.lists(
+    st.sampled_from([b"1,a\n", b"2,\"x,\ny\"\n", b"\n", b"3,\r\n", b"\xef\xbb\xbf", b"x,1\n", b"4,", b"\"5\",z", b"\n\n", b"6,\xc3\xbc\n", b"7"]),
+    max_size=8,
+).map(b"".join)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    bodies=st.lists(BODIES, min_size=1, max_size=5), chunk=st.integers(1, 40),
+    left_max=st.sampled_from([0, 0, 1, 10]),
+)  # fmt: skip
+def test_many_files_are_read_as_each_of_them_alone(tmp_path_factory, bodies, chunk, left_max):
+    """The same rows with the file's number, the same records passed over, the same refusals."""
+    folder = tmp_path_factory.getbasetemp()
+    kinds = [("integer", 0, 0), ("text", 0, 0)]
+    paths, expected, left = [], [], []
+    for number, body in enumerate(bodies):
+        path = folder / f"many-{number}.csv"
+        path.write_bytes(b"a,b\n" + body)
+        paths.append(str(path))
+        one = stream(path, kinds, chunk_bytes=chunk, left_max=left_max - len(left))
+        rows = read(one)
+        if rows is NEVER:
+            expected = NEVER
+            break
+        expected += [(*row, number) for row in rows]
+        left += [text.Left(some.offset, some.size, some.record, number) for some in one.left]
+    together = text.ManyCsvStream(
+        paths, kinds, delimiter=",", quote='"', header=True, chunk_bytes=chunk, left_max=left_max
+    )
+    found = read(together)
+    if expected is NEVER:
+        assert found is NEVER
+        return
+    assert found == expected
+    assert list(together.left) == left
+    assert together.records == len(expected)
+    assert together.stopped_at == len(b"a,b\n" + bodies[-1])
+    assert together.place == sum(len(b"a,b\n" + body) for body in bodies)

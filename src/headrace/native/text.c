@@ -58,9 +58,10 @@ struct column {
     int32_t kind, precision, scale;
 };
 
-/* A record that was passed over: where it is, and which one (from 0, among those of the reader). */
+/* A record that was passed over: where it is in which file, and which one of that file's records
+ * that the reader reads; each from 0. */
 struct left {
-    int64_t offset, size, record;
+    int64_t offset, size, record, file;
 };
 
 /* What a reader tells when it has ended. */
@@ -79,10 +80,15 @@ struct reader {
     uint8_t *buffer;
     size_t capacity, length, place, chunk;
     uint8_t delimiter, quote, stops[256];
-    int32_t columns;
+    int32_t columns, cells; /* where they differ, the last column is the number of the file */
     struct column *column;
     struct report *report;
     struct pool *pool;
+    char *paths; /* of all files that are read one after the other, each ended by 0 */
+    const char *path; /* of the one that is open */
+    int32_t files, file, heads;
+    int64_t before;    /* bytes of the files before */
+    int64_t base;      /* records of the files before, those passed over too */
     struct json *json; /* 0: a reader of CSV */
     uint8_t *text;     /* of the names of its columns */
     char error[96];
@@ -490,7 +496,7 @@ static enum outcome record(
     struct reader *reader, struct filling *fill, int64_t row, const uint8_t **from,
     const uint8_t *end) {
     const uint8_t *at = *from, delimiter = reader->delimiter;
-    for (int32_t n = 0; n < reader->columns; n++) {
+    for (int32_t n = 0; n < reader->cells; n++) {
         const struct column *column = reader->column + n;
         struct filling *into = fill + n;
         if (*at == reader->quote) {
@@ -523,7 +529,7 @@ static enum outcome record(
         }
         if (at >= end && !reader->at_end)
             return MORE;
-        if (n + 1 < reader->columns) {
+        if (n + 1 < reader->cells) {
             if (*at != delimiter)
                 return ODD;
             at++;
@@ -721,10 +727,48 @@ static enum outcome pass_over(struct reader *reader, const uint8_t *begin, const
     if (size > JSON_RECORD_MAX)
         return ODD;
     report->lefts[report->left] = (struct left){
-        reader->offset + (begin - reader->buffer), (int64_t)size, report->records + report->left};
+        reader->offset + (begin - reader->buffer), (int64_t)size,
+        report->records + report->left - reader->base, reader->file};
     report->left++;
     reader->place = (size_t)(newline - reader->buffer) + (newline < end);
     return DONE;
+}
+
+static void skip_record(struct reader *reader);
+
+/* Go past a mark of UTF-8 at the beginning of a file. 0 for an error. */
+static int past_mark(struct reader *reader) {
+    while (reader->length < 3 && !reader->at_end)
+        if (!refill(reader))
+            return 0;
+    if (reader->length >= 3 && !memcmp(reader->buffer, "\xEF\xBB\xBF", 3))
+        reader->place = 3;
+    return 1;
+}
+
+/* Go past the records that name the columns. 0 for an error. */
+static int past_heads(struct reader *reader) {
+    for (int32_t n = 0; n < reader->heads; n++)
+        skip_record(reader);
+    return !reader->error_number;
+}
+
+/* Go on with the next file; `base` records are behind. 0 for an error. */
+static int next_file(struct reader *reader, int64_t base) {
+    reader->before += reader->offset + (int64_t)reader->place;
+    reader->base = base;
+    reader->path += strlen(reader->path) + 1;
+    reader->file++;
+    close(reader->fd);
+    reader->fd = open(reader->path, O_RDONLY | O_CLOEXEC);
+    if (reader->fd < 0) {
+        reader->error_number = errno;
+        return 0;
+    }
+    reader->offset = 0;
+    reader->place = reader->length = 0;
+    reader->at_end = 0;
+    return refill(reader) && past_mark(reader) && past_heads(reader);
 }
 
 static int get_next(struct ArrowArrayStream *stream, struct ArrowArray *out) {
@@ -759,10 +803,16 @@ static int get_next(struct ArrowArrayStream *stream, struct ArrowArray *out) {
             outcome = ENDED;
         if (outcome == ENDED) {
             reader->place = (size_t)(at - reader->buffer);
+            if (reader->file + 1 < reader->files) {
+                if (next_file(reader, report->records + rows + report->left))
+                    continue;
+                let_go(block);
+                return failed(reader, reader->error_number);
+            }
             report->stopped_at = reader->offset + (int64_t)reader->place;
             break;
         }
-        if (blank && reader->columns > 1) {
+        if (blank && reader->cells > 1) {
             at += blank;
             reader->place = (size_t)(at - reader->buffer);
             continue;
@@ -778,6 +828,8 @@ static int get_next(struct ArrowArrayStream *stream, struct ArrowArray *out) {
             if (!reader->json && at - begin > RECORD_MAX)
                 outcome = ODD;
             taken += at - begin;
+            if (reader->columns > reader->cells)
+                ((int64_t *)fill[reader->cells].values)[rows] = reader->file;
             rows++;
         } else {
             /* Take back what the record's first cells have left. */
@@ -809,7 +861,7 @@ static int get_next(struct ArrowArrayStream *stream, struct ArrowArray *out) {
         }
     }
     report->records += rows;
-    report->place = reader->offset + (int64_t)reader->place;
+    report->place = reader->before + reader->offset + (int64_t)reader->place;
     if (!rows) {
         let_go(block);
         return 0;
@@ -890,6 +942,7 @@ static void close_reader(struct reader *reader) {
     free(reader->buffer);
     free(reader->column);
     free(reader->text);
+    free(reader->paths);
     free_json(reader->json, 0);
     if (reader->pool)
         leave(reader->pool);
@@ -946,23 +999,38 @@ static int open_reader(
     if (columns)
         memcpy(reader->column, column, (size_t)columns * sizeof *column);
     reader->pool->columns = columns;
-    reader->columns = columns;
+    reader->columns = reader->cells = columns;
+    reader->files = 1;
     reader->offset = begin;
     reader->end = end;
     report->records = report->left = report->stop = 0;
     report->place = begin;
     report->stopped_at = report->odd_at = -1;
     reader->report = report;
-    if (!refill(reader)) {
+    if (!refill(reader) || (begin == 0 && !past_mark(reader))) {
         int number = reader->error_number;
         close_reader(reader);
         return number;
     }
-    while (begin == 0 && reader->length < 3 && !reader->at_end && refill(reader))
-        ;
-    if (begin == 0 && reader->length >= 3 && !memcmp(reader->buffer, "\xEF\xBB\xBF", 3))
-        reader->place = 3;
     *out = reader;
+    return 0;
+}
+
+static int stream_csv(
+    struct reader *reader, struct ArrowArrayStream *stream, uint8_t delimiter, uint8_t quote) {
+    reader->delimiter = delimiter;
+    reader->quote = quote;
+    memset(reader->stops, 0, 128);
+    memset(reader->stops + 128, 1, 128);
+    reader->stops[delimiter] = reader->stops[quote] = reader->stops['\n'] = 1;
+    reader->stops['\r'] = reader->stops[0] = 1;
+    if (!past_heads(reader)) {
+        int number = reader->error_number;
+        close_reader(reader);
+        free(stream);
+        return number;
+    }
+    *stream = (struct ArrowArrayStream){get_schema, get_next, get_last_error, release, reader};
     return 0;
 }
 
@@ -980,17 +1048,38 @@ EXPORT int headrace_csv_open(
         free(stream);
         return number;
     }
-    reader->delimiter = delimiter;
-    reader->quote = quote;
-    memset(reader->stops, 0, 128);
-    memset(reader->stops + 128, 1, 128);
-    reader->stops[delimiter] = reader->stops[quote] = reader->stops['\n'] = 1;
-    reader->stops['\r'] = reader->stops[0] = 1;
-    for (; begin == 0 && heads > 0; heads--)
-        skip_record(reader);
-    *stream = (struct ArrowArrayStream){get_schema, get_next, get_last_error, release, reader};
+    reader->heads = begin ? 0 : heads;
     *out = stream;
-    return 0;
+    return stream_csv(reader, stream, delimiter, quote);
+}
+
+/* Open files of the same form as one stream. `paths` are each ended by 0, `size` bytes together.
+ * The last of the columns is not in the files: it is the number of the file, from 0. */
+EXPORT int headrace_csv_open_many(
+    const char *paths, size_t size, int32_t files, int32_t heads, uint8_t delimiter, uint8_t quote,
+    const struct column *column, int32_t columns, size_t chunk, struct report *report,
+    struct ArrowArrayStream **out) {
+    struct reader *reader;
+    struct ArrowArrayStream *stream = malloc(sizeof *stream);
+    char *copy = malloc(size + 1);
+    int number = stream && copy ? open_reader(
+                                      paths, 0, INT64_MAX, column, columns, chunk, RECORD_MAX,
+                                      report, &reader)
+                                : ENOMEM;
+    if (number) {
+        free(copy);
+        free(stream);
+        return number;
+    }
+    memcpy(copy, paths, size);
+    copy[size] = 0;
+    reader->paths = copy;
+    reader->path = copy;
+    reader->files = files;
+    reader->cells = columns - 1;
+    reader->heads = heads;
+    *out = stream;
+    return stream_csv(reader, stream, delimiter, quote);
 }
 
 /* Open JSON records as a stream, like CSV. `names` are those of the columns, one after the other,

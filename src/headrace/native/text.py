@@ -32,7 +32,7 @@ class _Column(Structure):
 
 
 class _Left(Structure):
-    _fields_ = (("offset", c_int64), ("size", c_int64), ("record", c_int64))
+    _fields_ = (("offset", c_int64), ("size", c_int64), ("record", c_int64), ("file", c_int64))
 
 
 class _Report(Structure):
@@ -66,6 +66,10 @@ def library() -> Any:  # Any: ctypes knows its functions by name
         return None
     found.headrace_csv_open.argtypes = (
         c_char_p, c_int64, c_int64, c_int32, c_uint8, c_uint8, POINTER(_Column), c_int32, c_size_t,
+        POINTER(_Report), POINTER(ctypes.c_void_p),
+    )  # fmt: skip
+    found.headrace_csv_open_many.argtypes = (
+        c_char_p, c_size_t, c_int32, c_int32, c_uint8, c_uint8, POINTER(_Column), c_int32, c_size_t,
         POINTER(_Report), POINTER(ctypes.c_void_p),
     )  # fmt: skip
     found.headrace_csv_count.argtypes = (c_char_p, c_uint8, c_uint8, c_int32, c_size_t)
@@ -203,6 +207,32 @@ class CsvStream(_Stream):
         return found
 
 
+class ManyCsvStream(CsvStream):
+    """The records of plain CSV files of one form, one file after the other.
+
+    One column more than is asked for comes last: the number of the file, from 0. `stopped_at` is
+    in the last file, and a file that was left tells which (`Left.file`).
+    """
+
+    def __init__(
+        self, paths: Sequence[str], columns: Sequence[tuple[Kind, int, int]], *, delimiter: str,
+        quote: str, header: bool, chunk_bytes: int = CHUNK_BYTES, left_max: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            paths[0], [*columns, ("integer", 0, 0)], delimiter=delimiter, quote=quote,
+            header=header, chunk_bytes=chunk_bytes, left_max=left_max,
+        )  # fmt: skip
+        self.paths = paths
+
+    def _open(self, stream: ctypes.c_void_p) -> int:
+        paths = b"".join(os.fsencode(path) + b"\0" for path in self.paths)
+        found: int = library().headrace_csv_open_many(
+            paths, len(paths), len(self.paths), *self._form, self._columns, len(self._columns),
+            self._chunk_bytes, byref(self._report), byref(stream),
+        )  # fmt: skip
+        return found
+
+
 class JsonStream(_Stream):
     """The records of a plain JSON file: objects, one a line or the elements of one array.
 
@@ -295,11 +325,15 @@ class Surveying:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A record that was passed over: where it begins, its bytes, its number (from 0)."""
+    """A record that was passed over: where it begins, its bytes, its number (from 0).
+
+    `file`: of which file of a stream over many, from 0.
+    """
 
     offset: int
     size: int
     record: int
+    file: int = 0
 
 
 def _report(begin: int, left_max: int) -> tuple[_Report, Any]:  # Any: an array of _Left
@@ -308,7 +342,7 @@ def _report(begin: int, left_max: int) -> tuple[_Report, Any]:  # Any: an array 
 
 
 def _left(report: _Report, lefts: Any) -> list[Left]:  # Any: an array of _Left
-    return [Left(one.offset, one.size, one.record) for one in lefts[: report.left]]
+    return [Left(one.offset, one.size, one.record, one.file) for one in lefts[: report.left]]
 
 
 def _kinds(bits: int) -> frozenset[str]:

@@ -11,7 +11,7 @@ import duckdb
 
 from headrace.connectors.families import files, text_scan
 from headrace.connectors.families.csv_text import LINE_BYTES_MAX, CsvText
-from headrace.connectors.families.quick_csv import QuickCsv
+from headrace.connectors.families.quick_csv import PIECE_BYTES_MIN, QuickCsv, QuickFiles
 from headrace.contract.columns import Column, literal
 from headrace.contract.source import Cell, File, RowCheck, Survey
 from headrace.contract.tools import Tools
@@ -139,15 +139,15 @@ class CsvScan:
         self, con: duckdb.DuckDBPyConnection, types: Mapping[str, str], *, in_order: bool
     ) -> QuickCsv | None:
         form = self._form
-        small = min(file.bytes for file in self.files) < SMALL_BYTES
-        if (
-            small
-            or len(self.files) > QUICK_FILES_MAX
-            or not native.readable(form.delimiter, form.quote)
-        ):
+        small = sum(file.bytes for file in self.files) < SMALL_BYTES
+        if small or not native.readable(form.delimiter, form.quote):
             return None
         threads = con.execute("select current_setting('threads')").fetchone() or (1,)
-        return QuickCsv(
+        largest = max(file.bytes for file in self.files)
+        many = len(self.files) > 1 and (
+            largest < PIECE_BYTES_MIN or len(self.files) > QUICK_FILES_MAX
+        )
+        return (QuickFiles if many else QuickCsv)(
             con, self.files, self.cells, types, self._tools, delimiter=form.delimiter,
             quote=form.quote, header=form.header, in_order=in_order, threads=int(threads[0]),
         )  # fmt: skip

@@ -419,8 +419,10 @@ def _recoded(body: Body, encoding: str, tools: Tools) -> Body:
                     hint="Name the encoding that it is written in.",
                 ) from error
         body = Body(body.name, target, own=True)
-    with body.path.open("rb") as file:
-        head = file.read(CHUNK_BYTES)
+    with body.path.open("rb", buffering=0) as file:
+        head = file.read(HEAD_BYTES) or b""
+        if b"\r" in head and b"\n" not in head:
+            head += file.read(CHUNK_BYTES) or b""
         if b"\r" in head and b"\n" not in head:
             # Lines end as on an old Mac. One byte for one byte, so positions stay right.
             target = new_spool_file(tools)

@@ -15,7 +15,12 @@ from headrace.contract.tools import Tools
 from headrace.native.text import CHUNK_BYTES, CsvStream, JsonStream, Left
 
 LEFT_MAX: Final = 10_000  # records of a stream that are passed over; of more the exact way knows
-_names = itertools.count()
+_numbers = itertools.count()
+
+
+def name() -> str:
+    """Return a name that no other stream of this process has."""
+    return f"__headrace_quick_{next(_numbers)}"
 
 
 class QuickStreams:
@@ -38,8 +43,7 @@ class QuickStreams:
         self._header = header
         self._sizes = {path: Path(other).stat().st_size for path, other in read.items()}
         self._streams = {
-            path: [(f"__headrace_quick_{next(_names)}", stream) for stream in some]
-            for path, some in streams.items()
+            path: [(name(), stream) for stream in some] for path, some in streams.items()
         }
 
     def relation(self, files: Sequence[File], *, with_file: bool) -> str:
