@@ -303,7 +303,7 @@ def test_a_stream_that_nobody_reads_is_freed(tmp_path):
 
 
 BODIES = st.lists(
-    st.sampled_from([b"1,a\n", b"2,\"x,\ny\"\n", b"\n", b"3,\r\n", b"\xef\xbb\xbf", b"x,1\n", b"4,", b"\"5\",z", b"\n\n", b"6,\xc3\xbc\n", b"7"]),
+    st.sampled_from([b"1,a\n", b'2,"x,\ny"\n', b"\n", b"3,\r\n", b"\xef\xbb\xbf", b"x,1\n", b"4,", b'"5",z', b"\n\n", b"6,\xc3\xbc\n", b"7"]),
     max_size=8,
 ).map(b"".join)  # fmt: skip
 

@@ -100,6 +100,7 @@ class Load(Protocol):
     stages: bool  # rows stage by `write` into a table that `con` sees, and may be changed there
     con: duckdb.DuckDBPyConnection | None  # the destination's own connection, where it is DuckDB
     stage: str  # that table's name in SQL
+    temporary: bool  # whether it is made as a temporary one
 
     def begin(self) -> str | None:
         """Raise the fence; return the note of an earlier commit with this token, or None.

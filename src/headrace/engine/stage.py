@@ -230,7 +230,9 @@ class Stager:
             sql = one.rows(self._files[number], with_file=self.with_file, strict=strict)
             if self.local:
                 how = f"insert into {self.table} by name" if number else None
-                self._con.execute(f"{how or f'create table {self.table} as'} {sql}")
+                own = not self._load.stages and not self.documents
+                kind = "temp table" if own or self._load.temporary else "table"
+                self._con.execute(f"{how or f'create {kind} {self.table} as'} {sql}")
             else:
                 rows = Rows(
                     con=self._con, sql=sql, columns=one.columns, with_file=self.with_file,

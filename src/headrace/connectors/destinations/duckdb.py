@@ -27,7 +27,7 @@ from headrace.contract.destination import (
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import LostClaim, Misconfigured, NotFound, Refused
-from headrace.domain.task import OF_TASKS, Action
+from headrace.domain.task import KEYED, OF_TASKS, Action
 from headrace.observe import faults
 
 STAGE: Final = "__headrace_stage"
@@ -120,13 +120,15 @@ class DuckdbLoad:
     """One load into one table of the file."""
 
     stages = True
-    stage = quoted(STAGE)
 
     def __init__(self, con: duckdb.DuckDBPyConnection, target: Target) -> None:
         self.con: duckdb.DuckDBPyConnection | None = con
         self._con = con
         self._target = target
         self._table = quoted(target.table)
+        # What is merged into a table is written there; what takes its place is the stage itself.
+        self.temporary = target.action in KEYED and _exists(con, target.table)
+        self.stage = quoted(STAGE)
         self._closed = False
         self._keeps = False
 
@@ -137,7 +139,7 @@ class DuckdbLoad:
             f"create table if not exists {sql.COMMITS} (token text, fence bigint, note text,"
             " committed_at timestamp default current_timestamp)"
         )
-        for orphan in (self.stage, KEYS):  # of a killed load
+        for orphan in (quoted(STAGE), KEYS):  # of a killed load
             con.execute(f"drop table if exists {orphan}")
         if found := con.execute(
             f"select note from {sql.COMMITS} where token = ?", [target.token]
@@ -170,6 +172,7 @@ class DuckdbLoad:
 
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         con, target = self._con, self._target
+        con.execute("set preserve_insertion_order = false")  # a table has no order
         con.begin()
         self._check_fence()
         counts = self._apply()

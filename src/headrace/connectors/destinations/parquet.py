@@ -102,6 +102,7 @@ class ParquetLoad:
 
     stages = False
     stage = ""
+    temporary = False
 
     def __init__(self, folder: Path, target: Target, tools: Tools) -> None:
         self._folder = folder

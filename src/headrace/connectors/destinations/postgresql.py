@@ -144,6 +144,7 @@ class PostgresqlLoad:
 
     stages = False
     stage = ""
+    temporary = False
     con: duckdb.DuckDBPyConnection | None = None
 
     def __init__(

@@ -128,6 +128,7 @@ class SearchLoad:
 
     stages = False
     stage = ""
+    temporary = False
     con: duckdb.DuckDBPyConnection | None = None
 
     def __init__(self, con: sqlite3.Connection, target: Target) -> None:

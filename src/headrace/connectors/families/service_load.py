@@ -28,6 +28,7 @@ class ServiceLoad:
 
     stages = False
     stage = ""
+    temporary = False
     con: duckdb.DuckDBPyConnection | None = None
 
     def __init__(self, ledger: Ledger, tools: Tools) -> None:
