@@ -7,6 +7,7 @@ bar is not held.
 """
 
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -191,7 +192,7 @@ def bench_upsert(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: boo
         ):  # fmt: skip
             path = folder / f"{name}.duckdb"
             path.unlink(missing_ok=True)
-            path.write_bytes(whole.read_bytes())
+            shutil.copyfile(whole, path)
             os.sync()
             times.append(timed([*command, path] if command else ingest(change, path, *merge))[0])
         if number == 0 and content_hash(folder / "ours.duckdb") != content_hash(

@@ -57,9 +57,61 @@ def settings() -> str:
     return "\n".join(lines)
 
 
+SIZED = ("decimal(12,2)",)
+DUCKDB = (
+    "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
+    "HUGEINT", "UHUGEINT", "DECIMAL(12,2)", "FLOAT", "DOUBLE", "BOOLEAN", "VARCHAR", "DATE", "TIME",
+    "TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE", "INTERVAL", "UUID", "BLOB", "BIT", "JSON",
+    "INTEGER[]", "STRUCT(a INTEGER)", "MAP(VARCHAR, INTEGER)", "ENUM('a')",
+)  # fmt: skip
+SQLITE = (
+    "INTEGER", "BIGINT", "BOOLEAN", "REAL", "DOUBLE", "DECIMAL(12,2)", "NUMERIC", "TEXT", "VARCHAR(9)",
+    "UUID", "JSON", "DATE", "DATETIME", "TIMESTAMP", "BLOB", "",
+)  # fmt: skip
+POSTGRESQL = (
+    "smallint", "integer", "bigint", "oid", "numeric(12,2)", "numeric", "real", "double precision",
+    "boolean", "text", "character varying", "uuid", "date", "time without time zone",
+    "timestamp without time zone", "timestamp with time zone", "interval", "bytea", "json", "jsonb",
+    "integer[]", "inet", "int4range",
+)  # fmt: skip
+
+
+def types() -> str:
+    """Ask the code itself what becomes of each type."""
+    from headrace.connectors.destinations import postgresql as to_postgresql
+    from headrace.connectors.sources import mysql, postgresql, sqlite
+    from headrace.contract.columns import SIMPLE_TYPES, duckdb_type, ours_of
+
+    lines = [
+        "# Types", "", "Made from the code by `make docs`.", "",
+        "What a column is in the destination:", "", "| here | DuckDB, Parquet | PostgreSQL |", "|---|---|---|",
+    ]  # fmt: skip
+    lines += [
+        f"| `{one}` | {duckdb_type(one)} | {to_postgresql.pg_type(one)} |"
+        for one in (*SIMPLE_TYPES, *SIZED)
+    ]
+    for title, pairs in {
+        "DuckDB, Parquet, Avro": [(one, ours_of(one, "x")[0]) for one in DUCKDB],
+        "PostgreSQL": [
+            (one, postgresql.PgType(one, "", not one.endswith("[]")).ours) for one in POSTGRESQL
+        ],
+        "MySQL, MariaDB": [
+            (mysql.NAMES[code], found[0]) for code, found in sorted(mysql.PLAIN.items())
+        ],
+        "SQLite (as declared)": [(one, sqlite.ours(one)[0]) for one in SQLITE],
+    }.items():
+        lines += ["", f"What a column of {title} is here:", "", "| there | here |", "|---|---|"]
+        lines += [f"| {there or 'nothing'} | `{here}` |" for there, here in pairs]
+    lines += [
+        "", ("`infer`: its values tell. MySQL's decimal(p,s) is `decimal(p,s)` to 38 digits, bigint unsigned"
+        " `decimal(20,0)`, binary and blob base64 in `string`, all others `string`."), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
 def main() -> None:
     stale = []
-    for name, text in (("cli.md", cli()), ("settings.md", settings())):
+    for name, text in (("cli.md", cli()), ("settings.md", settings()), ("types.md", types())):
         path = HERE / name
         if not path.exists() or path.read_text() != text:
             stale.append(name)

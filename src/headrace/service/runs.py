@@ -51,6 +51,7 @@ from headrace.service.schedule import due_moments, is_made_up, next_moment
 from headrace.service.shapes import hash_key
 from headrace.settings import Settings
 from headrace.store import (
+    access,
     audit,
     inbox,
     jobs,
@@ -487,6 +488,7 @@ class Runs:
                     tx, destination, run.table, self._settings.data_dir.absolute()
                 ),
                 action=run.action, table=task.table, key=task.key, shape=task.shape,
+                hash_key=self._hash_key(tx, task),
                 deletes=task.deletes and run.kind is not RunKind.PUSH,
                 known=self._known(tx, task) if run.mode is Mode.DELTA else None, range=run.range,
                 only_tells=run.stopping,
@@ -504,6 +506,12 @@ class Runs:
                     )
                 ),
             )  # fmt: skip
+
+    def _hash_key(self, tx: Tx, task: Task) -> bytes:
+        """Return what the task's columns are hashed with: by the tenant's name, as in the CLI."""
+        if not task.shape.hash:
+            return b""
+        return hash_key(self._settings.hash_key, access.name_of(tx, task.tenant))
 
     def _phases(self, tx: Tx, upload: Upload) -> tuple[Phase, ...]:
         """Return the commits that an upload is loaded in."""
@@ -628,7 +636,6 @@ class Runs:
             memory_bytes=settings.run_memory_bytes,
             threads=2,
             rejects_max=settings.rejects_max,
-            hash_key=hash_key(settings.hash_key, str(values["tenant"])),
             hosts={"algolia": settings.algolia_host, "insights": settings.algolia_insights_host},
         )
 

@@ -19,6 +19,13 @@ def ensure_tenant(tx: Tx, name: str) -> Tenant:
     return made
 
 
+def name_of(tx: Tx, id_: TenantId) -> str:
+    """Return a tenant's name."""
+    found = tx.first(sa.select(tenant.c.name).where(tenant.c.id == id_))
+    assert found is not None  # tenants are not removed
+    return str(found.name)
+
+
 def add_key(tx: Tx, owner: TenantId, name: str, hash_: bytes, role: Role) -> Key | None:
     """Keep a key's hash; None: it is there already, and stays."""
     if tx.first(sa.select(api_key.c.id).where(api_key.c.hash == hash_)):

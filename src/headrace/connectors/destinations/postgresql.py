@@ -288,7 +288,7 @@ class PostgresqlLoad:
         self._internal = [FILE] * rows.with_file + [ATTRIBUTES] * rows.with_attributes
         for column in self._columns:
             _fit_name(column.name, f"column {column.name}")
-        defined = [f"{quoted(c.name)} {_pg_type(c.type)}" for c in self._columns]
+        defined = [f"{quoted(c.name)} {pg_type(c.type)}" for c in self._columns]
         defined += [f"{name} text" for name in self._internal]
         # What is copied out of the stage again need not survive a crash of the database.
         self._unlogged = self._target.action is not Action.REPLACE and self._exists()
@@ -298,7 +298,7 @@ class PostgresqlLoad:
 
     def keep(self, rows: Rows) -> None:
         with postgres.told():
-            defined = ", ".join(f"{quoted(c.name)} {_pg_type(c.type)}" for c in rows.columns)
+            defined = ", ".join(f"{quoted(c.name)} {pg_type(c.type)}" for c in rows.columns)
             self._con.execute(f"drop table if exists {KEYS}")
             self._con.execute(f"create temp table {KEYS} ({defined})")
             names = ", ".join(quoted(column.name) for column in rows.columns)
@@ -462,13 +462,11 @@ class PostgresqlLoad:
         found = sql.evolution(self._target.table, there, self._columns, self._is_empty)
         for column in found.add:
             self._con.execute(
-                f"alter table {self._table} add column {quoted(column.name)}"
-                f" {_pg_type(column.type)}"
+                f"alter table {self._table} add column {quoted(column.name)} {pg_type(column.type)}"
             )
         for column in found.widen:
             self._con.execute(
-                f"alter table {self._table} alter {quoted(column.name)}"
-                f" type {_pg_type(column.type)}"
+                f"alter table {self._table} alter {quoted(column.name)} type {pg_type(column.type)}"
             )
         return found.nulls
 
@@ -576,7 +574,7 @@ def _has_attribute(name: str) -> str:
     return "s.{}::jsonb ? '{}'".format(ATTRIBUTES, name.replace("'", "''").replace("%", "%%"))
 
 
-def _pg_type(type_: str) -> str:
+def pg_type(type_: str) -> str:
     if found := decimal_of(type_):
         return f"numeric({found[0]},{found[1]})"
     ours = {

@@ -83,7 +83,7 @@ class Postgresql(TableSource):
 
 
 @dataclass(frozen=True, slots=True)
-class _Type:
+class PgType:
     """A column's type: PostgreSQL's name of it, its category, and whether it is one value."""
 
     format: str
@@ -163,7 +163,7 @@ class _Snapshot:
         ).fetchall()
         found = []
         for name, row in zip(names, types, strict=True):
-            type_ = _Type(*row)
+            type_ = PgType(*row)
             found.append(
                 TableColumn(
                     name=name, type=type_.ours, sql=type_.text(name), native=type_.format,

@@ -177,7 +177,7 @@ class _Snapshot:
 
 
 def _column(name: str, declared: str) -> TableColumn:
-    type_, cursor = _type(declared)
+    type_, cursor = ours(declared)
     value = f"t.{quoted(name)}"
     real = f"headrace_real({value})"
     if size := decimal_of(type_):
@@ -195,7 +195,7 @@ def _column(name: str, declared: str) -> TableColumn:
     )
 
 
-def _type(declared: str) -> tuple[str, CursorKind | None]:
+def ours(declared: str) -> tuple[str, CursorKind | None]:
     """Return our type for a declared one by SQLite's own rules of affinity, and some names."""
     size = re.search(r"(?:DECIMAL|NUMERIC)\s*\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)", declared)
     if size and int(size[1]) <= 38 and int(size[2] or 0) <= int(size[1]):  # digits
