@@ -61,6 +61,8 @@ bench: setup  ## side by side with DuckDB and COPY; fails on its bars
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/load.py
 	$(BIN)/python bench/jobs.py
+	$(BIN)/python bench/databases.py
+	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/runtime.py
 
 lock: setup  ## remake the locks: hashes, no addresses

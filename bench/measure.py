@@ -2,13 +2,11 @@
 
 import argparse
 import os
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -37,25 +35,30 @@ def lineitem(scale: float) -> Path:
     return path
 
 
+# A child's peak begins with what its parent holds: so a small process starts it, and waits for it.
+STARTER = """
+import os, sys, time
+out = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+begun = time.monotonic()
+child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ, file_actions=[
+    (os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, out, 2)])
+_, status, usage = os.wait4(child, 0)
+print(time.monotonic() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+sys.exit(os.waitstatus_to_exitcode(status) != 0)
+"""
+
+
 def timed(command: list, **env: str) -> tuple[float, float, float]:
-    """Run a command; return wall and CPU seconds and peak MiB of its processes."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    begun = time.monotonic()
-    process = subprocess.Popen(
-        list(map(str, command)),
-        env=os.environ | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.monotonic() - begun
-    process.stdout.close()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{command}: {output.decode()}")
-    del before
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    """Run a command; return wall and CPU seconds and peak MiB of its process."""
+    with tempfile.NamedTemporaryFile() as output:
+        done = subprocess.run(
+            [sys.executable, "-IS", "-c", STARTER, output.name, *map(str, command)],
+            env=os.environ | env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            sys.exit(f"{command}: {Path(output.name).read_text()}{done.stderr}")
+    wall, cpu, peak = map(float, done.stdout.split())
+    return wall, cpu, peak
 
 
 def ingest(source: Path, end: str, *more: str) -> list:
