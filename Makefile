@@ -57,12 +57,13 @@ docs: setup  ## remake the generated reference
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/views.py
 
-bench: setup  ## side by side with DuckDB and COPY; fails on its bars
+bench: setup  ## side by side with the limits and with peers; fails on its bars (an hour)
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/load.py
 	$(BIN)/python bench/jobs.py
 	$(BIN)/python bench/databases.py
 	$(BIN)/python bench/memory.py
+	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/runtime.py
 
 lock: setup  ## remake the locks: hashes, no addresses
