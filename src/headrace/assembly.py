@@ -26,9 +26,9 @@ from headrace.domain.errors import Invalid
 from headrace.domain.event import NewEvent
 from headrace.domain.shape import PLAIN, Shape
 from headrace.domain.task import Action
-from headrace.engine.layout import key_columns
 from headrace.engine.plan import REJECTS_MAX, Journal, Plan, Segment, Stopped
 from headrace.engine.pushed import fold
+from headrace.engine.shaping import key_columns
 from headrace.service.orders import (
     Built,
     Order,

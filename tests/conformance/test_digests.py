@@ -35,7 +35,7 @@ def test_a_file_is_told_as_sha256sum_tells_it(rig, packed):
     assert file["sha256"] == hashlib.sha256(body).hexdigest()
 
 
-def test_each_of_several_files_and_what_came_over_http(rig):
+def test_each_of_several_files_is_told(rig):
     (rig.folder / "in").mkdir()
     for number in range(3):
         (rig.folder / f"in/{number}.csv").write_text(CSV + f"{number},x,1\n")

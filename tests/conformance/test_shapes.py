@@ -9,8 +9,8 @@ import pytest
 
 from headrace.domain.errors import Invalid, Misconfigured, TooManyRejected
 from headrace.domain.shape import Names, Policy, Shape
-from headrace.engine.layout import snake
 from headrace.engine.plan import Stopped
+from headrace.engine.shaping import snake
 from headrace.service.shapes import check_shape, hash_key
 from tests.engine import Rig
 
@@ -112,7 +112,8 @@ def test_a_row_that_cannot_be_computed_is_rejected_and_no_other(rig):
         "price; drop table t", "price as b, 1", "nothing_there", "pg_catalog.pg_size_pretty(1)",
         "system.main.getvariable('a')", "", "x" * 20_000, "exists (from t)", "unnest([1,2])",
         "1 union select 2", "c0", "v0", "__headrace_file", "price + ", "query('select 1')",
-        "price in (select 1)", "alias(price) over ()", "sleep_ms(1)",
+        "price in (select 1)", "alias(price) over ()", "sleep_ms(1)", "geomean(price)", "list_sum(price)",
+        "regexp_split_to_table(\"Full Name\", ' ')", "json_group_array(price)",
     ],
 )  # fmt: skip
 def test_an_expression_is_one_value_of_the_records_own_columns(tmp_path, text):

@@ -29,7 +29,9 @@ def test_the_demo_ends_well_over_an_earlier_one_and_its_books_balance(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bench", ["run.py", "databases.py", "memory.py", "load.py", "jobs.py", "runtime.py"])
+@pytest.mark.parametrize(
+    "bench", ["run.py", "databases.py", "memory.py", "load.py", "jobs.py", "runtime.py"]
+)
 def test_a_bench_runs_in_its_short_form(bench):
     done = subprocess.run(
         [sys.executable, ROOT / "bench" / bench, "--short"], capture_output=True, text=True,

@@ -130,7 +130,7 @@ def outcome(path, mapping, key, *, quick):
         shutil.rmtree(folder)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     texts=st.lists(records(), min_size=1, max_size=7), array=st.booleans(), mapping=MAPPINGS,
     end=st.sampled_from(["\n", "\r\n", "\n\n", " \n"]), bom=st.booleans(), keyed=st.booleans(),
@@ -200,3 +200,13 @@ def test_a_file_that_is_no_object_a_line_is_not_surveyed(tmp_path):
     assert [(one.name, one.sampled, one.kinds) for one in found.members] == [
         (b"b", {"NULL"}, {"NULL"}), (b"a", {"OBJECT"}, {"OBJECT", "VARCHAR"}),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", ["-0", "-0.0", "-0e0", "0", "-0.5", "-01", "-"])
+def test_a_zero_below_zero_is_the_same_both_ways(tmp_path, said):
+    path = tmp_path / "x.json"
+    path.write_text(f'{{"f":1.5,"i":1}}\n{{"f":{said},"i":2}}\n')
+    exact, _ = outcome(path, {"f": "float"}, (), quick=False)
+    found, ways = outcome(path, {"f": "float"}, (), quick=True)
+    assert ways
+    assert found == exact

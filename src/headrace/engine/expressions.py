@@ -48,7 +48,10 @@ def type_of(name: str, text: str, types: Mapping[str, str]) -> tuple[str, str]:
         con.execute("set enable_external_access = false")
         con.execute("set lock_configuration = true")
         try:
-            rows = con.execute(f"describe select ({text}\n) as v from (select {given or '1'})")
+            # Bound as it will run, beside other columns: so an aggregate in disguise is found out.
+            relation = f"(select {given or '1'})"
+            con.execute(f"describe select *, try(struct_pack(v := ({text}\n))) from {relation}")
+            rows = con.execute(f"describe select ({text}\n) as v from {relation}")
             found = str(rows.fetchall()[0][1])
         except duckdb.Error as error:
             raise Misconfigured(

@@ -352,6 +352,8 @@ static int json_cell(
     int fits = typed(begin, column, into, row) == c->at;
     if (column->kind == INTEGER)
         fits = fits && kind == WHOLE && (*begin != '-' || begin[1] != '0');
+    else if (column->kind == FLOAT) /* -0 is the whole number 0, -0.0 is not */
+        fits = fits && (kind != WHOLE || *begin != '-' || begin[1] != '0');
     else if (column->kind == DECIMAL)
         fits = fits && digits_in(begin, c->at) <= JSON_EXACT_DIGITS;
     return fits || give_up(c, begin);
