@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -316,15 +316,25 @@ def discover(kind: str, given: dict[str, Any]) -> Sequence[Stream]:
         source=(kind, given), destination=("", {}), action=Action.APPEND, table=None, key=(),
         failure_threshold=100, memory_bytes=512 << 20, scope="", run="",
     )  # fmt: skip
+    return _discovered(order)
+
+
+def streams(order: Order) -> Page:
+    """Return what there is to read where the order's source reads, a row a stream."""
+    names = [field.name for field in fields(Stream)]
+    rows = [{name: getattr(one, name) for name in names} for one in _discovered(order)]
+    return Page(columns=names, rows=rows, next=None)
+
+
+def _discovered(order: Order) -> Sequence[Stream]:
     with spooled(_spool_of(order)) as spool:
         source = make_source(order.source_type, order.source_input, tools_for(order, spool))
         with contextlib.closing(source):
             if not isinstance(source, Discovering):
                 raise Invalid(
                     f"{source.spec.title} cannot tell what else there is to read.",
-                    hint="Databases can: postgresql://, mysql://, sqlite:///, duckdb:///.",
-                    field="SRC",
-                )
+                    hint="Databases can: postgresql, mysql, sqlite, duckdb.", field="type",
+                )  # fmt: skip
             return source.discover()
 
 

@@ -131,7 +131,7 @@ class Server:
             triggers=self.triggers,
             audit=Audit(self.database), servers=self.servers, indexes=Indexes(settings.data_dir),
             read_table=self._read_table, ask_owner=self._ask_owner,
-            sample=self._sample, try_source=self._try_source,
+            sample=self._sample, try_source=self._try_source, streams=self._streams,
             try_transformation=tried,
             ready=self._not_ready,
         )  # fmt: skip
@@ -214,6 +214,11 @@ class Server:
         order = self.runs.trying_order(tenant, source)
         registry.source(order.source_type)  # as above
         return list(self.pool.read(order, None, "", SAMPLE_ROWS, None).rows)
+
+    def _streams(self, tenant: TenantId, source: str) -> list[dict[str, Any]]:
+        order = self.runs.trying_order(tenant, source)
+        registry.source(order.source_type)  # as above
+        return list(self.pool.read(order, None, "", 0, None, streams=True).rows)
 
     def _columns(self, tenant: TenantId, type_: str, given: Mapping[str, Any]) -> Sequence[str]:
         """Return the columns of a file that has been uploaded."""

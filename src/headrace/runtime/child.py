@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.assembly import read_table, sample, work, work_phases, work_pushes
+from headrace.assembly import read_table, sample, streams, work, work_phases, work_pushes
 from headrace.domain.books import Receipt
 from headrace.domain.errors import (
     Cancelled,
@@ -182,7 +182,9 @@ class Child:
 
     def _read(self, read: messages.Read) -> None:
         try:
-            if read.order.destination_type:
+            if read.streams:
+                page = streams(read.order)
+            elif read.order.destination_type:
                 page = read_table(read.order, read.table, read.limit, read.cursor)
             else:
                 page = sample(read.order, read.limit)

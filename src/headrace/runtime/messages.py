@@ -23,13 +23,17 @@ class Cancel(msgspec.Struct, tag="cancel"):
 
 
 class Read(msgspec.Struct, tag="read"):
-    """Read a page of a table back; of an order without a destination, the source's first rows."""
+    """Read a page of a table back; of an order without a destination, the source's first rows.
+
+    `streams`: what else there is to read where the source reads, a row a stream.
+    """
 
     id: int
     order: Order
     table: str
     limit: int
     cursor: str | None
+    streams: bool = False
 
 
 ToChild = Work | Ack | Cancel | Read

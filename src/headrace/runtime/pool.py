@@ -72,14 +72,14 @@ class Worker:
             self.process.stdin.write(line)
             self.process.stdin.flush()
 
-    def read(self, order: Order, table: str, limit: int, cursor: str | None) -> messages.PageRead:
+    def read(self, asked: messages.Read) -> messages.PageRead:
         """Have the child read a page, also beside its run. Raises what the read raises."""
         done = threading.Event()
         answers: list[messages.PageRead] = []
         number = id(done)
         self._reads[number] = (done, answers)
         try:
-            self.say(messages.Read(id=number, order=order, table=table, limit=limit, cursor=cursor))
+            self.say(msgspec.structs.replace(asked, id=number))
             until = time.monotonic() + READ_S
             while not done.wait(0.1):
                 if not self.alive:
@@ -183,8 +183,9 @@ class Pool:
                 self._workers.remove(worker)
 
     def read(
-        self, order: Order, exclusive: str | None, table: str, limit: int, cursor: str | None
-    ) -> messages.PageRead:
+        self, order: Order, exclusive: str | None, table: str, limit: int, cursor: str | None, *,
+        streams: bool = False,
+    ) -> messages.PageRead:  # fmt: skip
         """Read a table: in the child that holds it, else in any that is alive."""
         with self._lock:
             alive = [worker for worker in self._workers if worker.alive]
@@ -194,7 +195,11 @@ class Pool:
             reader = alive[0]
         if reader is None:
             raise Unavailable("Every worker is busy.", hint="Try again in a moment.")
-        return reader.read(order, table, limit, cursor)
+        return reader.read(
+            messages.Read(
+                id=0, order=order, table=table, limit=limit, cursor=cursor, streams=streams
+            )
+        )
 
     def close(self) -> None:
         """End all children."""

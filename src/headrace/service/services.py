@@ -36,6 +36,7 @@ class Services:
     `ask_owner(caller, index, path, body)` is what the server answers that has an embedded index;
     None if this one does. `sample(tenant, type, input, authentication)` returns the first records
     of a source that is not kept, `try_source(tenant, id)` those of one that is;
+    `streams(tenant, id)` what else there is to read where one reads;
     `try_transformation(type, input, secrets, record)` what becomes of one record.
     """
 
@@ -56,5 +57,6 @@ class Services:
     ask_owner: AskOwner
     sample: Sample
     try_source: TrySource
+    streams: TrySource
     try_transformation: TryTransformation
     ready: Callable[[], str | None]  # why the server takes no work, or None

@@ -146,6 +146,14 @@ def get_source(id: str, services: Services, principal: Principal) -> wire.End:  
     return translate.end(services.catalog.get(Source, principal.tenant.id, id))
 
 
+@get("/sources/{id:str}/streams", sync_to_thread=True)
+def list_streams(id: str, services: Services, principal: Principal) -> wire.Page:  # noqa: A002
+    """List what else there is to read where a source reads: a database's tables and views."""
+    found = services.streams(principal.tenant.id, id)
+    items = [msgspec.convert(one, wire.Stream) for one in found]
+    return wire.Page(items=items, next=None, total=len(items))
+
+
 @patch("/sources/{id:str}", sync_to_thread=True, opt={"body": wire.ChangedEnd})
 def change_source(
     id: str, payload: Json, services: Services, principal: Principal  # noqa: A002
@@ -794,7 +802,8 @@ NATIVE: Final = Router(
     path="/v1",
     route_handlers=[
         add_authentication, list_authentications, get_authentication, change_authentication,
-        remove_authentication, add_source, list_sources, get_source, change_source, remove_source,
+        remove_authentication, add_source, list_sources, get_source, list_streams,
+        change_source, remove_source,
         add_destination, list_destinations, get_destination, change_destination,
         remove_destination,
         add_task, list_tasks, get_task, change_task, remove_task, start_run,

@@ -411,6 +411,17 @@ class Page(Shown):
     total: int | None = None
 
 
+class Stream(Shown):
+    """Something that a source could read. `rows` is an estimate; null: nobody knows."""
+
+    name: str
+    schema: str
+    kind: str
+    key: list[str]
+    rows: int | None
+    bytes: int | None
+
+
 class RowsPage(Shown):
     """Rows read back from a destination."""
 
