@@ -173,3 +173,143 @@ def test_nul_characters_go_to_the_quarantine_of_postgresql(tmp_path, fresh_datab
     receipt = rig.load("a.csv", "id,n\n1,a\0b\n2,c\n", failure_threshold=50)
     assert rig.rows() == [{"id": 2, "n": "c"}]
     assert receipt.rules == {"bad_value": 1}
+
+
+# Where a unique index of PostgreSQL holds the key, a merge is one statement.
+
+
+@pytest.fixture
+def unique(tmp_path, fresh_database):
+    """A table with a primary key and a column that no source has; and what runs SQL there."""
+    rig = Rig("postgresql", tmp_path, fresh_database)
+
+    def run(text):
+        with psycopg.connect(fresh_database, autocommit=True) as con:
+            found = con.execute(text)
+            return found.fetchall() if found.description else None
+
+    run(
+        "create table t (id bigint primary key, n bigint, m text default 'd', own text default 'o')"
+    )
+    run("insert into t select x, x, 'm', 'mine' from generate_series(1, 3) x")
+    return rig, run
+
+
+@pytest.fixture
+def statements(monkeypatch):
+    """Return what is executed while a stage is applied."""
+    from headrace.connectors.destinations.postgresql import PostgresqlLoad
+
+    found = []
+    real = PostgresqlLoad._query
+
+    def query(self, text):
+        found.append(text)
+        return real(self, text)
+
+    monkeypatch.setattr(PostgresqlLoad, "_query", query)
+    return found
+
+
+def test_a_unique_key_merges_whole_rows_at_once(unique, statements):
+    rig, run = unique
+    receipt = rig.load("a.csv", "id,n\n2,20\n3,\n4,40\n4,41\n", "save", ("id",))
+    books = receipt.books
+    assert (books.inserted, books.updated, books.duplicates) == (1, 2, 1)
+    assert any("on conflict" in text for text in statements)
+    assert run("select * from t order by id") == [
+        (1, 1, "m", "mine"), (2, 20, None, None), (3, None, None, None), (4, 41, "d", "o"),
+    ]  # fmt: skip
+
+
+def test_a_unique_key_merges_what_a_record_carries(unique, statements):
+    rig, run = unique
+    receipt = rig.load("a.csv", "id,n\n2,20\n4,40\n", "partial", ("id",))
+    assert (receipt.books.inserted, receipt.books.updated) == (1, 1)
+    assert any("on conflict" in text for text in statements)
+    assert run("select * from t where id in (2, 4) order by id") == [
+        (2, 20, "m", "mine"), (4, 40, "d", "o"),
+    ]  # fmt: skip
+    rig.load("b.json", '{"id":2,"m":null}\n{"id":3,"n":7}\n', "partial", ("id",))
+    assert run("select n, m from t where id in (2, 3) order by id") == [(20, None), (7, "m")]
+
+
+def test_a_unique_key_and_several_files_have_books_of_their_own(unique, statements):
+    rig, _ = unique
+    (rig.folder / "in").mkdir()
+    (rig.folder / "in/1.csv").write_text("id,n\n1,10\n8,80\n")
+    (rig.folder / "in/2.csv").write_text("id,n\n2,20\n9,90\n10,100\n")
+    receipt = rig.load("in/*.csv", None, "save", ("id",))
+    assert any("on conflict" in text for text in statements)
+    assert [(file.books.inserted, file.books.updated) for file in receipt.files] == [(1, 1), (2, 1)]
+
+
+def test_a_key_alone_is_counted_too(unique):
+    rig, run = unique
+    receipt = rig.load("a.csv", "id\n1\n4\n", "partial", ("id",))
+    assert (receipt.books.inserted, receipt.books.updated) == (1, 1)
+    assert run("select n, own from t where id = 1") == [(1, "mine")]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "create unique index u on t (id, n)", "create unique index u on t (id) where n > 0",
+        "create unique index u on t ((id + 1))", "create index u on t (id)",
+        "alter table t add constraint u unique (id) deferrable",
+        "create unique index u on t (n) include (id)",
+    ],
+)  # fmt: skip
+def test_another_index_is_none_that_holds_the_key(unique, statements, index):
+    rig, run = unique
+    run("alter table t drop constraint t_pkey")
+    run(index)
+    receipt = rig.load("a.csv", "id,n\n2,20\n4,40\n", "save", ("id",))
+    assert (receipt.books.inserted, receipt.books.updated) == (1, 1)
+    assert not any("on conflict" in text for text in statements)
+    assert run("select id, n from t order by id") == [(1, 1), (2, 20), (3, 3), (4, 40)]
+
+
+def test_an_index_that_includes_more_holds_its_key(unique, statements):
+    rig, run = unique
+    run("alter table t drop constraint t_pkey")
+    run("create unique index u on t (id) include (n)")
+    rig.load("a.csv", "id,n\n2,20\n", "save", ("id",))
+    assert any("on conflict" in text for text in statements)
+
+
+def test_a_row_that_a_trigger_swallows_fails_the_run(unique):
+    """The statement has written other rows than were staged: nothing is published."""
+    rig, run = unique
+    run("create function skip() returns trigger language plpgsql as"
+        " 'begin if new.id = 4 then return null; end if; return new; end'")  # fmt: skip
+    run("create trigger s before insert on t for each row execute function skip()")
+    with pytest.raises(Stopped, match="other rows than were staged"):
+        rig.load("a.csv", "id,n\n2,20\n4,40\n", "save", ("id",))
+    assert run("select count(*), sum(n) from t") == [(3, 6)]
+
+
+def test_a_stage_that_is_merged_leaves_nothing_behind(unique):
+    rig, run = unique
+    rig.load("a.csv", "id,n\n2,20\n", "save", ("id",))
+    assert run("select relname from pg_class where relname like '%headrace_stage%'") == []
+    run("drop table t")
+    rig.load("a.csv", "id,n\n2,20\n", "save", ("id",))
+    assert run("select relpersistence from pg_class where relname = 't'") == [("p",)]
+
+
+def test_a_table_that_goes_away_while_rows_are_staged_is_made_to_last(unique, monkeypatch):
+    """The stage was made to be merged; it becomes the table, and must survive a crash."""
+    from headrace.connectors.destinations.postgresql import PostgresqlLoad
+
+    rig, run = unique
+    real = PostgresqlLoad.commit
+
+    def late(self, sign):
+        run("drop table t")
+        return real(self, sign)
+
+    monkeypatch.setattr(PostgresqlLoad, "commit", late)
+    rig.load("a.csv", "id,n\n2,20\n", "save", ("id",))
+    assert run("select relpersistence from pg_class where relname = 't'") == [("p",)]
+    assert run("select * from t") == [(2, 20)]
