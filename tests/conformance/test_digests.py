@@ -114,6 +114,20 @@ def test_a_file_that_is_rewritten_in_place_fails_the_run(rig, monkeypatch):
         rig.load("a.csv", None)
 
 
+def test_a_file_that_goes_away_while_it_is_read_fails_the_run(rig, monkeypatch):
+    (rig.folder / "a.csv").write_text(CSV)
+    real = Digests._run
+
+    def late(self):
+        (rig.folder / "a.csv").unlink()
+        real(self)
+
+    monkeypatch.setattr(Digests, "_run", late)
+    with pytest.raises(Stopped) as stopped:
+        rig.load("a.csv", None)
+    assert isinstance(stopped.value.error, Refused)
+
+
 def test_a_cancel_does_not_wait_for_digests(tmp_path, monkeypatch):
     """A digest that never ends: the cancel does, and so does its thread."""
     monkeypatch.setattr(Digests, "_run", lambda self: self._stop.wait())

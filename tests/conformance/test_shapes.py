@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 
+import psycopg
 import pytest
 
 from headrace.domain.errors import Invalid, Misconfigured, TooManyRejected
@@ -270,6 +271,27 @@ def test_a_frozen_table_is_frozen_for_a_replace_too(rig):
     assert rig.rows() == [{"id": 2, "n": 6}]
 
 
+@pytest.mark.parametrize("policy", [Policy.FREEZE, Policy.DISCARD])
+def test_a_replace_keeps_the_columns_of_a_frozen_table(rig, policy):
+    rig.load("a.csv", "id,n,day\n1,5,2024-01-01\n")
+    receipt = rig.load("b.csv", "id,n\n2,6\n3,7\n", shape=Shape(policy=policy))
+    assert receipt.books.replaced_out == 1
+    assert [list(row) for row in rig.rows()] == [["id", "n", "day"]] * 2
+    assert [row["day"] for row in rig.rows()] == [None, None]
+    rig.load("c.csv", "id,day\n4,2024-02-29\n", "append", shape=Shape(policy=policy))
+    assert str(rig.rows()[-1]["day"])[:10] == "2024-02-29"
+
+
+def test_a_replace_keeps_the_types_of_a_frozen_table(tmp_path, fresh_database):
+    rig = Rig("postgresql", tmp_path, fresh_database)
+    with psycopg.connect(fresh_database, autocommit=True) as con:
+        con.execute("create table t (id smallint, who varchar(9))")
+        con.execute("insert into t values (1, 'a')")
+        rig.load("b.csv", "id,who\n2,b\n", shape=Shape(policy=Policy.FREEZE))
+        found = con.execute("select id, who, pg_typeof(id)::text, pg_typeof(who)::text from t")
+        assert found.fetchall() == [(2, "b", "smallint", "character varying")]
+
+
 def test_a_frozen_table_takes_no_computed_column(rig):
     rig.load("a.csv", "id,n\n1,5\n")
     with pytest.raises(Stopped, match="is frozen"):
@@ -368,6 +390,9 @@ def test_members_that_would_be_the_same_column_are_refused(tmp_path):
         Rig("duckdb", tmp_path, "").load("a.json", text, more={"nested": "columns"})
 
 
-def test_an_index_takes_whole_records(tmp_path):
+@pytest.mark.parametrize(
+    "shape", [Shape(drop=("email",)), Shape(names=Names.SNAKE), Shape(policy=Policy.FREEZE)]
+)
+def test_an_index_takes_whole_records(tmp_path, shape):
     with pytest.raises(Stopped, match="transformation"):
-        Rig("search", tmp_path, "").load("a.csv", PEOPLE, shape=Shape(drop=("email",)))
+        Rig("search", tmp_path, "").load("a.csv", PEOPLE, shape=shape)

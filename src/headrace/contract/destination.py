@@ -30,6 +30,7 @@ class Target:
     scope: str
     fence: int
     token: str
+    keeps_columns: bool = False  # a table that is there keeps its columns and types, replaced too
 
     @property
     def tidies(self) -> bool:

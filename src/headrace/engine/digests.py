@@ -47,14 +47,14 @@ class Digests:
         while self._thread.is_alive():
             told()
             self._thread.join(WAIT_S)
-        if self._error is not None:
-            raise self._error
         for path, name in self._names.items():
             if _state(path) != self._states[path]:
                 raise Refused(
                     f"{name} has changed while it was read.",
                     hint="Nothing was published; start again when it is whole.",
                 )
+        if self._error is not None:
+            raise self._error
 
     def of(self, file: File) -> str:
         """Return a file's digest, after `wait`; empty for what is no file."""

@@ -30,6 +30,7 @@ from headrace.domain.errors import (
 )
 from headrace.domain.event import EventKind, EventStatus, NewEvent
 from headrace.domain.rejected import Rejected, Rule
+from headrace.domain.shape import Policy
 from headrace.domain.task import Action
 from headrace.engine.digests import Digests
 from headrace.engine.documents import Documents
@@ -144,7 +145,8 @@ def _keep(
         return  # a back-fill
     [file] = scan.files
     relation = scan.relation(scan.files, with_file=False)
-    found = con.execute(f"select count(*) from {relation}").fetchone() or (0,)
+    # Every cell is asked for: one that nobody asks for is not looked at by the reader.
+    found = con.execute(f"select count(*), max(columns(*)) from {relation}").fetchone() or (0,)
     if found[0] != file.records or scan.reader_rejects(con):
         raise Unbalanced(f"{file.name}: {found[0]:,} of {file.records:,} keys can be read.")
     if not found[0]:
@@ -196,7 +198,7 @@ def _begun(plan: Plan, load: Load, journal: Journal) -> Receipt | None:
 def _target(plan: Plan) -> Target:
     return Target(
         table=plan.table, action=plan.action, key=plan.key, scope=plan.scope, fence=plan.fence,
-        token=plan.token,
+        token=plan.token, keeps_columns=plan.shape.policy is not Policy.EVOLVE,
     )  # fmt: skip
 
 

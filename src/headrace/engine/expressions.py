@@ -7,7 +7,7 @@ a connection that reaches no file and no network.
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import duckdb
@@ -16,6 +16,7 @@ from headrace.contract.columns import duckdb_type, ours_of, quoted
 from headrace.domain.errors import Misconfigured
 
 LENGTH_MAX: Final = 10_000
+PARSED_MAX: Final = 256  # expressions whose trees are kept: a run asks for each several times
 _NODES: Final = frozenset(
     {
         "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT",
@@ -79,6 +80,7 @@ def check(name: str, text: str) -> None:
         _judge(node, field)
 
 
+@lru_cache(PARSED_MAX)
 def _parsed(text: str, field: str) -> Any:  # Any: DuckDB's tree, as JSON
     if len(text) > LENGTH_MAX:
         raise Misconfigured(f"{field} is longer than {LENGTH_MAX:,} characters.", field=field)

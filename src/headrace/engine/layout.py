@@ -22,7 +22,7 @@ from headrace.contract.columns import (
 from headrace.contract.source import Cell, File, QuickScan, RowCheck, Scan
 from headrace.domain.errors import Misconfigured, Refused, Unchanged
 from headrace.domain.rejected import Rule
-from headrace.domain.shape import Policy, Shape
+from headrace.domain.shape import PLAIN, Policy
 from headrace.domain.task import Action
 from headrace.engine import fit
 from headrace.engine.plan import Plan
@@ -164,7 +164,7 @@ def lay_out(
     `there` are the columns of the table that is there already.
     """
     shape = plan.shape
-    if plan.documents and (shape != Shape(policy=shape.policy, names=shape.names)):
+    if plan.documents and shape != PLAIN:
         raise Misconfigured(
             "Columns are shaped on their way into tables; an index takes whole records.",
             hint="Use a transformation.", field="columns",
@@ -178,11 +178,11 @@ def lay_out(
     ]
     names = {cell.column.name: None for cells in cells_of for cell in cells}
     called = names_of(shape, names)
+    wanted = {name: known.get(out.casefold(), "") for name, out in called.items()}
     types: dict[str, str] = {}
     for scan, cells in zip(scans, cells_of, strict=True):
         for number, cell in enumerate(cells):
             cells[number] = cast(cell, shape.cast.get(cell.column.name))
-        wanted = {name: known.get(out.casefold(), "") for name, out in called.items()}
         _infer(scan, cells, con, {} if plan.documents else wanted)
         if known and shape.policy is not Policy.EVOLVE:
             cells[:] = [pinned(cell, wanted.get(cell.column.name, "")) for cell in cells]

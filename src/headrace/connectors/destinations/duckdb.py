@@ -206,7 +206,8 @@ class DuckdbLoad:
             self._refuse_view()
         if not exists and target.action in sql.NEED_A_TABLE:
             return sql.without_table(target.action, self._stage_counts(with_file=with_file))
-        if not exists or (target.action is Action.REPLACE and not self._has_dependants()):
+        stays = target.keeps_columns or self._has_dependants()
+        if not exists or (target.action is Action.REPLACE and not stays):
             return self._swap(exists=exists, with_file=with_file)
         replaced_out = 0
         after: list[str] = []

@@ -19,7 +19,7 @@ import msgspec
 
 from headrace.connectors.families.duckdb_file import our_type
 from headrace.connectors.families.paging import page_of
-from headrace.contract.columns import FILE, Column, literal, quoted
+from headrace.contract.columns import FILE, Column, duckdb_type, literal, quoted
 from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
@@ -172,7 +172,7 @@ class ParquetLoad:
             sql = f"select * from {STAGE}"
             found = rows.con.execute(f"select {FILE}, count(*) from {STAGE} group by 1").fetchall()
             counted = dict(found)
-        columns = ", ".join(quoted(column.name) for column in rows.columns)
+        columns = ", ".join(self._items(rows.columns))
         path = self._new_file()
         copied = rows.con.execute(
             f"copy (select {columns} from ({sql})) to {literal(str(path))}"
@@ -184,6 +184,14 @@ class ParquetLoad:
         for file, number in counted.items():
             self._counts.inserted[file] = self._counts.inserted.get(file, 0) + number
         return counted
+
+    def _items(self, columns: Sequence[Column]) -> list[str]:
+        """Return what a file gets: the columns that came, and those that a table keeps."""
+        items = [quoted(column.name) for column in columns]
+        kept = (self.columns() or ()) if self._target.keeps_columns else ()
+        came = {column.name.casefold() for column in columns}
+        lacking = [column for column in kept if column.name.casefold() not in came]
+        return items + [f"null::{duckdb_type(one.type)} as {quoted(one.name)}" for one in lacking]
 
     def _new_file(self) -> Path:
         part = self._folder / self._part

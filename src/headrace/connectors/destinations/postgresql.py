@@ -353,7 +353,8 @@ class PostgresqlLoad:
             counts = sql.without_table(target.action, self._stage_counts())
             self._con.execute(f"drop table {self._stage}")
             return counts
-        if not exists or (target.action is Action.REPLACE and not self._has_dependants()):
+        stays = target.keeps_columns or self._has_dependants()
+        if not exists or (target.action is Action.REPLACE and not stays):
             return self._swap(exists=exists)
         nulls = frozenset() if target.action is Action.DELETE else self._evolve()
         unique, with_file = self._is_unique(), FILE in self._internal
