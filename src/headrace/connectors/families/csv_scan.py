@@ -4,7 +4,7 @@ Cells are read as text and judged by the engine. Positions count from the unpack
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import duckdb
@@ -115,16 +115,10 @@ class CsvScan:
                 text, rule = self._text.fitted(record, self._columns)
                 if not rule:
                     out.write(self._text.simplest(text) + b"\n")
-        return File(
-            name=file.name,
-            path=str(target),
-            bytes=file.bytes,
-            known=file.records,
-            text_path=file.path,
-            version=file.version,
-            body=file.body,
+        return replace(
+            file, path=str(target), known=file.records, counting=None, text_path=file.path,
             cleaned=True,
-        )
+        )  # fmt: skip
 
     def head(self, file: File, bytes_max: int) -> File | None:
         head = text_scan.cut_head(file, bytes_max)

@@ -151,8 +151,14 @@ def prepared(found: Iterable[File], tools: Tools, prepare: Callable[[File], T]) 
             yield made
 
 
-def raise_bad(tools: Tools) -> None:
-    """Raise what is wrong with the first file that was left out, if any was."""
+def check_first(
+    found: Iterable[File], tools: Tools, look: Callable[[File], object] | None = None
+) -> None:
+    """Look at the first file that there is. Raises what is wrong with it."""
+    for file in found:
+        if look is not None:
+            look(file)
+        return
     if tools.bad:
         raise tools.bad[0].error
 

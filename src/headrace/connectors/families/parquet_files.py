@@ -100,9 +100,7 @@ class ParquetFiles:
         self._tools = tools
 
     def check(self) -> None:
-        for _ in self._files():
-            return
-        files.raise_bad(self._tools)
+        files.check_first(self._files(), self._tools)
 
     def look(self) -> dict[str, str]:
         return files.look(self._config, self._tools)

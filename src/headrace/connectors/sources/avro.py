@@ -5,6 +5,7 @@ of several types, a type that holds itself) comes as JSON text.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uuid import UUID
 
@@ -77,14 +78,7 @@ class Avro(ParquetFiles):
                     out.write_batch(pa.record_batch(columns, schema=made))
                     count += block.num_records
                     self._tools.told(f"reading {file.name}", done=source.tell(), total=file.bytes)
-        return File(
-            name=file.name,
-            path=str(target),
-            bytes=file.bytes,
-            known=count,
-            version=file.version,
-            body=file.body,
-        )
+        return replace(file, path=str(target), known=count)
 
 
 def _values(values: list[Any], type_: "pa.DataType | None") -> list[Any]:

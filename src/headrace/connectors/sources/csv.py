@@ -66,10 +66,7 @@ class Csv:
         self._counter = ThreadPoolExecutor(1, "headrace-count")
 
     def check(self) -> None:
-        for file in files.gather(self._config, self._tools):
-            self._header(file)
-            return
-        files.raise_bad(self._tools)
+        files.check_first(files.gather(self._config, self._tools), self._tools, self._header)
 
     def look(self) -> dict[str, str]:
         return files.look(self._config, self._tools)

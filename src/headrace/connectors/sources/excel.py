@@ -7,6 +7,7 @@ form. Rows without any value are no records; a cell whose formula ends in an err
 import csv
 import datetime as dt
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import duckdb
@@ -50,11 +51,8 @@ class Excel:
         self._tools = tools
 
     def check(self) -> None:
-        for file in files.gather(self._config, self._tools, text=False, packed=False):
-            files.refuse_html(file)
-            self._sheet(file)
-            return
-        files.raise_bad(self._tools)
+        found = files.gather(self._config, self._tools, text=False, packed=False)
+        files.check_first(found, self._tools, self._sheet)
 
     def look(self) -> dict[str, str]:
         return files.look(self._config, self._tools)
@@ -68,14 +66,10 @@ class Excel:
         for names, members in groups.items():
             yield CsvScan(members, names, form, self._tools)
 
-    def _files(self) -> Iterator[File]:
-        for file in files.gather(self._config, self._tools, text=False, packed=False):
-            files.refuse_html(file)
-            yield file
-
     def _sheet(self, file: File) -> Any:  # Any: calamine's
         import python_calamine as calamine
 
+        files.refuse_html(file)
         try:
             book = calamine.CalamineWorkbook.from_path(file.path)
             names = book.sheet_names
@@ -96,7 +90,6 @@ class Excel:
 
     def _as_csv(self, file: File) -> tuple[tuple[str, ...], File]:
         """Write a sheet as CSV; return its columns and the file."""
-        files.refuse_html(file)
         rows = (row for row in self._sheet(file).iter_rows() if any(cell != "" for cell in row))
         first = next(rows, None)
         if first is None:
@@ -122,14 +115,7 @@ class Excel:
                 count += 1
                 if count % TOLD_ROWS == 0:
                     self._tools.told(f"reading {file.name}", done=count)
-        return names, File(
-            name=file.name,
-            path=str(target),
-            bytes=file.bytes,
-            known=count,
-            version=file.version,
-            body=file.body,
-        )
+        return names, replace(file, path=str(target), known=count)
 
     def close(self) -> None:
         pass

@@ -281,16 +281,10 @@ class JsonScan:
             for _, _, text in self._records(file):
                 if not json_text.fault_of_line(text):
                     out.write(json_text.as_line(text))
-        copy = File(
-            name=file.name,
-            path=str(target),
-            bytes=file.bytes,
-            known=file.records,
-            text_path=file.text_path or file.path,
-            version=file.version,
-            body=file.body,
-            cleaned=True,
-        )
+        copy = replace(
+            file, path=str(target), known=file.records, counting=None,
+            text_path=file.text_path or file.path, cleaned=True,
+        )  # fmt: skip
         if file.path in self._arrays:
             self._arrays.add(copy.path)
         return copy
@@ -340,10 +334,8 @@ class Json:
         self._tools = tools
 
     def check(self) -> None:
-        for file in files.gather(self._config, self._tools):
-            files.refuse_html(file)
-            return
-        files.raise_bad(self._tools)
+        found = files.gather(self._config, self._tools)
+        files.check_first(found, self._tools, files.refuse_html)
 
     def look(self) -> dict[str, str]:
         return files.look(self._config, self._tools)
