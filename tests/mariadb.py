@@ -12,7 +12,8 @@ from pathlib import Path
 import pymysql
 import pytest
 
-from tests.postgres import USER, free_port
+from tests.ports import free_port
+from tests.postgres import USER
 
 SERVERS = ("mariadbd", "mysqld", "/usr/sbin/mariadbd", "/usr/sbin/mysqld")
 

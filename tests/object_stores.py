@@ -22,7 +22,7 @@ import obstore
 import pytest
 from obstore.store import AzureStore, S3Store
 
-from tests.postgres import free_port
+from tests.ports import free_port
 
 BUCKET = "lake"
 S3_USER, S3_PASSWORD = "headrace", "a-secret-key"

@@ -99,7 +99,11 @@ def rig_of(kind, servers, folder):
         return Rig(kind, str(folder / f"source.{kind}"), folder)
     rig = Rig(kind, servers(kind), folder)
     if kind == "postgresql":
-        rig.run("drop schema public cascade", "create schema public")
+        rig.run(
+            "drop schema public cascade",
+            "create schema public",
+            "drop schema if exists there cascade",
+        )
     else:
         rig.run("drop database test", "create database test character set utf8mb4")
     return rig

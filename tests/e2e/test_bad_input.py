@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import socket
 import threading
 import time
 import zipfile
@@ -11,6 +10,7 @@ import pytest
 import urllib3
 
 from headrace.domain.errors import CallerError, HeadraceError, NotFound, OwnerError
+from tests.ports import free_port
 from tests.serving import KEY, send, serving, website
 
 ROWS = b"id,name\n1,a\n2,b\n"
@@ -151,12 +151,9 @@ def test_a_server_in_trouble_is_tried_again(server, site, path):
 
 
 def test_a_dead_port_is_unavailable_not_a_crash(server):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     client = server.client
     source = client.add(
-        "sources", type="csv", name="s", input={"url": f"http://127.0.0.1:{port}/x"}
+        "sources", type="csv", name="s", input={"url": f"http://127.0.0.1:{free_port()}/x"}
     )
     end = client.add(
         "destinations", type="duckdb", name="d",

@@ -1,6 +1,5 @@
 """Failures are told by mail, through a real SMTP server on loopback."""
 
-import socket
 import time
 from email import message_from_bytes
 
@@ -11,6 +10,7 @@ from aiosmtpd.smtp import AuthResult
 from headrace.domain.errors import Invalid
 from headrace.settings import from_env
 from tests.faults.test_pushes import Pusher
+from tests.ports import free_port
 from tests.serving import serving
 
 WHO = {
@@ -43,12 +43,6 @@ class Inbox:
 def logged_in(server, session, envelope, mechanism, data):
     good = (data.login, data.password) == (b"us", b"pass word")
     return AuthResult(success=good)
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH:UserWarning")
