@@ -79,7 +79,8 @@ POSTGRESQL = (
 def types() -> str:
     """Ask the code itself what becomes of each type."""
     from headrace.connectors.destinations import postgresql as to_postgresql
-    from headrace.connectors.sources import mysql, postgresql, sqlite
+    from headrace.connectors.families import postgres_table
+    from headrace.connectors.sources import mysql, sqlite
     from headrace.contract.columns import SIMPLE_TYPES, duckdb_type, ours_of
 
     lines = [
@@ -93,7 +94,7 @@ def types() -> str:
     for title, pairs in {
         "DuckDB, Parquet, Avro": [(one, ours_of(one, "x")[0]) for one in DUCKDB],
         "PostgreSQL": [
-            (one, postgresql.PgType(one, "", not one.endswith("[]")).ours) for one in POSTGRESQL
+            (one, postgres_table.PgType(one, "", not one.endswith("[]")).ours) for one in POSTGRESQL
         ],
         "MySQL, MariaDB": [
             (mysql.NAMES[code], found[0]) for code, found in sorted(mysql.PLAIN.items())

@@ -24,8 +24,10 @@ from headrace.contract.source import Discovering, Stream
 from headrace.domain.books import Receipt
 from headrace.domain.errors import Invalid
 from headrace.domain.event import NewEvent
+from headrace.domain.position import Edge
 from headrace.domain.shape import PLAIN, Shape
 from headrace.domain.task import Action
+from headrace.domain.verification import Verify
 from headrace.engine.plan import REJECTS_MAX, Journal, Plan, Segment, Stopped
 from headrace.engine.pushed import fold
 from headrace.engine.shaping import key_columns
@@ -69,7 +71,7 @@ def _planned(order: Order, tools: WorkTools, spool: Path, part: str = "") -> tup
     """Make both ends of an order, and the plan of one commit. `part` tells commits apart."""
     built = build(order, tools)
     spec = registry.destination(order.destination_type).spec
-    if order.deletes:
+    if order.deletes or (order.verify and order.verify.repair and built.key):
         tools.key_columns = functools.partial(key_columns, order.shape, built.key)
     plan = Plan(
         run=order.run, scope=order.scope, fence=order.fence,
@@ -97,10 +99,26 @@ def work(order: Order, journal: Journal) -> Receipt:
         plan, built = _planned(order, tools_for(order, spool, journal), spool)
         rejects = RejectsTo(Path(order.rejects_dir), f"{order.run}-{order.attempt}.jsonl")
         try:
+            if order.verify is not None:
+                from headrace.engine.verify import verify
+
+                after = _loaded_up_to(order)
+                return verify(
+                    replace(plan, deletes=False), built.source, built.destination, journal, rejects,
+                    order.verify, after,
+                )  # fmt: skip
             return execute(plan, built.source, built.destination, journal, rejects)
         finally:
             built.source.close()
             built.destination.close()
+
+
+def _loaded_up_to(order: Order) -> str | None:
+    """Return the cursor's value up to which an order's source was loaded, where that is known."""
+    cursor = order.source_input.get("cursor")
+    edges = [Edge.of(version) for version in order.known.versions.values()] if order.known else []
+    values = [edge.value for edge in edges if edge is not None and edge.column == cursor]
+    return values[0] if len(values) == 1 else None
 
 
 def work_phases(order: Order, journal: Journal) -> None:
@@ -342,6 +360,7 @@ def local_order(
     *, source: tuple[str, dict[str, Any]], destination: tuple[str, dict[str, Any]], action: str,
     table: str | None, key: tuple[str, ...], failure_threshold: float, memory_bytes: int,
     scope: str, run: str, shape: Shape = PLAIN, secret: str = "", deletes: bool = False,
+    verify: Verify | None = None,
 ) -> Order:  # fmt: skip
     """Make an order for this process and this user: every path, every host but metadata.
 
@@ -355,5 +374,5 @@ def local_order(
         failure_threshold=failure_threshold, tenant="default", data_dir="", rejects_dir=".",
         files_roots=None, open_inside=True, egress_allow="", memory_bytes=memory_bytes,
         threads=os.cpu_count() or 1, rejects_max=REJECTS_MAX, shape=shape, deletes=deletes,
-        hash_key=hash_key(secret, "default"),
+        hash_key=hash_key(secret, "default"), verify=verify,
     )  # fmt: skip

@@ -387,17 +387,17 @@ def test_one_snapshot_whatever_is_written_meanwhile(servers, tmp_path):
 
 
 def test_many_connections_read_one_snapshot_of_a_large_table(servers, tmp_path, monkeypatch):
-    from headrace.connectors.sources import postgresql
+    from headrace.connectors.families import postgres_table
 
-    monkeypatch.setattr(postgresql, "LARGE_BYTES", 1 << 16)
+    monkeypatch.setattr(postgres_table, "LARGE_BYTES", 1 << 16)
     rig = rig_of("postgresql", servers, tmp_path)
     rig.run("create table t (id int primary key, n int, pad text)",
             "insert into t select n, 0, repeat('x', 200) from generate_series(1, 20000) n",
             "delete from t where id % 7 = 0")  # fmt: skip
     made = []
-    real = postgresql._Snapshot._poured
+    real = postgres_table.PostgresSnapshot._poured
     monkeypatch.setattr(
-        postgresql._Snapshot, "_poured",
+        postgres_table.PostgresSnapshot, "_poured",
         lambda self, cons, queries, file: (made.append((len(cons), len(queries))), real(self, cons, queries, file))[1],
     )  # fmt: skip
     stop = threading.Event()
@@ -427,9 +427,9 @@ def test_many_connections_read_one_snapshot_of_a_large_table(servers, tmp_path, 
 def test_a_large_table_that_fails_halfway_is_told_and_leaves_nothing(
     servers, tmp_path, monkeypatch
 ):
-    from headrace.connectors.sources import postgresql
+    from headrace.connectors.families import postgres_table
 
-    monkeypatch.setattr(postgresql, "LARGE_BYTES", 1 << 16)
+    monkeypatch.setattr(postgres_table, "LARGE_BYTES", 1 << 16)
     rig = rig_of("postgresql", servers, tmp_path)
     rig.run(
         "create table t (id int, pad text)",

@@ -1,4 +1,4 @@
-"""`headrace ingest SRC DEST`: one run in this process, without a server."""
+"""`headrace ingest SRC DEST` and `headrace verify`: one run in this process, without a server."""
 
 import hashlib
 import json
@@ -7,8 +7,9 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from headrace.assembly import local_order, work
 from headrace.cli import show, uris
@@ -17,7 +18,9 @@ from headrace.domain.errors import Cancelled, HeadraceError, Unchanged
 from headrace.domain.event import NewEvent
 from headrace.domain.ids import new_id
 from headrace.domain.shape import Shape
+from headrace.domain.verification import Verify
 from headrace.engine.plan import Segment, Stopped
+from headrace.service.orders import Order
 
 NO_BAR_S: Final = 0.5  # a short run needs no bar
 
@@ -74,44 +77,91 @@ def ingest(
     memory_bytes: int, shape: Shape, secret: str, deletes: bool,
 ) -> int:  # fmt: skip
     """Load SRC into DEST and print the receipt. Returns the exit code."""
-    source_type, source_input = uris.source_of(src, kind, options, pairs)
-    destination_type, destination_input = uris.destination_of(dest, table)
-    action = {"merge": "save"}.get(mode, mode)
-    scope = hashlib.sha256(f"{src}\n{dest}\n{table}".encode()).hexdigest()[:32]
-    run = new_id()
+    source, destination, scope = _ends(src, dest, table, kind, options, pairs)
     order = local_order(
-        source=(source_type, source_input),
-        destination=(
-            destination_type, {k: v for k, v in destination_input.items() if v is not None}
-        ),
-        action=action, table=table, key=key, failure_threshold=failure_threshold,
-        memory_bytes=memory_bytes, scope=scope, run=run, shape=shape, secret=secret,
-        deletes=deletes,
+        source=source, destination=destination, action={"merge": "save"}.get(mode, mode),
+        table=table, key=key, failure_threshold=failure_threshold, memory_bytes=memory_bytes,
+        scope=scope, run=new_id(), shape=shape, secret=secret, deletes=deletes,
     )  # fmt: skip
-    journal = TerminalJournal(quiet=as_json)
-    begun = time.monotonic()
-    _stop_on_interrupt(journal)
-    error: HeadraceError | None = None
-    receipt: Receipt | None = None
-    rejects: tuple[Segment, ...] = ()
-    try:
-        receipt = work(order, journal)
-        rejects = journal.rejects
-    except Stopped as stopped:
-        error, receipt, rejects = stopped.error, stopped.receipt, stopped.rejects
-    except Unchanged as unchanged:
-        error = unchanged
-    except KeyboardInterrupt:
-        error = Cancelled("Interrupted; nothing was published.")
-    finally:
-        journal.close()
-    if isinstance(error, Unchanged):
-        _print_nothing(error, as_json=as_json, run=run)
+    done = _Done.of(order, as_json=as_json)
+    if isinstance(done.error, Unchanged):
+        _print_nothing(done.error, as_json=as_json, run=order.run)
         return 0
-    if isinstance(error, HeadraceError) and receipt is None:
-        raise error
-    _print(receipt, rejects, error, as_json=as_json, seconds=time.monotonic() - begun, run=run)
-    return error.exit_code if error else 0
+    if done.error is not None and done.receipt is None:
+        raise done.error
+    _print(done, as_json=as_json, run=order.run)
+    return done.error.exit_code if done.error else 0
+
+
+def verify(
+    src: str, dest: str, *, table: str | None, key: tuple[str, ...], as_json: bool,
+    kind: str | None, options: dict[str, Any], pairs: Sequence[str], memory_bytes: int,
+    shape: Shape, secret: str, wanted: Verify,
+) -> int:  # fmt: skip
+    """Compare a table of DEST with SRC and print what was found. Returns the exit code."""
+    source, destination, scope = _ends(src, dest, table, kind, options, pairs)
+    order = local_order(
+        source=source, destination=destination, action="append", table=table,
+        key=key, failure_threshold=0, memory_bytes=memory_bytes, scope=scope, run=new_id(),
+        shape=shape, secret=secret, verify=wanted,
+    )  # fmt: skip
+    done = _Done.of(order, as_json=as_json)
+    if done.error is not None and (done.receipt is None or done.receipt.verification is None):
+        raise done.error
+    data = done.receipt.as_dict() if done.receipt else {}
+    if as_json:
+        _print_json(done, data, run=order.run, rejects=_kept(done.rejects))
+    else:
+        show.print_verification(data, seconds=done.seconds)
+        if done.error is not None:
+            show.fail(done.error, as_json=False)
+    return done.error.exit_code if done.error else 0
+
+
+def _ends(
+    src: str, dest: str, table: str | None, kind: str | None, options: dict[str, Any],
+    pairs: Sequence[str],
+) -> tuple[uris.Ends, uris.Ends, str]:  # fmt: skip
+    """Return both ends of a run, and the scope that its loads go by."""
+    destination, given = uris.destination_of(dest, table)
+    scope = hashlib.sha256(f"{src}\n{dest}\n{table}".encode()).hexdigest()[:32]
+    return (
+        uris.source_of(src, kind, options, pairs),
+        (destination, {name: value for name, value in given.items() if value is not None}),
+        scope,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What became of a run in this process."""
+
+    receipt: Receipt | None
+    rejects: tuple[Segment, ...]
+    error: HeadraceError | None
+    seconds: float
+
+    @classmethod
+    def of(cls, order: Order, *, as_json: bool) -> Self:
+        """Do a run."""
+        journal = TerminalJournal(quiet=as_json)
+        begun = time.monotonic()
+        _stop_on_interrupt(journal)
+        error: HeadraceError | None = None
+        receipt: Receipt | None = None
+        rejects: tuple[Segment, ...] = ()
+        try:
+            receipt = work(order, journal)
+            rejects = journal.rejects
+        except Stopped as stopped:
+            error, receipt, rejects = stopped.error, stopped.receipt, stopped.rejects
+        except Unchanged as unchanged:
+            error = unchanged
+        except KeyboardInterrupt:
+            error = Cancelled("Interrupted; nothing was published.")
+        finally:
+            journal.close()
+        return cls(receipt, rejects, error, time.monotonic() - begun)
 
 
 def _stop_on_interrupt(journal: TerminalJournal) -> None:
@@ -132,32 +182,39 @@ def _print_nothing(why: Unchanged, *, as_json: bool, run: str) -> None:
         show.console(err=False).print(why.message)
 
 
-def _print(
-    receipt: Receipt | None, rejects: tuple[Segment, ...], error: HeadraceError | None, *,
-    as_json: bool, seconds: float, run: str,
-) -> None:  # fmt: skip
-    data = receipt.as_dict() if receipt else {}
-    where = rejects[0].name if rejects else None
-    if where:
-        kept = f"headrace-rejects-{where}"
-        Path(where).rename(kept)
-        where = kept
+def _print(done: _Done, *, as_json: bool, run: str) -> None:
+    data = done.receipt.as_dict() if done.receipt else {}
+    where = _kept(done.rejects)
     if as_json:
-        told = {
-            "run": run,
-            "state": "failed" if error else "succeeded",
-            "seconds": round(seconds, 3),
-        }
-        if error:
-            told["error"] = {"code": error.code, "message": error.message, "hint": error.hint}  # type: ignore[assignment]
-        show.print_json(told | data | {"rejects": where})
+        _print_json(done, data, run=run, rejects=where)
         return
     rows = data["books"]["read"] if data else 0
-    title = f"{rows:,} rows in {seconds:.2f} s" + ("" if error else " · the books balance")
+    title = f"{rows:,} rows in {done.seconds:.2f} s"
+    title += "" if done.error else " · the books balance"
     show.console(err=False).print(show.receipt_table(data, title))
     if where:
         with Path(where).open() as file:
             first = [json.loads(line) for line, _ in zip(file, range(5), strict=False)]
-        show.print_rejects(first, sum(segment.rows for segment in rejects), where)
-    if error:
-        show.fail(error, as_json=False)
+        show.print_rejects(first, sum(segment.rows for segment in done.rejects), where)
+    if done.error:
+        show.fail(done.error, as_json=False)
+
+
+def _kept(rejects: tuple[Segment, ...]) -> str | None:
+    """Keep the rejected rows in a file that a person may look at; return its name."""
+    if not rejects:
+        return None
+    kept = f"headrace-rejects-{rejects[0].name}"
+    Path(rejects[0].name).rename(kept)
+    return kept
+
+
+def _print_json(done: _Done, data: dict[str, Any], *, run: str, rejects: str | None) -> None:
+    told: dict[str, Any] = {
+        "run": run,
+        "state": "failed" if done.error else "succeeded",
+        "seconds": round(done.seconds, 3),
+    }
+    if error := done.error:
+        told["error"] = {"code": error.code, "message": error.message, "hint": error.hint}
+    show.print_json(told | data | {"rejects": rejects})

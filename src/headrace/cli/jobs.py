@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 from headrace.cli import show
 from headrace.cli.remote import COLOURS, show_logs, told_start
 from headrace.client import ENDED, Client
-from headrace.domain.errors import Invalid, NotFound
+from headrace.domain.errors import HeadraceError, Invalid, NotFound
 from headrace.domain.ids import is_id
 
 Json = dict[str, Any]
@@ -107,6 +107,25 @@ def position(
     else:
         said = "nothing is read yet: the next run reads everything"
     done(found, said, as_json=as_json)
+
+
+def verify(given: str, *, repair: bool, by: str | None, buckets: int | None, as_json: bool) -> int:
+    """Have a server compare a task's table with its source, and show what it found."""
+    with Client.from_env() as client:
+        asked = {"repair": "true" if repair else None, "by": by, "buckets": buckets}
+        query = urlencode({name: value for name, value in asked.items() if value is not None})
+        id_ = named(client, "tasks", given)
+        run = client.call("POST", f"/v1/tasks/{quote(id_)}/verify?{query}", {})
+        ended = client.wait(run["id"], FOR_EVER_S)
+        receipt = client.call("GET", f"/v1/runs/{run['id']}/receipt") if ended["books"] else None
+    if as_json:
+        show.print_json(ended | {"receipt": receipt})
+    elif receipt and "verification" in receipt:
+        show.print_verification(receipt)
+    if ended["error"] and not as_json:
+        error = ended["error"]
+        show.fail(HeadraceError(error["message"], hint=error.get("hint", "")), as_json=False)
+    return int(ended["state"] != "succeeded")
 
 
 def add_pool(name: str, *, as_json: bool) -> None:

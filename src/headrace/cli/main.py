@@ -66,6 +66,60 @@ def _pairs(given: list[str] | None, option: str, *, first: bool = False) -> dict
     return found
 
 
+Type = Annotated[
+    list[str] | None,
+    typer.Option("--type", help="COLUMN=TYPE, e.g. id=integer or price=decimal(12,2)."),
+]
+Select = Annotated[
+    list[str] | None, _column("--select", "COLUMN", "Load this column only; repeat it.")
+]
+Drop = Annotated[list[str] | None, _column("--drop", "COLUMN", "Leave a column out.")]
+Rename = Annotated[list[str] | None, _column("--rename", "COLUMN=NAME", "Call a column otherwise.")]
+Cast = Annotated[
+    list[str] | None,
+    _column("--cast", "COLUMN=TYPE", "Make a value of a type of whatever was read."),
+]
+Hash = Annotated[
+    list[str] | None,
+    _column("--hash", "COLUMN", "Replace values by their HMAC, keyed by HEADRACE_HASH_KEY."),
+]
+Mask = Annotated[
+    list[str] | None,
+    _column("--mask", "COLUMN=N", "Make stars of all but the last N characters."),
+]
+Compute = Annotated[
+    list[str] | None,
+    _column("--compute", "NAME=SQL", "A column of an expression over the source's columns."),
+]
+NamesOption = Annotated[Names, typer.Option("--names", help="snake: small_letters_and_digits.")]
+Key = Annotated[list[str] | None, typer.Option(help="Key column; repeat it for a key of several.")]
+By = Annotated[
+    Literal["key", "cursor"] | None,
+    typer.Option(help="What buckets go by: the key, or ranges of the cursor."),
+]
+Buckets = Annotated[
+    int | None,
+    typer.Option(min=1, max=65_536, help="How many; by default a few thousand rows each."),
+]
+
+
+def _shape(
+    select: list[str] | None, drop: list[str] | None, rename: list[str] | None,
+    cast: list[str] | None, hash_: list[str] | None, mask: list[str] | None,
+    compute: list[str] | None, names: Names, policy: Policy = Policy.EVOLVE,
+) -> Shape:  # fmt: skip
+    """Read what a person has said of columns. Raises Invalid."""
+    numbers = _pairs(mask, "--mask")
+    if bad := [name for name, number in numbers.items() if not number.isdecimal()]:
+        raise Invalid(f"--mask {bad[0]}=N wants a whole number.", field="--mask")
+    return Shape(
+        select=tuple(select or ()), drop=tuple(drop or ()), rename=_pairs(rename, "--rename"),
+        cast=_pairs(cast, "--cast"), hash=tuple(hash_ or ()),
+        mask={name: int(number) for name, number in numbers.items()},
+        compute=_pairs(compute, "--compute", first=True), names=names, policy=policy,
+    )  # fmt: skip
+
+
 @app.command()
 def ingest(
     src: Annotated[
@@ -82,41 +136,20 @@ def ingest(
         Literal["replace", "append", "merge"],
         typer.Option(help="replace the table, append rows, or merge them by --key."),
     ] = "replace",
-    key: Annotated[
-        list[str] | None, typer.Option(help="Key column; repeat it for a key of several.")
-    ] = None,
+    key: Key = None,
     format_: Format = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
-    type_: Annotated[
-        list[str] | None,
-        typer.Option("--type", help="COLUMN=TYPE, e.g. id=integer or price=decimal(12,2)."),
-    ] = None,
+    type_: Type = None,
     set_: Set = None,
-    select: Annotated[
-        list[str] | None, _column("--select", "COLUMN", "Load this column only; repeat it.")
-    ] = None,
-    drop: Annotated[list[str] | None, _column("--drop", "COLUMN", "Leave a column out.")] = None,
-    rename: Annotated[
-        list[str] | None, _column("--rename", "COLUMN=NAME", "Call a column otherwise.")
-    ] = None,
-    cast: Annotated[
-        list[str] | None,
-        _column("--cast", "COLUMN=TYPE", "Make a value of a type of whatever was read."),
-    ] = None,
-    hash_: Annotated[
-        list[str] | None,
-        _column("--hash", "COLUMN", "Replace values by their HMAC, keyed by HEADRACE_HASH_KEY."),
-    ] = None,
-    mask: Annotated[
-        list[str] | None,
-        _column("--mask", "COLUMN=N", "Make stars of all but the last N characters."),
-    ] = None,
-    compute: Annotated[
-        list[str] | None,
-        _column("--compute", "NAME=SQL", "A column of an expression over the source's columns."),
-    ] = None,
-    names: Annotated[Names, typer.Option(help="snake: small_letters_and_digits.")] = Names.AS_IS,
+    select: Select = None,
+    drop: Drop = None,
+    rename: Rename = None,
+    cast: Cast = None,
+    hash_: Hash = None,
+    mask: Mask = None,
+    compute: Compute = None,
+    names: NamesOption = Names.AS_IS,
     schema: Annotated[
         Policy,
         typer.Option(help="Columns that the table lacks: added, their rows rejected, or left out."),
@@ -141,20 +174,62 @@ def ingest(
     options = _options(delimiter, encoding)
     if type_:
         options["mapping"] = _pairs(type_, "--type")
-    numbers = _pairs(mask, "--mask")
-    if bad := [name for name, number in numbers.items() if not number.isdecimal()]:
-        raise Invalid(f"--mask {bad[0]}=N wants a whole number.", field="--mask")
-    shape = Shape(
-        select=tuple(select or ()), drop=tuple(drop or ()), rename=_pairs(rename, "--rename"),
-        cast=_pairs(cast, "--cast"), hash=tuple(hash_ or ()),
-        mask={name: int(number) for name, number in numbers.items()},
-        compute=_pairs(compute, "--compute", first=True), names=names, policy=schema,
-    )  # fmt: skip
+    shape = _shape(select, drop, rename, cast, hash_, mask, compute, names, schema)
     settings = from_env({"HEADRACE_MEMORY": "512MB"} | os.environ)
     code = run(
         src, dest, table=table, mode=mode, key=tuple(key or ()), as_json=json, kind=format_,
         failure_threshold=failure_threshold, options=options, pairs=set_ or (),
         memory_bytes=settings.memory_bytes, shape=shape, secret=settings.hash_key, deletes=deletes,
+    )  # fmt: skip
+    raise typer.Exit(code)
+
+
+@app.command()
+def verify(
+    src: Annotated[str, typer.Argument(help="What the table was loaded from, as for ingest.")],
+    dest: Annotated[str, typer.Argument(help="What it was loaded into, as for ingest.")],
+    table: Annotated[str | None, typer.Option(help="Table; by default the file's name.")] = None,
+    key: Key = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Load the buckets again that differ.")
+    ] = False,
+    by: By = None,
+    buckets: Buckets = None,
+    format_: Format = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    type_: Type = None,
+    set_: Set = None,
+    select: Select = None,
+    drop: Drop = None,
+    rename: Rename = None,
+    cast: Cast = None,
+    hash_: Hash = None,
+    mask: Mask = None,
+    compute: Compute = None,
+    names: NamesOption = Names.AS_IS,
+    json: Json = False,
+) -> None:
+    """Compare a table with its source by counts and digests, and say which rows differ.
+
+    Databases answer in SQL where they are: rows move only of buckets that differ. Give columns as
+    they were given to ingest. Exit codes: 0 the same, 1 they differ, 2 and 3 as for ingest.
+    """
+    from headrace.cli.ingest import verify as run
+    from headrace.domain import verification
+    from headrace.settings import from_env
+
+    options = _options(delimiter, encoding)
+    if type_:
+        options["mapping"] = _pairs(type_, "--type")
+    settings = from_env({"HEADRACE_MEMORY": "512MB"} | os.environ)
+    code = run(
+        src, dest, table=table, key=tuple(key or ()), as_json=json, kind=format_, options=options,
+        pairs=set_ or (), memory_bytes=settings.memory_bytes, secret=settings.hash_key,
+        shape=_shape(select, drop, rename, cast, hash_, mask, compute, names),
+        wanted=verification.Verify(
+            repair=repair, by=by and verification.By(by), buckets=buckets
+        ),
     )  # fmt: skip
     raise typer.Exit(code)
 
@@ -383,6 +458,22 @@ def tasks_position(
     from headrace.cli.jobs import position
 
     position(task, cursor=cursor, after=after, reset=reset, as_json=json)
+
+
+@tasks.command("verify")
+def tasks_verify(
+    task: Thing,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Load the buckets again that differ.")
+    ] = False,
+    by: By = None,
+    buckets: Buckets = None,
+    json: Json = False,
+) -> None:
+    """Compare a task's table with its source; exits with 1 if they differ."""
+    from headrace.cli.jobs import verify as run
+
+    raise typer.Exit(run(task, repair=repair, by=by, buckets=buckets, as_json=json))
 
 
 @app.command()

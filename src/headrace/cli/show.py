@@ -88,3 +88,35 @@ def print_rejects(rejects: Iterable[Mapping[str, Any]], total: int, where: str) 
             soft_wrap=True,
         )
     out.print(f"  [dim]{total:,} rejected rows: {escape(where)}[/]")
+
+
+def print_verification(receipt: Mapping[str, Any], *, seconds: float | None = None) -> None:
+    """Show what comparing a table with its source has found."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    found = receipt["verification"]
+    how = "in SQL on both sides" if found["pushed"] else "the source was read"
+    took = "" if seconds is None else f" in {seconds:.2f} s"
+    verdict = "the same" if found["same"] else "they differ"
+    if found["repaired"]:
+        verdict = "they differed" if receipt["tables"] else verdict
+    title = (
+        f"{found['sourceRows']:,} rows compared with {found['tableRows']:,}{took} · {verdict}\n"
+        f"{found['differing']:,} of {found['buckets']:,} buckets by {found['by']} · {how}"
+    )
+    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    names = ("missing", "extra", "different", "pending")
+    for name in names:
+        shown.add_column(name, justify="right")
+    shown.add_row(*(f"{found[name]:,}" if found[name] else "·" for name in names))
+    out = console(err=False)
+    out.print(shown)
+    for example in found["examples"][:10]:
+        key = ", ".join(f"{name} = {value}" for name, value in example["key"].items())
+        out.print(f"  [yellow]{example['what']}[/] {escape(key)}", soft_wrap=True)
+    for column, why in found["leftOut"].items():
+        out.print(f"  [dim]not compared: {escape(column)}: {escape(why)}[/]", soft_wrap=True)
+    if found["repaired"] and receipt["tables"]:
+        out.print(receipt_table(receipt, "loaded again"))

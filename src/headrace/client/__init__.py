@@ -87,6 +87,15 @@ class Client:
         headers = {"Idempotency-Key": key} if key else None
         return self.call("POST", f"/v1/tasks/{task}/runs", {}, headers)  # type: ignore[no-any-return]
 
+    def verify(self, task: str, *, repair: bool = False) -> Json:
+        """Start a run that compares a task's table with its source; its receipt tells."""
+        path = f"/v1/tasks/{task}/verify?repair={str(repair).lower()}"
+        return self.call("POST", path, {})  # type: ignore[no-any-return]
+
+    def receipt(self, id_: str) -> Json:
+        """Return what a run read and wrote, and what it found."""
+        return self.call("GET", f"/v1/runs/{id_}/receipt")  # type: ignore[no-any-return]
+
     def run(self, id_: str) -> Json:
         return self.call("GET", f"/v1/runs/{id_}")  # type: ignore[no-any-return]
 

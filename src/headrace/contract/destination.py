@@ -30,6 +30,7 @@ class Target:
     scope: str
     fence: int
     token: str
+    within: str = ""  # SQL of a condition on the table `t`: no other rows are touched or removed
     keeps_columns: bool = False  # a table that is there keeps its columns and types, replaced too
 
     @property

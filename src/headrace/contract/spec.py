@@ -22,7 +22,7 @@ class Spec:
     `refuses_nul`: its texts cannot hold the character U+0000. `local`: what it writes, or its
     notes of it, lie on the server's own disk. `ranges`: a part of a source can be read by its
     cursor, or by when its files were changed. `deletes`: a source can tell which rows are gone; a
-    destination can remove them.
+    destination can remove them. `verifies`: its tables can be compared with a source.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Spec:
     local: bool = False
     ranges: bool = False
     deletes: bool = False
+    verifies: bool = False
 
 
 C = TypeVar("C", bound=Config)

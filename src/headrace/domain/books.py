@@ -80,6 +80,7 @@ class Receipt:
     files: tuple[FileBooks, ...]
     rules: Mapping[str, int] = field(default_factory=dict)  # rejected rows by rule
     passed: Mapping[str, str] = field(default_factory=dict)  # versions of files passed over
+    verification: Mapping[str, Any] | None = None  # of a run that compared: Verification.as_dict
 
     @property
     def books(self) -> Books:
@@ -149,6 +150,7 @@ class Receipt:
             ],
             "rules": dict(self.rules),
             **({"passed": dict(self.passed)} if self.passed else {}),
+            **({"verification": dict(self.verification)} if self.verification else {}),
         }
 
     @classmethod
@@ -182,4 +184,5 @@ class Receipt:
             ),
             rules=dict(data["rules"]),
             passed=dict(data.get("passed", {})),
+            verification=data.get("verification"),
         )

@@ -117,6 +117,13 @@ class BrokenPromise(OwnerError):
     code = "broken_promise"
 
 
+class Differs(OwnerError):
+    """A table is not as its source is."""
+
+    code = "differs"
+    exit_code = 1
+
+
 class TooManyRejected(OwnerError):
     """More rows were rejected than the task allows."""
 

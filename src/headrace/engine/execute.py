@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import duckdb
 
@@ -53,7 +53,7 @@ def execute(
     Raises Stopped with the error and what is known of the books. May be called again with the
     same token after any kind of end: a commit that happened is found and told, not repeated.
     """
-    load = _blamed("destination", lambda: destination.load(_target(plan)))
+    load = _blamed("destination", lambda: destination.load(target_of(plan)))
     known = _Known()
     try:
         if (earlier := _begun(plan, load, journal)) is not None:
@@ -90,10 +90,10 @@ def _executed(
     plan: Plan, source: Source, destination: Destination, load: Load, journal: Journal,
     rejects: "RejectsTo", known: _Known,
 ) -> Receipt:  # fmt: skip
-    con = load.con or _scratch(plan)
+    con = load.con or scratch(plan)
     stager = Stager(plan, load, con, journal, destination.document_rules)
-    with _watched(stager, journal):
-        scans = _scanned(plan, source, con, journal)
+    with watched(stager, journal):
+        scans = scanned(plan, source, con, journal)
         known.digests = digests = Digests([file for scan in scans for file in scan.files])
         fitted = lay_out(plan, scans, con, _blamed("destination", load.columns))
         known.staged = staged = stager.stage(fitted)
@@ -120,7 +120,7 @@ def _executed(
     return signer.receipt
 
 
-def _scanned(
+def scanned(
     plan: Plan, source: Source, con: duckdb.DuckDBPyConnection, journal: Journal
 ) -> list[Scan]:
     """Fetch what there is to read."""
@@ -149,7 +149,7 @@ def _keep(
     found = con.execute(f"select count(*), max(columns(*)) from {relation}").fetchone() or (0,)
     if found[0] != file.records or scan.reader_rejects(con):
         raise Unbalanced(f"{file.name}: {found[0]:,} of {file.records:,} keys can be read.")
-    if not found[0]:
+    if not found[0] and not plan.within:
         raise Refused(
             "The source holds no rows any more: all rows of the table would be removed.",
             hint="If that is right, load it once with the action replace.", field="deletes",
@@ -189,16 +189,17 @@ def _begun(plan: Plan, load: Load, journal: Journal) -> Receipt | None:
     note = _blamed("destination", load.begin)
     faults.reach("child.fence_raised")
     if note is not None:
-        return _tell_earlier(plan, note, journal)
+        return tell_earlier(plan, note, journal)
     if plan.only_tells:
         raise Cancelled("The run was cancelled before it had committed.")
     return None
 
 
-def _target(plan: Plan) -> Target:
+def target_of(plan: Plan) -> Target:
     return Target(
         table=plan.table, action=plan.action, key=plan.key, scope=plan.scope, fence=plan.fence,
         token=plan.token, keeps_columns=plan.shape.policy is not Policy.EVOLVE,
+        within=plan.within,
     )  # fmt: skip
 
 
@@ -299,7 +300,7 @@ def _finish(
     documents.done()
 
 
-def _scratch(plan: Plan) -> duckdb.DuckDBPyConnection:
+def scratch(plan: Plan) -> duckdb.DuckDBPyConnection:
     con = duckdb.connect(str(plan.spool / "scratch.duckdb") if plan.key else ":memory:")
     limit(con, plan)
     return con
@@ -315,8 +316,18 @@ def limit(con: duckdb.DuckDBPyConnection, plan: Plan) -> None:
     con.execute(f"set temp_directory = '{plan.spool}/duckdb'")
 
 
+class Watched(Protocol):
+    """Long work that somebody watches."""
+
+    def share(self) -> float:
+        """Return how much of it is done, from 0 to 1."""
+
+    def stop(self) -> None:
+        """Make it end soon, with duckdb.InterruptException."""
+
+
 @contextlib.contextmanager
-def _watched(stager: Stager, journal: Journal) -> Iterator[None]:
+def watched(stager: Watched, journal: Journal) -> Iterator[None]:
     """Tell the progress of long calls, and interrupt them when the run must stop."""
     done = threading.Event()
     stop: list[HeadraceError] = []
@@ -348,7 +359,7 @@ def _watched(stager: Stager, journal: Journal) -> Iterator[None]:
         thread.join()
 
 
-def _tell_earlier(plan: Plan, note: str, journal: Journal) -> Receipt:
+def tell_earlier(plan: Plan, note: str, journal: Journal) -> Receipt:
     kept = json.loads(note)
     receipt = Receipt.from_dict(kept["receipt"])
     segments = tuple(Segment(**segment) for segment in kept["rejects"])
@@ -451,7 +462,12 @@ def _table_quarrel(plan: Plan, receipt: Receipt) -> str | None:
     """Hold the books against the destination's own count of the table."""
     table = receipt.tables[0]
     known = table.rows_after is not None or not plan.documents  # a service may not let us count
-    if plan.action is Action.REPLACE and known and table.rows_after != table.books.inserted:
+    if (
+        plan.action is Action.REPLACE
+        and not plan.within
+        and known
+        and table.rows_after != table.books.inserted
+    ):
         return f"{table.name} holds {table.rows_after} rows, {table.books.inserted} were inserted"
     return None
 

@@ -38,6 +38,7 @@ class Plan:
     latest: str | None = None  # of two rows with one key: the one with more here, else the later
     shape: Shape = PLAIN
     deletes: bool = False  # rows whose keys are gone from the source are removed
+    within: str = ""  # SQL of a condition on the table `t`: no other rows are touched or removed
     bad: Sequence[BadFile] = ()  # filled while the source is read
     hash_key: bytes = b""
     passed: Mapping[str, str] = field(default_factory=dict)  # filled while the source is read

@@ -20,6 +20,7 @@ from headrace.domain.run import Range
 from headrace.domain.secret import Secret
 from headrace.domain.shape import PLAIN, Shape
 from headrace.domain.task import KEYED, Action
+from headrace.domain.verification import Verify
 from headrace.engine.plan import Journal
 from headrace.security.egress import Egress, parse_networks
 from headrace.security.roots import Roots
@@ -88,6 +89,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     shape: Shape = PLAIN
     deletes: bool = False
     hash_key: bytes = b""  # of the tenant, for hashed columns
+    verify: Verify | None = None  # a run that compares the table with its source
     latest: str | None = None  # of two rows with one key: the higher value here wins
 
 
@@ -208,7 +210,7 @@ def tools_for(order: Order, spool: Path, journal: Journal | None = None) -> Work
         told=told,
         waiting=waiting,
         hosts=order.hosts,
-        known=order.known,
+        known=None if order.verify else order.known,
         range_=order.range,
         repeatable=order.action in (*KEYED, Action.REPLACE),
     )

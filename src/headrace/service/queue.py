@@ -211,7 +211,7 @@ class Queue:
                     positions.moved(tx, claim.run, receipt)
                     runs.add_segments(tx, claim.run, segments)
                     self._tell_rejected(tx, claim, segments)
-                    runs.add_event(tx, claim.run, _landed(receipt["books"]))
+                    runs.add_event(tx, claim.run, _landed(receipt))
         faults.reach("server.after_advance")
 
     def _tell_rejected(self, tx: Tx, claim: Claim, segments: Sequence[Mapping[str, Any]]) -> None:
@@ -297,7 +297,7 @@ class Queue:
             runs.add_segments(tx, claim.run, segments)
             self._tell_rejected(tx, claim, segments)
             pushes.refuse(tx, claim.run, str(error.get("message", "")), self._quarantine)
-            critical = error.get("code") != "too_many_errors"
+            critical = error.get("code") not in ("too_many_errors", "differs")
             runs.add_event(
                 tx,
                 claim.run,
@@ -424,7 +424,13 @@ def _let_go(waiting_for: str | None = None) -> dict[str, Any]:
     return {"holder": None, "lease_until": None, "waiting_for": waiting_for}
 
 
-def _landed(books: Mapping[str, int]) -> NewEvent:
+def _landed(receipt: Mapping[str, Any]) -> NewEvent:
+    books = receipt["books"]
+    if not receipt["tables"]:
+        return NewEvent(
+            kind=EventKind.RECORD, status=EventStatus.SUCCEEDED,
+            message="The table is as its source.", data={"verification": receipt["verification"]},
+        )  # fmt: skip
     landed = books["inserted"] + books["updated"]
     return NewEvent(
         kind=EventKind.RECORD, status=EventStatus.SUCCEEDED, rows=landed,

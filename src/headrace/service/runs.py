@@ -34,6 +34,7 @@ from headrace.domain.run import ENDED, Mode, Range, Run, RunKind, RunState, Trig
 from headrace.domain.schedule import Overlap
 from headrace.domain.task import Action, Task
 from headrace.domain.upload import Upload, phases
+from headrace.domain.verification import BUCKETS_MAX, Verify
 from headrace.observe import faults
 from headrace.service import limits, pushes
 from headrace.service.access import need
@@ -71,6 +72,7 @@ from headrace.store.paging import Window
 
 KEY_MAX: Final = 255
 FED: Final = frozenset({"push", UPLOADED})  # types of sources that are not started
+VERIFY: Final = "verify"  # the member of a run's metadata
 OVERRIDES: Final = "runMetadata.parametersOverride.source"
 LIMITED: Final[Mapping[str, type]] = {"task": Task, "source": Source, "destination": Destination}
 LIMIT_MAX: Final = 1_000_000
@@ -149,11 +151,7 @@ class Runs:
                 return earlier
             ends = self._ends(tx, task)
             self._judge(task, ends[0])
-            if other := runs.unfinished(tx, task.id):
-                raise Conflict(
-                    f"The task has a run that is {other.state}: {other.id}.",
-                    hint="Wait for its end, or cancel it.",
-                )
+            _judge_free(tx, task)
             self._judge_overrides(tx, ends[0], metadata)
             self.judge_queue(tx, tenant)
             if range_ is not None:
@@ -166,6 +164,53 @@ class Runs:
         faults.reach("server.run_queued")
         self._wake()  # after the commit: a dispatcher that wakes must be able to see the run
         return run
+
+    def verify(
+        self, tenant: TenantId, task_id: str, wanted: Verify, *, by: Principal | None = None
+    ) -> Run:
+        """Queue a run that compares a task's table with its source, and return it.
+
+        Raises NotFound, Invalid for ends that cannot be compared, Conflict while another run of the
+        task is unfinished, TooMany.
+        """
+        if wanted.buckets is not None and not 0 < wanted.buckets <= BUCKETS_MAX:
+            raise Invalid(f"buckets must be a number from 1 to {BUCKETS_MAX:,}.", field="buckets")
+        with self._database.begin() as tx:
+            task = resources.locked_task(tx, tenant, task_id) if is_id(task_id) else None
+            if task is None:
+                raise NotFound(f"cannot find task {task_id[:80]}")
+            ends = self._ends(tx, task)
+            self._judge_verify(tx, ends, wanted)
+            _judge_free(tx, task)
+            self.judge_queue(tx, tenant)
+            metadata = {VERIFY: msgspec.to_builtins(wanted)}
+            run = self._queued(
+                tx, task, Trigger.API, None, ends, kind=RunKind.VALIDATE, metadata=metadata,
+                mode=Mode.FULL,
+            )  # fmt: skip
+            if by is not None:
+                audit.add(tx, by, "run.started", run.id)
+        self._wake()
+        return run
+
+    def _judge_verify(self, tx: Tx, ends: Ends, wanted: Verify) -> None:
+        """Raise Invalid where a table cannot be compared with its source, or not be repaired."""
+        source, end = ends
+        if source.type in FED:
+            raise Invalid(
+                f"What came by {source.type} is kept nowhere else: there is nothing to compare"
+                " the table with."
+            )
+        kind = self._catalog.connector_of(tx, end)
+        if kind in registry.destination_names():
+            spec = registry.destination(kind).spec
+            if not spec.verifies:
+                raise Invalid(
+                    f"{spec.title}: what it holds cannot be compared with a source.",
+                    hint="Tables can: duckdb, postgresql, parquet.",
+                )
+            if wanted.repair and not spec.deletes:
+                raise Invalid(f"{spec.title} cannot be repaired by parts.", field="repair")
 
     def push(
         self, tenant: TenantId, task_id: str, *, action: str, records: int, payload: bytes,
@@ -478,6 +523,7 @@ class Runs:
             assert source is not None  # foreign keys
             assert destination is not None
             upload = uploads.of_run(tx, run.id) if source.type == UPLOADED else None
+            wanted = verify_of(run)
             return self._order(
                 run=run.id, attempt=run.attempt, scope=task.id, fence=run.fence,
                 phases=self._phases(tx, upload) if upload else (),
@@ -489,8 +535,9 @@ class Runs:
                 ),
                 action=run.action, table=task.table, key=task.key, shape=task.shape,
                 hash_key=self._hash_key(tx, task),
-                deletes=task.deletes and run.kind is not RunKind.PUSH,
-                known=self._known(tx, task) if run.mode is Mode.DELTA else None, range=run.range,
+                deletes=task.deletes and run.kind not in (RunKind.PUSH, RunKind.VALIDATE),
+                known=self._known(tx, task) if wanted or run.mode is Mode.DELTA else None,
+                range=run.range, verify=wanted,
                 only_tells=run.stopping,
                 failure_threshold=run.failure_threshold, tenant=run.tenant,
                 transformations=self._catalog.codes_of(tx, destination),
@@ -799,6 +846,8 @@ class Runs:
                 "What was pushed to this run is not kept for another.",
                 hint="Its records are among the rejected rows of the run: push them again.",
             )
+        if (wanted := verify_of(run)) is not None:
+            return self.verify(tenant, run.task, wanted, by=by)
         return self.start(
             tenant, run.task, trigger=Trigger.RETRY, metadata=run.metadata, mode=run.mode,
             range_=run.range, by=by,
@@ -997,6 +1046,22 @@ class Runs:
                     path.unlink()
                     removed += 1
         return removed
+
+
+def verify_of(run: Run) -> Verify | None:
+    """Return what a run is to compare; None for one that loads."""
+    if run.kind is not RunKind.VALIDATE or run.metadata is None:
+        return None
+    return msgspec.convert(run.metadata[VERIFY], Verify)
+
+
+def _judge_free(tx: Tx, task: Task) -> None:
+    """Raise Conflict while a task has a run that is unfinished."""
+    if other := runs.unfinished(tx, task.id):
+        raise Conflict(
+            f"The task has a run that is {other.state}: {other.id}.",
+            hint="Wait for its end, or cancel it.",
+        )
 
 
 def _judge_range(task: Task, source: Source, wanted: Range, mode: Mode | None) -> None:

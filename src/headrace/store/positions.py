@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from headrace.domain.clock import rfc3339
 from headrace.domain.ids import RunId
 from headrace.domain.position import GIVEN, Position
-from headrace.domain.run import Mode
+from headrace.domain.run import Mode, RunKind
 from headrace.store import tables
 from headrace.store.database import Tx
 
@@ -39,11 +39,18 @@ def moved(tx: Tx, run: RunId, receipt: Mapping[str, Any]) -> None:
     table, task = tables.run, tables.task
     found = tx.first(
         sa.select(
-            table.c.task, table.c.mode, table.c.started_at, table.c.ordered_at, table.c.since
+            table.c.task,
+            table.c.mode,
+            table.c.started_at,
+            table.c.ordered_at,
+            table.c.since,
+            table.c.kind,
         ).where(table.c.id == run)
     )
     if found is None or found.task is None or found.since is not None:
         return  # a back-fill says nothing of what has come since
+    if found.kind == RunKind.VALIDATE:
+        return  # nor does what was loaded again because it differed
     before = tx.first(sa.select(position).where(position.c.task == found.task))
     if before is not None and before.reset_at >= (found.ordered_at or 0) > 0:
         return  # it has read what is another source, or goes elsewhere, by now

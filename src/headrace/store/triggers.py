@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from headrace.domain.clock import Millis
 from headrace.domain.ids import TenantId, TriggerId
-from headrace.domain.run import Mode
+from headrace.domain.run import Mode, RunKind
 from headrace.store import tables
 from headrace.store.database import Tx
 
@@ -72,7 +72,11 @@ def remove(tx: Tx, tenant: TenantId, id_: str) -> bool:
 
 def task_succeeded(tx: Tx, run: str) -> None:
     """Note what is to start now that a run has succeeded."""
-    task = sa.select(tables.run.c.task).where(tables.run.c.id == run).scalar_subquery()
+    found = sa.select(tables.run.c.task).where(
+        tables.run.c.id == run,
+        tables.run.c.kind != RunKind.VALIDATE,  # it has loaded nothing new
+    )
+    task = found.scalar_subquery()
     _note(tx, trigger.c.after_task == task, run)
 
 

@@ -13,7 +13,9 @@ import msgspec
 
 from headrace.connectors.families import sql
 from headrace.connectors.families.duckdb_file import connect, our_type
+from headrace.connectors.families.duckdb_table import DuckdbSnapshot
 from headrace.connectors.families.paging import page_of
+from headrace.connectors.families.table_source import side_of
 from headrace.contract.columns import ATTRIBUTES, FILE, Column, duckdb_type, literal, quoted
 from headrace.contract.destination import (
     NOTE_DAYS,
@@ -24,6 +26,7 @@ from headrace.contract.destination import (
     Rows,
     Target,
 )
+from headrace.contract.side import Side
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import LostClaim, Misconfigured, NotFound, Refused
@@ -48,7 +51,7 @@ class Duckdb:
 
     spec: ClassVar[Spec] = Spec(
         name="duckdb", title="DuckDB file", config=DuckdbConfig, actions=OF_TASKS, local=True,
-        deletes=True,
+        deletes=True, verifies=True,
     )  # fmt: skip
     document_rules = None
 
@@ -80,6 +83,19 @@ class Duckdb:
             raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
         with self._connected() as con:
             return read_page(con, table, limit, cursor)
+
+    @contextlib.contextmanager
+    def side(self, table: str) -> Iterator[Side]:
+        if not self._path.exists():
+            raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
+        con = connect(self._path, self._tools, read_only=True)
+        try:
+            if not _exists(con, table):
+                raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
+            con.execute("begin transaction")
+            yield side_of(DuckdbSnapshot(con, quoted(table), table, self._tools))
+        finally:
+            con.close()
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -177,7 +193,9 @@ class DuckdbLoad:
         self._check_fence()
         counts = self._apply()
         if self._keeps:
-            counts.removed = sql.remove_others(self._query, self._table, KEYS, target.key)
+            counts.removed = sql.remove_others(
+                self._query, self._table, KEYS, target.key, target.within
+            )
             con.execute(f"drop table {KEYS}")
         (counts.rows_after,) = con.execute(f"select count(*) from {self._table}").fetchone() or (0,)
         if target.action is Action.REPLACE:
@@ -206,12 +224,12 @@ class DuckdbLoad:
             self._refuse_view()
         if not exists and target.action in sql.NEED_A_TABLE:
             return sql.without_table(target.action, self._stage_counts(with_file=with_file))
-        stays = target.keeps_columns or self._has_dependants()
+        stays = target.keeps_columns or bool(target.within) or self._has_dependants()
         if not exists or (target.action is Action.REPLACE and not stays):
             return self._swap(exists=exists, with_file=with_file)
         replaced_out = 0
         after: list[str] = []
-        if target.action is Action.REPLACE:
+        if target.action is Action.REPLACE and not target.within:
             replaced_out, after = self._make_anew()
         nulls = frozenset() if target.action is Action.DELETE else self._evolve(columns)
         apply = sql.Apply(
@@ -220,6 +238,7 @@ class DuckdbLoad:
             nulls=nulls, in_place=target.action is Action.SAVE and self._has_dependants(),
             others=[n for n, _ in self._columns(target.table) if n not in columns],
             has_attribute=_has_attribute if ATTRIBUTES in dict(self._columns(STAGE)) else None,
+            within=target.within,
         )  # fmt: skip
         counts = apply.run(target.action)
         counts.replaced_out += replaced_out

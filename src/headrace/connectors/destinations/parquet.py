@@ -18,9 +18,12 @@ import duckdb
 import msgspec
 
 from headrace.connectors.families.duckdb_file import our_type
+from headrace.connectors.families.duckdb_table import DuckdbSnapshot
 from headrace.connectors.families.paging import page_of
+from headrace.connectors.families.table_source import side_of
 from headrace.contract.columns import FILE, Column, duckdb_type, literal, quoted
 from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
+from headrace.contract.side import Side
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import LostClaim, Misconfigured, NotFound, Unbalanced
@@ -44,7 +47,7 @@ class Parquet:
 
     spec: ClassVar[Spec] = Spec(
         name="parquet", title="Parquet folder", config=ParquetConfig,
-        actions=frozenset({Action.REPLACE, Action.APPEND}), local=True,
+        actions=frozenset({Action.REPLACE, Action.APPEND}), local=True, verifies=True,
     )  # fmt: skip
     document_rules = None
 
@@ -85,6 +88,18 @@ class Parquet:
             names = [column[0] for column in found.description or ()][1:]
             rows = [(start + at, *row[1:]) for at, row in enumerate(found.fetchall())]
         return page_of(names, rows, limit)
+
+    @contextlib.contextmanager
+    def side(self, table: str) -> Iterator[Side]:
+        folder = self._folder(table)
+        if not (files := _manifest(folder)["files"]):
+            raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
+        paths = ", ".join(literal(str(folder / file)) for file in files)
+        with duckdb.connect() as con:
+            con.execute(f"set memory_limit = '{self._tools.memory_bytes // 2 // 1_000_000}MB'")
+            con.execute(f"set temp_directory = {literal(str(self._tools.spool / 'duckdb'))}")
+            relation = f"read_parquet([{paths}], union_by_name=true)"
+            yield side_of(DuckdbSnapshot(con, relation, table, self._tools))
 
     def close(self) -> None:
         pass

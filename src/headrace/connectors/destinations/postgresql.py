@@ -21,6 +21,8 @@ from psycopg import sql as pgsql
 
 from headrace.connectors.families import postgres, sql
 from headrace.connectors.families.paging import page_of
+from headrace.connectors.families.postgres_table import PostgresSnapshot
+from headrace.connectors.families.table_source import side_of
 from headrace.contract.columns import ATTRIBUTES, FILE, Column, decimal_of, quoted
 from headrace.contract.destination import (
     NOTE_DAYS,
@@ -31,6 +33,7 @@ from headrace.contract.destination import (
     Rows,
     Target,
 )
+from headrace.contract.side import Side
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import (
@@ -70,7 +73,7 @@ class Postgresql:
 
     spec: ClassVar[Spec] = Spec(
         name="postgresql", title="PostgreSQL", config=PostgresqlConfig,
-        actions=OF_TASKS, refuses_nul=True, deletes=True,
+        actions=OF_TASKS, refuses_nul=True, deletes=True, verifies=True,
     )  # fmt: skip
     document_rules = None
 
@@ -115,6 +118,18 @@ class Postgresql:
                 ) from error
             names = [column.name for column in found.description or ()][1:]
             return page_of(names, found.fetchall(), limit)
+
+    @contextlib.contextmanager
+    def side(self, table: str) -> Iterator[Side]:
+        with postgres.told(), self._connected() as con:
+            con.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            con.read_only = True
+            con.execute("set timezone = 'UTC'")
+            schema = self._config.schema
+            there = con.execute("select to_regclass(%s)", [f"{quoted(schema)}.{quoted(table)}"])
+            if there.fetchall() == [(None,)]:
+                raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
+            yield side_of(PostgresSnapshot(con, schema, table, "", self._tools, self._connected, 1))
 
     def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         return postgres.connect(self._config.url, self._tools)
@@ -317,7 +332,9 @@ class PostgresqlLoad:
             self._check_fence()
             counts = self._apply()
             if self._kept is not None:
-                counts.removed = sql.remove_others(self._query, self._table, KEYS, target.key)
+                counts.removed = sql.remove_others(
+                    self._query, self._table, KEYS, target.key, target.within
+                )
             counts.rows_after = self._count(self._table) if self._exists() else 0
             note = sign(counts)
             if target.tidies:
@@ -353,7 +370,7 @@ class PostgresqlLoad:
             counts = sql.without_table(target.action, self._stage_counts())
             self._con.execute(f"drop table {self._stage}")
             return counts
-        stays = target.keeps_columns or self._has_dependants()
+        stays = target.keeps_columns or bool(target.within) or self._has_dependants()
         if not exists or (target.action is Action.REPLACE and not stays):
             return self._swap(exists=exists)
         nulls = frozenset() if target.action is Action.DELETE else self._evolve()
@@ -369,6 +386,7 @@ class PostgresqlLoad:
             nulls=nulls, in_place=target.action is Action.SAVE and self._has_dependants(),
             others=self._others(), unique=unique,
             has_attribute=_has_attribute if ATTRIBUTES in self._internal else None,
+            within=target.within,
         ).run(target.action)  # fmt: skip
         self._con.execute(f"drop table {self._stage}")
         return counts

@@ -41,6 +41,7 @@ class Apply:
     in_place: bool = False  # rows are updated, never deleted: something refers to them
     unique: bool = False  # PostgreSQL holds that no two rows have one key
     others: Sequence[str] = ()  # the table's columns that the stage lacks
+    within: str = ""  # of a replace: the rows that are replaced
 
     def run(self, action: Action) -> Counts:
         """Apply the stage in the caller's transaction; every count is measured there."""
@@ -74,8 +75,9 @@ class Apply:
                 raise AssertionError(action)  # not among a table's actions
 
     def _replace(self) -> Counts:
-        dropped = self.query(f"select count(*) from {self.table}")[0][0]
-        self.query(f"delete from {self.table}")
+        rows = f"{self.table} as t" + (f" where {self.within}" if self.within else "")
+        dropped = self.query(f"select count(*) from {rows}")[0][0]
+        self.query(f"delete from {rows}")
         return Counts(inserted=self._insert("true"), replaced_out=dropped)
 
     def _upsert(self, *, whole: bool) -> Counts:
@@ -158,11 +160,15 @@ class Apply:
         return counted
 
 
-def remove_others(query: Query, table: str, keys: str, key: Sequence[str]) -> int:
-    """Delete the rows whose key is not in the table `keys`; return how many they were."""
+def remove_others(query: Query, table: str, keys: str, key: Sequence[str], within: str = "") -> int:
+    """Delete the rows whose key is not in the table `keys`; return how many they were.
+
+    `within`: SQL of a condition on the table `t`; other rows stay.
+    """
     on = " and ".join(f"t.{quoted(name)} = k.{quoted(name)}" for name in key)
     has_key = " and ".join(f"t.{quoted(name)} is not null" for name in key)
     where = f"{has_key} and not exists (select 1 from {keys} as k where {on})"
+    where += f" and ({within})" if within else ""
     found = query(f"select count(*) from {table} as t where {where}")[0][0]
     query(f"delete from {table} as t where {where}")
     return int(found)

@@ -8,19 +8,21 @@ last committed run has seen, and of those at that edge the ones that it has not.
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Final, Protocol
 
 import duckdb
 import msgspec
 
 from headrace.connectors.families import files
 from headrace.connectors.families.csv_scan import CsvForm, CsvScan, judge_names
+from headrace.contract.canonical import Dialect
 from headrace.contract.columns import literal
+from headrace.contract.side import Side, TableColumn
 from headrace.contract.source import File, Scan, Stream
 from headrace.contract.spec import Config
 from headrace.contract.tools import Known, Tools
@@ -29,8 +31,6 @@ from headrace.domain.position import GIVEN, Edge
 
 SEEN_MAX: Final = 50_000  # rows at the edge that a position remembers one by one
 LINE_BYTES_MAX: Final = 16_000_000  # of a row at the edge
-
-CursorKind = Literal["number", "moment", "day"]
 
 
 class TableConfig(Config, frozen=True, kw_only=True):
@@ -65,20 +65,6 @@ class TableConfig(Config, frozen=True, kw_only=True):
         files.check_mapping(self.mapping)
         if bool(self.table) == bool(self.query):
             raise ValueError("`table` or `query` must be given, and not both")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableColumn:
-    """One column: our type of it ("infer" where only its values tell), and SQL of its text.
-
-    `native` is the database's name of its type; `cursor` what it can be a cursor as, if it can.
-    """
-
-    name: str
-    type: str
-    sql: str
-    native: str
-    cursor: CursorKind | None = None
 
 
 def selected(
@@ -118,6 +104,10 @@ class Snapshot(Protocol):
 
     relation: str  # SQL of what is read, to stand behind `from`
 
+    @property
+    def dialect(self) -> Dialect | None:
+        """By which its rows can be compared where they are."""
+
     def quoted(self, name: str) -> str: ...
 
     def columns(self) -> Sequence[TableColumn]:
@@ -130,6 +120,9 @@ class Snapshot(Protocol):
 
         An empty cell is NULL, an empty text is quoted.
         """
+
+    def pour(self, query: str, path: Path) -> int:
+        """Append the rows of a query as `copy` does."""
 
     def value(self, query: str) -> str | None:
         """Return the text of a query's only value."""
@@ -144,6 +137,20 @@ class Snapshot(Protocol):
         """Return the tables and views that can be read, sorted."""
 
 
+def side_of(
+    source: Snapshot, columns: Sequence[TableColumn] | None = None, where: str = "",
+    cursor: TableColumn | None = None,
+) -> Side:  # fmt: skip
+    """Return the rows of a snapshot as a side of a comparison: all columns if none are named."""
+    found = source.columns() if columns is None else columns
+    inferred = any(one.type == "infer" for one in found)
+    return Side(
+        dialect=None if inferred else source.dialect, relation=source.relation, columns=found,
+        pour=source.pour, cursor=cursor, value=source.value, literal=source.literal,
+        quoted=source.quoted, conditions=[where] if where else [],
+    )  # fmt: skip
+
+
 class TableSource:
     """One table, view or query of a database. Subclasses connect."""
 
@@ -151,6 +158,7 @@ class TableSource:
         self._config = config
         self._tools = tools
         self._keys: CsvScan | None = None
+        self._only: str | None = None
 
     @property
     def _name(self) -> str:
@@ -173,7 +181,9 @@ class TableSource:
         threads = con.execute("select current_setting('threads')").fetchone() or (1,)
         with self._snapshot(int(threads[0])) as source:
             columns, cursor = self._chosen(source)
-            reading = _Reading(source, self._name, columns, cursor, self._config, self._tools)
+            reading = _Reading(
+                source, self._name, columns, cursor, self._config, self._tools, self._only
+            )
             file = reading.run(con)
             if self._tools.key_columns is not None and self._tools.range is None:
                 key = self._tools.key_columns([column.name for column in columns])
@@ -185,6 +195,19 @@ class TableSource:
 
     def keys(self) -> Scan | None:
         return self._keys
+
+    @contextmanager
+    def side(self) -> Iterator[Side]:
+        """Lend the rows that a full run would read, to be asked about in SQL."""
+        with self._snapshot(1) as source:
+            columns, cursor = self._chosen(source)
+            mapped = self._config.mapping  # to types that the database knows nothing of
+            columns = [replace(one, type="infer") if one.name in mapped else one for one in columns]
+            yield side_of(source, columns, self._config.where, cursor)
+
+    def only(self, condition: str) -> None:
+        """Have the next reading give the rows that meet a condition: a part of no position."""
+        self._only = condition
 
     def _chosen(self, source: Snapshot) -> tuple[list[TableColumn], TableColumn | None]:
         """Return the columns to read, and the cursor. Raises Refused, Misconfigured."""
@@ -229,15 +252,15 @@ class _Reading:
 
     def __init__(
         self, source: Snapshot, name: str, columns: Sequence[TableColumn],
-        cursor: TableColumn | None, config: TableConfig, tools: Tools,
+        cursor: TableColumn | None, config: TableConfig, tools: Tools, only: str | None,
     ) -> None:  # fmt: skip
         self._source = source
         self._name = name
         self._columns = columns
-        self._cursor = cursor
+        self._cursor = cursor if only is None else None  # what is read is no state of it all
         self._overlap = config.overlap
         self._tools = tools
-        self._always = [config.where] if config.where else []
+        self._always = [one for one in (config.where, only) if one]
 
     def run(self, con: duckdb.DuckDBPyConnection) -> File:
         """Read what there is to read. Raises Unchanged if there is nothing new."""
@@ -346,7 +369,8 @@ class _Reading:
 
     def _edge(self, con: duckdb.DuckDBPyConnection, cursor: TableColumn) -> Edge | None:
         """Return how far this snapshot goes; None where no row has a cursor."""
-        where = f" where {' and '.join(self._always)}" if self._always else ""
+        always = " and ".join(f"({one})" for one in self._always)
+        where = f" where {always}" if always else ""
         high = self._source.value(
             f"select max(t.{self._source.quoted(cursor.name)}) from {self._source.relation} as t"
             + where

@@ -1,8 +1,7 @@
 """A table, view or query of a DuckDB file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, ClassVar, Final
 
 import duckdb
@@ -10,23 +9,12 @@ import msgspec
 
 from headrace.connectors.families import files
 from headrace.connectors.families.duckdb_file import connect
-from headrace.connectors.families.table_source import (
-    CursorKind,
-    Snapshot,
-    TableColumn,
-    TableConfig,
-    TableSource,
-    moment_of,
-    number_of,
-    selected,
-)
-from headrace.contract.columns import decimal_of, literal, ours_of, quoted
-from headrace.contract.source import SourceMaker, Stream
+from headrace.connectors.families.duckdb_table import DuckdbSnapshot
+from headrace.connectors.families.table_source import Snapshot, TableConfig, TableSource
+from headrace.contract.columns import quoted
+from headrace.contract.source import SourceMaker
 from headrace.contract.spec import Spec
-from headrace.contract.tools import Tools
 from headrace.domain.errors import Refused
-
-ROWS_AT_ONCE: Final = 16_384
 
 
 class DuckdbConfig(TableConfig, frozen=True, kw_only=True):
@@ -60,108 +48,15 @@ class Duckdb(TableSource):
             con.execute("set enable_external_access = false")
             con.execute("set lock_configuration = true")
             con.execute("begin transaction")
-            yield _Snapshot(con, self._config, self._name, self._tools)
+            config = self._config
+            table = f"{quoted(config.schema)}.{quoted(config.table)}"
+            relation = f"({config.query})" if config.query else table
+            yield DuckdbSnapshot(con, relation, self._name, self._tools)
         except duckdb.Error as error:
             line = str(error).partition("\n")[0][:300]
             raise Refused(f"DuckDB refused: {line}", field="input") from error
         finally:
             con.close()
-
-
-class _Snapshot:
-    """One connection in a transaction."""
-
-    def __init__(
-        self, con: duckdb.DuckDBPyConnection, config: DuckdbConfig, name: str, tools: Tools
-    ) -> None:
-        table = f"{quoted(config.schema)}.{quoted(config.table)}"
-        self.relation = f"({config.query})" if config.query else table
-        self._con = con
-        self._name = name
-        self._tools = tools
-
-    def quoted(self, name: str) -> str:
-        return quoted(name)
-
-    def columns(self) -> Sequence[TableColumn]:
-        try:
-            found = self._con.execute(f"describe select * from {self.relation} as t").fetchall()
-        except duckdb.CatalogException as error:
-            raise Refused(
-                f"There is no table {self._name}: {str(error).partition(chr(10))[0][:200]}",
-                hint="Check schema and table.", field="input.table",
-            ) from error  # fmt: skip
-        columns = []
-        for name, type_, *_ in found:
-            ours, sql = ours_of(type_, f"t.{quoted(name)}")
-            columns.append(
-                TableColumn(
-                    name=name, type=ours, sql=f"({sql})::varchar", native=type_, cursor=_kind(ours)
-                )
-            )  # fmt: skip
-        return columns
-
-    def streams(self) -> Sequence[Stream]:
-        rows = self._con.execute(
-            "select t.table_name, t.schema_name, 'table', coalesce(any_value("
-            "c.constraint_column_names), []), any_value(t.estimated_size) from duckdb_tables() as t"
-            " left join duckdb_constraints() as c on c.table_oid = t.table_oid"
-            " and c.constraint_type = 'PRIMARY KEY' where not t.internal group by all"
-            " union all select view_name, schema_name, 'view', [], null from duckdb_views()"
-            " where not internal order by 2, 1"
-        ).fetchall()
-        return [
-            Stream(name=name, schema=schema, kind=kind, key=key, rows=count)
-            for name, schema, kind, key, count in rows
-            if not name.startswith("_headrace_")
-        ]
-
-    def copy(
-        self, columns: Sequence[TableColumn], conditions: Sequence[str], path: Path, *, whole: bool
-    ) -> int:
-        import pyarrow.csv as arrow_csv
-
-        query = selected(self.relation, columns, conditions, quoted)
-        reader = self._con.execute(query).to_arrow_reader(ROWS_AT_ONCE)
-        plain = arrow_csv.WriteOptions(include_header=False)
-        rows = 0
-        with (
-            path.open("ab") as out,
-            arrow_csv.CSVWriter(out, reader.schema, write_options=plain) as to,
-        ):
-            for batch in reader:
-                to.write_batch(batch)
-                rows += batch.num_rows
-                self._tools.told(f"reading {self._name}", done=rows)
-        return rows
-
-    def value(self, query: str) -> str | None:
-        found = self._con.execute(f"select v.v::varchar from ({query}) as v(v)").fetchone()
-        return None if found is None else found[0]
-
-    def literal(self, column: TableColumn, text: str) -> str:
-        if column.cursor == "number":
-            return f"{number_of(column, text):f}"
-        moment = moment_of(column, text)
-        if column.cursor == "day":
-            return f"date '{moment.date()}'"
-        return f"{literal(moment.isoformat(' '))}::{column.native}"
-
-    def before(self, column: TableColumn, text: str, overlap: int) -> str:
-        if not overlap:
-            return self.literal(column, text)
-        if column.cursor == "number":
-            return f"{number_of(column, text) - overlap:f}"
-        if column.cursor == "day":
-            return f"({self.literal(column, text)} - {-(-overlap // 86_400)})"
-        return f"({self.literal(column, text)} - interval '{overlap} seconds')"
-
-
-def _kind(ours: str) -> CursorKind | None:
-    if ours == "integer" or decimal_of(ours):
-        return "number"
-    kinds: dict[str, CursorKind] = {"date": "day", "timestamp": "moment"}
-    return kinds.get(ours)
 
 
 CONNECTOR: Final[SourceMaker] = Duckdb  # type: ignore[assignment]  # its config is narrower

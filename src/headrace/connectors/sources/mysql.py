@@ -14,15 +14,15 @@ import pymysql
 from pymysql.constants import CLIENT, CR, ER, FIELD_TYPE
 
 from headrace.connectors.families.table_source import (
-    CursorKind,
     Snapshot,
-    TableColumn,
     TableConfig,
     TableSource,
     moment_of,
     number_of,
     selected,
 )
+from headrace.contract.canonical import MYSQL
+from headrace.contract.side import CursorKind, TableColumn
 from headrace.contract.source import SourceMaker, Stream
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
@@ -118,6 +118,7 @@ class _Snapshot:
 
     def __init__(self, con: Connection, config: MysqlConfig, tools: Tools) -> None:
         self.relation = f"({config.query})" if config.query else self.quoted(config.table)
+        self.dialect = MYSQL
         self._con = con
         self._name = config.table or "query"
         self._is_table = bool(config.table)
@@ -173,7 +174,9 @@ class _Snapshot:
     def copy(
         self, columns: Sequence[TableColumn], conditions: Sequence[str], path: Path, *, whole: bool
     ) -> int:
-        query = selected(self.relation, columns, conditions, self.quoted)
+        return self.pour(selected(self.relation, columns, conditions, self.quoted), path)
+
+    def pour(self, query: str, path: Path) -> int:
         if not wire.available():
             return self._copy_slowly(query, path)
         self._con.query(query, unbuffered=True)

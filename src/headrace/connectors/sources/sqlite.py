@@ -18,9 +18,7 @@ import msgspec
 
 from headrace.connectors.families import files, sqlite
 from headrace.connectors.families.table_source import (
-    CursorKind,
     Snapshot,
-    TableColumn,
     TableConfig,
     TableSource,
     moment_of,
@@ -28,6 +26,7 @@ from headrace.connectors.families.table_source import (
     selected,
 )
 from headrace.contract.columns import decimal_of, literal, quoted
+from headrace.contract.side import CursorKind, TableColumn
 from headrace.contract.source import SourceMaker, Stream
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
@@ -96,6 +95,7 @@ class _Snapshot:
         self, con: sqlite3.Connection, config: SqliteConfig, name: str, tools: Tools
     ) -> None:
         self.relation = f"({config.query})" if config.query else quoted(config.table)
+        self.dialect = None  # it knows no digest
         self._con = con
         self._table = config.table
         self._name = name
@@ -152,6 +152,9 @@ class _Snapshot:
                 out.write(b"".join(row[0] for row in some))
                 self._tools.told(f"reading {self._name}", done=rows)
         return rows
+
+    def pour(self, query: str, path: Path) -> int:
+        raise NotImplementedError  # nobody asks without a dialect
 
     def value(self, query: str) -> str | None:
         found = self._con.execute(query).fetchone()[0]

@@ -24,6 +24,7 @@ from headrace.domain.principal import Principal
 from headrace.domain.resources import Authentication, Destination, Source
 from headrace.domain.run import ENDED, Mode, Range, RunState, Trigger
 from headrace.domain.task import Task
+from headrace.domain.verification import BUCKETS_MAX, By, Verify
 from headrace.service.hooks import Signed
 from headrace.service.services import Services
 from headrace.store.jobs import ExecutionsAsked
@@ -381,6 +382,21 @@ def start_run(
         range_=None if since is None else Range(since=since, until=until), by=principal,
     )  # fmt: skip
     return translate.run_shown(run)
+
+
+@post("/tasks/{id:str}/verify", sync_to_thread=True)
+def verify_task(
+    id: str, services: Services, principal: Principal,  # noqa: A002
+    repair: bool = False, by: By | None = None,  # noqa: FBT001, FBT002
+    buckets: Annotated[int | None, Parameter(ge=1, le=BUCKETS_MAX)] = None,
+) -> wire.Run:  # fmt: skip
+    """Start a run that compares a task's table with its source; it fails if they differ.
+
+    Its receipt says what was found. With `repair` the buckets that differ are loaded again. `by`:
+    key or cursor; `buckets`: how many.
+    """
+    wanted = Verify(repair=repair, by=by, buckets=buckets)
+    return translate.run_shown(services.runs.verify(principal.tenant.id, id, wanted, by=principal))
 
 
 @post("/runs/{id:str}/retry", sync_to_thread=True)
@@ -807,7 +823,7 @@ NATIVE: Final = Router(
         add_destination, list_destinations, get_destination, change_destination,
         remove_destination,
         add_task, list_tasks, get_task, change_task, remove_task, start_run,
-        get_position, set_position, reset_position,
+        get_position, set_position, reset_position, verify_task,
         pause_task, resume_task, pause, resume, pause_server, resume_server,
         list_runs, get_run, get_receipt, get_tables, get_files, get_rejects, get_events,
         cancel_run, retry_run, stream_run, read_rows,

@@ -135,7 +135,8 @@ def given_members(given: msgspec.Struct) -> dict[str, Any]:
 
 def run_shown(thing: run.Run) -> wire.Run:
     return wire.Run(
-        id=thing.id, task=thing.task, execution=thing.execution, state=thing.state,
+        id=thing.id, task=thing.task, execution=thing.execution, kind=thing.kind.value,
+        state=thing.state,
         trigger=thing.trigger, action=thing.action, attempt=thing.attempt,
         waiting_for=thing.waiting_for, progress=dict(thing.progress),
         books=thing.receipt["books"] if thing.receipt else None,

@@ -377,6 +377,7 @@ class Run(Shown):
     id: str
     task: str
     execution: str
+    kind: str
     state: str
     trigger: str
     action: str
