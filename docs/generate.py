@@ -79,8 +79,8 @@ POSTGRESQL = (
 def types() -> str:
     """Ask the code itself what becomes of each type."""
     from headrace.connectors.destinations import postgresql as to_postgresql
-    from headrace.connectors.families import postgres_table
-    from headrace.connectors.sources import mysql, sqlite
+    from headrace.connectors.families import mysql_table, postgres_table
+    from headrace.connectors.sources import sqlite
     from headrace.contract.columns import SIMPLE_TYPES, duckdb_type, ours_of
 
     lines = [
@@ -97,7 +97,7 @@ def types() -> str:
             (one, postgres_table.PgType(one, "", not one.endswith("[]")).ours) for one in POSTGRESQL
         ],
         "MySQL, MariaDB": [
-            (mysql.NAMES[code], found[0]) for code, found in sorted(mysql.PLAIN.items())
+            (mysql_table.NAMES[code], found[0]) for code, found in sorted(mysql_table.PLAIN.items())
         ],
         "SQLite (as declared)": [(one, sqlite.ours(one)[0]) for one in SQLITE],
     }.items():

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from headrace.assembly import read_table, work
 from headrace.domain.books import Receipt
 from headrace.domain.errors import Cancelled
@@ -12,6 +14,9 @@ from headrace.domain.event import NewEvent
 from headrace.domain.ids import new_id
 from headrace.engine.plan import Segment
 from headrace.service.orders import Order
+
+# One MariaDB is enough for all tests that need one.
+MYSQL = pytest.param("mysql", marks=pytest.mark.xdist_group("databases"))
 
 
 @dataclass
@@ -62,6 +67,8 @@ class Rig:
             "postgresql": ("postgresql", {"url": url}),
             "search": ("search", {"indexName": "t"}),
             "parquet": ("parquet", {"path": str(folder / "lake")}),
+            "sqlite": ("sqlite", {"path": str(folder / "o.sqlite")}),
+            "mysql": ("mysql", {"url": url}),
         }[kind]
         self.fence = 0
 

@@ -6,19 +6,19 @@ import pytest
 
 from headrace.domain.errors import Misconfigured, Refused
 from headrace.engine.plan import Stopped
-from tests.engine import Rig
+from tests.engine import MYSQL, Rig
 
-ENDS = ("duckdb", "postgresql", "search", "parquet")
+ENDS = ("duckdb", "postgresql", "search", "parquet", "sqlite", MYSQL)
 
 
 @pytest.fixture(params=ENDS)
-def rig(request, tmp_path, fresh_database):
-    return Rig(request.param, tmp_path, fresh_database)
+def rig(request, tmp_path, fresh):
+    return Rig(request.param, tmp_path, fresh(request.param))
 
 
-@pytest.fixture(params=("duckdb", "postgresql", "search"))
-def keyed(request, tmp_path, fresh_database):
-    return Rig(request.param, tmp_path, fresh_database)
+@pytest.fixture(params=("duckdb", "postgresql", "search", "sqlite", MYSQL))
+def keyed(request, tmp_path, fresh):
+    return Rig(request.param, tmp_path, fresh(request.param))
 
 
 def test_a_replace_ends_up_with_exactly_its_rows(rig):
@@ -96,9 +96,9 @@ def test_partial_merges_only_what_a_record_carries(keyed, action):
     assert str(found[2]["m"]).replace(" ", "").replace("'", '"') == '{"b":2}'
 
 
-@pytest.mark.parametrize("kind", ["duckdb", "postgresql"])
-def test_columns_are_added_and_widened_never_narrowed(tmp_path, fresh_database, kind):
-    keyed = Rig(kind, tmp_path, fresh_database)
+@pytest.mark.parametrize("kind", ["duckdb", "postgresql", "sqlite", MYSQL])
+def test_columns_are_added_and_widened_never_narrowed(tmp_path, fresh, kind):
+    keyed = Rig(kind, tmp_path, fresh(kind))
     keyed.load("a.csv", "id,n\n1,5\n", key=("id",))
     keyed.load("b.csv", "id,n,m\n2,6.5,new\n", "save", key=("id",))
     keyed.load("c.csv", "id,n,m\n3,7,\n", "append")

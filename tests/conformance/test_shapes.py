@@ -13,7 +13,7 @@ from headrace.domain.shape import Names, Policy, Shape
 from headrace.engine.plan import Stopped
 from headrace.engine.shaping import snake
 from headrace.service.shapes import check_shape, hash_key
-from tests.engine import Rig
+from tests.engine import MYSQL, Rig
 
 PEOPLE = (
     "Id,Full Name,email,card,price,qty\n"
@@ -22,14 +22,14 @@ PEOPLE = (
 KEY = hash_key("a secret of sixteen", "default")
 
 
-@pytest.fixture(params=("duckdb", "postgresql", "parquet"))
-def rig(request, tmp_path, fresh_database):
-    return Rig(request.param, tmp_path, fresh_database)
+@pytest.fixture(params=("duckdb", "postgresql", "parquet", "sqlite", MYSQL))
+def rig(request, tmp_path, fresh):
+    return Rig(request.param, tmp_path, fresh(request.param))
 
 
-@pytest.fixture(params=("duckdb", "postgresql"))
-def keyed(request, tmp_path, fresh_database):
-    return Rig(request.param, tmp_path, fresh_database)
+@pytest.fixture(params=("duckdb", "postgresql", "sqlite", MYSQL))
+def keyed(request, tmp_path, fresh):
+    return Rig(request.param, tmp_path, fresh(request.param))
 
 
 def rejected(rig):

@@ -101,19 +101,27 @@ def destination_of(text: str, table: str | None) -> Ends:
     if scheme == "duckdb":
         # duckdb:///file is relative, duckdb:////file absolute, as SQLAlchemy has it.
         return "duckdb", {"path": text.partition("://")[2].removeprefix("/"), "table": table}
+    if scheme in ("mysql", "mariadb"):
+        return "mysql", {"url": text, "table": table}
+    if scheme == "sqlite":
+        return "sqlite", {"path": text.partition("://")[2].removeprefix("/"), "table": table}
     path = text.removeprefix("file://")
     if "://" in path:
         raise Invalid(
             f"Nothing can be loaded into {scheme}:// yet.",
-            hint="Use a .duckdb file, postgresql://…, or a folder for Parquet.",
+            hint="Use postgresql://…, mysql://…, sqlite:///FILE, FILE.duckdb, or a folder for"
+            " Parquet.",
             field="DEST",
         )
     if path.endswith((".duckdb", ".db", ".ddb")):
         return "duckdb", {"path": path, "table": table}
+    if path.endswith((".sqlite", ".sqlite3")):
+        return "sqlite", {"path": path, "table": table}
     if path.endswith(("/", ".parquet")) or Path(path).is_dir():
         return "parquet", {"path": path, "table": table}
     raise Invalid(
         f"{text} does not tell what kind of destination it is.",
-        hint="Use FILE.duckdb, postgresql://USER:PASSWORD@HOST/DATABASE, or FOLDER/ for Parquet.",
+        hint="Use FILE.duckdb, FILE.sqlite, postgresql://USER:PASSWORD@HOST/DATABASE, mysql://…,"
+        " or FOLDER/ for Parquet.",
         field="DEST",
     )

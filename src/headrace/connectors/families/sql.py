@@ -1,6 +1,7 @@
 """What the SQL destinations share: how a stage is applied to a table, and counted while it is.
 
-The statements run on DuckDB and PostgreSQL alike. The stage holds one row a key.
+The statements run on most databases alike; what they say differently is a Grammar. The stage holds
+one row a key.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +28,29 @@ def without_table(action: Action, staged: dict[str, int]) -> Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Grammar:
+    """What databases say differently of a table `t` and a stage `s`."""
+
+    delete: str = "delete from {table} as t"
+    update: str = "update {table} as t set {sets} from {stage} as s where {on}"
+    target: str = "{}"  # of a column that is set
+
+    def deleting(self, table: str, where: str) -> str:
+        return f"{self.delete.format(table=table)} where {where}"
+
+
+STANDARD: Final = Grammar()
+MYSQL: Final = Grammar(
+    delete="delete t from {table} as t",
+    update="update {table} as t join {stage} as s on {on} set {sets}", target="t.{}",
+)  # fmt: skip
+TRANSACT: Final = Grammar(
+    delete="delete t from {table} as t",
+    update="update t set {sets} from {table} as t join {stage} as s on {on}",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Apply:
     """One stage on its way into a table that exists already with all its columns."""
 
@@ -42,6 +66,7 @@ class Apply:
     unique: bool = False  # PostgreSQL holds that no two rows have one key
     others: Sequence[str] = ()  # the table's columns that the stage lacks
     within: str = ""  # of a replace: the rows that are replaced
+    grammar: Grammar = STANDARD
 
     def run(self, action: Action) -> Counts:
         """Apply the stage in the caller's transaction; every count is measured there."""
@@ -56,17 +81,13 @@ class Apply:
                 return self._partial(create=True, whole=True)
             case Action.SAVE:
                 updated = self._matched()
-                self.query(
-                    f"delete from {self.table} as t using {self.stage} as s where {self._on}"
-                )
+                self._delete()
                 landed = self._insert("true")
                 inserted = {file: rows - updated.get(file, 0) for file, rows in landed.items()}
                 return Counts(inserted=inserted, updated=updated)
             case Action.DELETE:
                 deleted, total = self._matched(), self._by_file("true")
-                self.query(
-                    f"delete from {self.table} as t using {self.stage} as s where {self._on}"
-                )
+                self._delete()
                 missed = {file: rows - deleted.get(file, 0) for file, rows in total.items()}
                 return Counts(deleted=deleted, unchanged=missed)
             case Action.PARTIAL | Action.PARTIAL_NO_CREATE:
@@ -75,9 +96,9 @@ class Apply:
                 raise AssertionError(action)  # not among a table's actions
 
     def _replace(self) -> Counts:
-        rows = f"{self.table} as t" + (f" where {self.within}" if self.within else "")
-        dropped = self.query(f"select count(*) from {rows}")[0][0]
-        self.query(f"delete from {rows}")
+        where = self.within or "1 = 1"
+        dropped = self.query(f"select count(*) from {self.table} as t where {where}")[0][0]
+        self.query(self.grammar.deleting(self.table, where))
         return Counts(inserted=self._insert("true"), replaced_out=dropped)
 
     def _upsert(self, *, whole: bool) -> Counts:
@@ -114,16 +135,15 @@ class Apply:
             if (create)
             else {}
         )
-        sets = [
-            f"{quoted(name)} = {self._new_value(name)}"
-            for name in self.columns
-            if name not in self.key
-        ]
-        sets += [f"{quoted(name)} = null" for name in self.others if whole]
+        values = {name: self._new_value(name) for name in self.columns if name not in self.key}
+        values |= {name: "null" for name in self.others if whole}
+        target = self.grammar.target.format
+        sets = [f"{target(quoted(name))} = {value}" for name, value in values.items()]
         if sets:
             self.query(
-                f"update {self.table} as t set {', '.join(sets)} from {self.stage} as s"
-                f" where {self._on}"
+                self.grammar.update.format(
+                    table=self.table, stage=self.stage, sets=", ".join(sets), on=self._on
+                )
             )
         return Counts(inserted=made, updated=updated, filtered={} if create else new)
 
@@ -134,6 +154,11 @@ class Apply:
             return value
         return f"case when {self.has_attribute(name)} then {value} else t.{column} end"
 
+    def _delete(self) -> None:
+        """Delete the rows that the stage has a key of."""
+        where = f"exists (select 1 from {self.stage} as s where {self._on})"
+        self.query(self.grammar.deleting(self.table, where))
+
     @property
     def _on(self) -> str:
         return " and ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in self.key)
@@ -142,7 +167,7 @@ class Apply:
         file = f"s.{FILE}" if self.with_file else "''"
         found = self.query(
             f"select {file}, count(*) from {self.stage} as s where {where}"
-            + (" group by 1" if self.with_file else "")
+            + (f" group by {file}" if self.with_file else "")
         )
         return {name: rows for name, rows in found if rows}
 
@@ -160,7 +185,10 @@ class Apply:
         return counted
 
 
-def remove_others(query: Query, table: str, keys: str, key: Sequence[str], within: str = "") -> int:
+def remove_others(
+    query: Query, table: str, keys: str, key: Sequence[str], within: str = "",
+    grammar: Grammar = STANDARD,
+) -> int:  # fmt: skip
     """Delete the rows whose key is not in the table `keys`; return how many they were.
 
     `within`: SQL of a condition on the table `t`; other rows stay.
@@ -170,7 +198,7 @@ def remove_others(query: Query, table: str, keys: str, key: Sequence[str], withi
     where = f"{has_key} and not exists (select 1 from {keys} as k where {on})"
     where += f" and ({within})" if within else ""
     found = query(f"select count(*) from {table} as t where {where}")[0][0]
-    query(f"delete from {table} as t where {where}")
+    query(grammar.deleting(table, where))
     return int(found)
 
 

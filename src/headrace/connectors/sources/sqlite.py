@@ -6,7 +6,6 @@ none is rejected like any other. Columns whose declaration tells nothing are typ
 
 import base64
 import contextlib
-import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -26,7 +25,7 @@ from headrace.connectors.families.table_source import (
     selected,
 )
 from headrace.contract.columns import decimal_of, literal, quoted
-from headrace.contract.side import CursorKind, TableColumn
+from headrace.contract.side import TableColumn
 from headrace.contract.source import SourceMaker, Stream
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
@@ -180,7 +179,7 @@ class _Snapshot:
 
 
 def _column(name: str, declared: str) -> TableColumn:
-    type_, cursor = ours(declared)
+    type_, cursor = sqlite.ours(declared)
     value = f"t.{quoted(name)}"
     real = f"headrace_real({value})"
     if size := decimal_of(type_):
@@ -196,30 +195,6 @@ def _column(name: str, declared: str) -> TableColumn:
     return TableColumn(
         name=name, type=type_, sql=sql, native=declared or "without a type", cursor=cursor
     )
-
-
-def ours(declared: str) -> tuple[str, CursorKind | None]:
-    """Return our type for a declared one by SQLite's own rules of affinity, and some names."""
-    size = re.search(r"(?:DECIMAL|NUMERIC)\s*\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)", declared)
-    if size and int(size[1]) <= 38 and int(size[2] or 0) <= int(size[1]):  # digits
-        return f"decimal({int(size[1])},{int(size[2] or 0)})", "number"
-    if "BOOL" in declared:
-        return "boolean", None
-    if "INT" in declared:
-        return "integer", "number"
-    if any(part in declared for part in ("CHAR", "CLOB", "TEXT", "UUID")):
-        return "string", None
-    if "BLOB" in declared:
-        return "string", None
-    if any(part in declared for part in ("REAL", "FLOA", "DOUB")):
-        return "float", "number"
-    if "JSON" in declared:
-        return "json", None
-    if declared == "DATE":
-        return "date", "day"
-    if "TIMESTAMP" in declared or "DATETIME" in declared:
-        return "timestamp", "moment"
-    return "infer", "number"
 
 
 def _reads_only(action: int, *_: object) -> int:
