@@ -79,16 +79,17 @@ POSTGRESQL = (
 def types() -> str:
     """Ask the code itself what becomes of each type."""
     from headrace.connectors.destinations import postgresql as to_postgresql
-    from headrace.connectors.families import mysql_table, postgres_table
-    from headrace.connectors.sources import sqlite
+    from headrace.connectors.destinations.mysql import mysql_type
+    from headrace.connectors.families import mysql_table, postgres_table, sqlite
     from headrace.contract.columns import SIMPLE_TYPES, duckdb_type, ours_of
 
     lines = [
         "# Types", "", "Made from the code by `make docs`.", "",
-        "What a column is in the destination:", "", "| here | DuckDB, Parquet | PostgreSQL |", "|---|---|---|",
+        "What a column is in the destination:", "", "| here | DuckDB, Parquet | PostgreSQL | MySQL | SQLite |", "|---|---|---|---|---|",
     ]  # fmt: skip
     lines += [
-        f"| `{one}` | {duckdb_type(one)} | {to_postgresql.pg_type(one)} |"
+        f"| `{one}` | {duckdb_type(one)} | {to_postgresql.pg_type(one)} | {mysql_type(one)}"
+        f" | {sqlite.declared(one)} |"
         for one in (*SIMPLE_TYPES, *SIZED)
     ]
     for title, pairs in {

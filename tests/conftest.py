@@ -53,5 +53,5 @@ def fresh_mysql(mariadb_url):
 @pytest.fixture
 def fresh(request):
     """Return the URL of an empty database of a kind; nothing where it needs no server."""
-    names = {"postgresql": "fresh_database", "mysql": "fresh_mysql"}
+    names = {"mysql": "fresh_mysql"} | dict.fromkeys(("postgresql", "sqlalchemy"), "fresh_database")
     return lambda kind: request.getfixturevalue(names[kind]) if kind in names else ""

@@ -69,6 +69,7 @@ class Rig:
             "parquet": ("parquet", {"path": str(folder / "lake")}),
             "sqlite": ("sqlite", {"path": str(folder / "o.sqlite")}),
             "mysql": ("mysql", {"url": url}),
+            "sqlalchemy": ("sqlalchemy", {"url": url.replace("://", "+psycopg://", 1)}),
         }[kind]
         self.fence = 0
 

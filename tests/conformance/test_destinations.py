@@ -8,7 +8,7 @@ from headrace.domain.errors import Misconfigured, Refused
 from headrace.engine.plan import Stopped
 from tests.engine import MYSQL, Rig
 
-ENDS = ("duckdb", "postgresql", "search", "parquet", "sqlite", MYSQL)
+ENDS = ("duckdb", "postgresql", "search", "parquet", "sqlite", "sqlalchemy", MYSQL)
 
 
 @pytest.fixture(params=ENDS)
@@ -16,7 +16,7 @@ def rig(request, tmp_path, fresh):
     return Rig(request.param, tmp_path, fresh(request.param))
 
 
-@pytest.fixture(params=("duckdb", "postgresql", "search", "sqlite", MYSQL))
+@pytest.fixture(params=("duckdb", "postgresql", "search", "sqlite", "sqlalchemy", MYSQL))
 def keyed(request, tmp_path, fresh):
     return Rig(request.param, tmp_path, fresh(request.param))
 
@@ -96,7 +96,7 @@ def test_partial_merges_only_what_a_record_carries(keyed, action):
     assert str(found[2]["m"]).replace(" ", "").replace("'", '"') == '{"b":2}'
 
 
-@pytest.mark.parametrize("kind", ["duckdb", "postgresql", "sqlite", MYSQL])
+@pytest.mark.parametrize("kind", ["duckdb", "postgresql", "sqlite", "sqlalchemy", MYSQL])
 def test_columns_are_added_and_widened_never_narrowed(tmp_path, fresh, kind):
     keyed = Rig(kind, tmp_path, fresh(kind))
     keyed.load("a.csv", "id,n\n1,5\n", key=("id",))

@@ -22,12 +22,12 @@ PEOPLE = (
 KEY = hash_key("a secret of sixteen", "default")
 
 
-@pytest.fixture(params=("duckdb", "postgresql", "parquet", "sqlite", MYSQL))
+@pytest.fixture(params=("duckdb", "postgresql", "parquet", "sqlite", "sqlalchemy", MYSQL))
 def rig(request, tmp_path, fresh):
     return Rig(request.param, tmp_path, fresh(request.param))
 
 
-@pytest.fixture(params=("duckdb", "postgresql", "sqlite", MYSQL))
+@pytest.fixture(params=("duckdb", "postgresql", "sqlite", "sqlalchemy", MYSQL))
 def keyed(request, tmp_path, fresh):
     return Rig(request.param, tmp_path, fresh(request.param))
 

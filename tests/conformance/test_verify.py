@@ -17,7 +17,7 @@ from headrace.domain.shape import Names, Shape
 from headrace.domain.verification import By, Verify
 from headrace.engine import verify as verifying
 from headrace.engine.plan import Stopped
-from tests.conformance.test_table_sources import rig_of, servers
+from tests.conformance.test_table_sources import _mysql, rig_of, servers
 from tests.engine import Memory, order
 
 pytestmark = pytest.mark.xdist_group("databases")
@@ -44,6 +44,7 @@ class Pair:
             "duckdb": lambda: ("duckdb", {"path": str(folder / "o.duckdb")}),
             "postgresql": lambda: ("postgresql", {"url": self.url, "schema": "there"}),
             "parquet": lambda: ("parquet", {"path": str(folder / "lake")}),
+            "mysql": lambda: ("mysql", {"url": rig_of("mysql", servers, folder).at}),
         }[end]()
         moment = self.source.moment()
         rows = ", ".join(
@@ -86,7 +87,16 @@ class Pair:
                 for statement in statements:
                     con.execute(statement)
 
+        else:
+            with _mysql(self.end[1]["url"]) as con, con.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+
     def rows(self, what="count(*)"):
+        if self.kind == "mysql":
+            with _mysql(self.end[1]["url"]) as con, con.cursor() as cursor:
+                cursor.execute(f"select {what} from t")
+                return list(cursor.fetchall())
         if self.kind == "postgresql":
             with psycopg.connect(self.url) as con:
                 return con.execute(f"select {what} from there.t").fetchall()
@@ -151,7 +161,7 @@ def test_what_was_loaded_is_the_same_and_what_was_changed_is_found_and_mended(pa
     assert pair.rows() == [(ROWS + 1,)]
 
 
-@pytest.fixture(params=["duckdb", "postgresql"])
+@pytest.fixture(params=["duckdb", "postgresql", "mysql"])
 def tables(request, servers, tmp_path):
     return Pair("postgresql", request.param, servers, tmp_path)
 
@@ -334,6 +344,7 @@ def test_a_digest_that_is_made_otherwise_on_one_side_would_be_noticed(tables, mo
     """The check of the check: with another canonical text on one side nothing is the same."""
     tables.load()
     monkeypatch.setitem(canonical.DUCKDB.kinds, "string", "'x' || @")
+    monkeypatch.setitem(canonical.MYSQL.kinds, "string", "concat('x', @)")
     if tables.kind == "postgresql":
         monkeypatch.setitem(canonical.POSTGRESQL.kinds, "string", "@ || random()::text")
     receipt, error, _ = tables.verify()

@@ -31,7 +31,7 @@ def source_of(
     """
     kind, settings = _named_by(text, kind)
     settings |= {**options, **_set_by(kind, pairs)}
-    if urlsplit(text).scheme in _DATABASES and not (settings["table"] or "query" in settings):
+    if "table" in settings and not (settings["table"] or "query" in settings):
         raise Invalid(
             "Which table? The URL names none.",
             hint="Put #TABLE, or #SCHEMA.TABLE, behind the URL, or --set query='select …'.",
@@ -41,7 +41,7 @@ def source_of(
 
 
 def _named_by(text: str, kind: str | None) -> Ends:
-    if urlsplit(text).scheme in _DATABASES:
+    if (scheme := urlsplit(text).scheme) in _DATABASES or _is_database(scheme):
         return _table_of(text)
     path = urlsplit(text).path if "://" in text else text
     endings = [part.lower() for part in Path(path).name.split(".")[1:]]
@@ -61,11 +61,19 @@ def _named_by(text: str, kind: str | None) -> Ends:
     return found, settings
 
 
+def _is_database(scheme: str) -> bool:
+    """Tell whether a URL is one of SQLAlchemy's: mssql+pymssql://…."""
+    return "+" in scheme
+
+
 def _table_of(text: str) -> Ends:
     """Return the table that stands behind the # of a database's URL."""
     url, _, name = text.partition("#")
     parts = urlsplit(url)
-    kind = _DATABASES[parts.scheme]
+    kind = _DATABASES.get(parts.scheme, "sqlalchemy")
+    if kind == "sqlalchemy":
+        schema, _, table = unquote(name).rpartition(".")
+        return kind, {"url": url, "table": table, "schema": schema or None}
     if kind == "postgresql":
         schema, _, table = unquote(name).rpartition(".")
         return kind, {"url": url, "table": table, "schema": schema or "public"}
@@ -95,7 +103,10 @@ def _set_by(kind: str, pairs: Sequence[str]) -> dict[str, Any]:
 
 def destination_of(text: str, table: str | None) -> Ends:
     """Return the destination that `text` names."""
-    scheme = urlsplit(text).scheme.partition("+")[0]
+    whole = urlsplit(text).scheme
+    scheme = whole.partition("+")[0]
+    if _is_database(whole) and scheme not in _DATABASES:
+        return "sqlalchemy", {"url": text, "table": table}
     if scheme in ("postgresql", "postgres"):
         return "postgresql", {"url": text, "table": table}
     if scheme == "duckdb":

@@ -12,6 +12,8 @@ from typing import Final
 from headrace.contract.columns import decimal_of
 
 NUMBER: Final = "number"
+FLAG: Final = "flag"  # true or false on one side, a number on the other
+_FLAG: Final = "case @ when 'true' then '1' when 'false' then '0' else @ end"
 
 
 def kind_of(type_: str) -> str:
@@ -69,6 +71,7 @@ DUCKDB: Final = Dialect(
     whole="((@)::bigint // #)",
     rest="(((@)::bigint % # + #) % #)",
     kinds={
+        FLAG: _FLAG,
         NUMBER: "case when contains(@, '.') then rtrim(rtrim(@, '0'), '.') else @ end",
         "float": "case when isnan((@)::double) then 'nan'"
         " else lpad(lower(to_hex(((@)::double + 0.0)::bit::bigint)), 16, '0') end",
@@ -86,6 +89,7 @@ POSTGRESQL: Final = Dialect(
     whole="div((@)::numeric, #)",
     rest="(((@)::bigint % # + #) % #)",
     kinds={
+        FLAG: _FLAG,
         NUMBER: "trim_scale((@)::numeric)::text",
         "float": "case when (@)::float8 = 'NaN' then 'nan'"
         " else encode(float8send((@)::float8 + 0.0), 'hex') end",
@@ -105,5 +109,6 @@ MYSQL: Final = Dialect(
         (NUMBER, "time", "timestamp"),
         "case when locate('.', @) then trim(trailing '.' from trim(trailing '0' from @))"
         " else @ end",
-    ),
+    )
+    | {FLAG: _FLAG},
 )

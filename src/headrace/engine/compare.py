@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import duckdb
 
-from headrace.contract.canonical import NUMBER, Dialect, kind_of
+from headrace.contract.canonical import FLAG, NUMBER, Dialect, kind_of
 from headrace.contract.columns import literal
 from headrace.contract.side import Side, TableColumn
 from headrace.domain.errors import Invalid
@@ -84,6 +84,8 @@ def _alike(
     kind, wanted = kind_of(one.type), kind_of(other.type)
     if (kind, wanted) == (NUMBER, "float"):
         kind = "float"
+    if {kind, wanted} == {"boolean", NUMBER} and {one.type, other.type} <= {"boolean", "integer"}:
+        kind = wanted = FLAG  # MySQL's are numbers
     if kind != wanted or (kind == "json" and its.name != others.name):
         return None
     here, there = its.canonical(kind, one.sql), others.canonical(kind, other.sql)

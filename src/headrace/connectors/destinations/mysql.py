@@ -1,7 +1,7 @@
 """Tables in MySQL or MariaDB.
 
 Their tables are made and changed outside of transactions, so a table that is new is there, empty,
-a moment before its rows; and a replace deletes and inserts in one transaction instead of a rename.
+a moment before its rows. A replace renames, outside of a transaction: see PortableLoad._renamed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,12 @@ from sqlalchemy.dialects import mysql as types
 
 from headrace.connectors.families import mysql, sql
 from headrace.connectors.families.mysql_table import MysqlSnapshot
-from headrace.connectors.families.portable import KEY_CHARACTERS, Dialect, PortableDestination
+from headrace.connectors.families.portable import (
+    INDEX,
+    KEY_CHARACTERS,
+    Dialect,
+    PortableDestination,
+)
 from headrace.connectors.families.table_source import side_of
 from headrace.contract.columns import Column, decimal_of, quoted
 from headrace.contract.destination import DestinationMaker, Rows
@@ -47,6 +52,8 @@ class MysqlConfig(Config, frozen=True, kw_only=True):
 
 class _Mysql(Dialect):
     grammar = sql.MYSQL
+    json_is_text = False
+    renames_outside = True
 
     def __init__(self) -> None:
         self.collation = "utf8mb4_bin"
@@ -119,6 +126,17 @@ class _Mysql(Dialect):
             type_ = self.type_of(column.type, of_key=False).compile(con.dialect)
             con.exec_driver_sql(f"alter table {quoted(table)} modify {quoted(column.name)} {type_}")
 
+    def stays(self, con: sa.Connection, table: str) -> bool:
+        found = sa.inspect(con)
+        own = (one["name"] or "" for one in found.get_indexes(table))
+        return bool(
+            [name for name in own if not name.startswith(INDEX)]
+            or found.get_foreign_keys(table)
+            or found.get_pk_constraint(table)["constrained_columns"]
+            or found.get_table_comment(table)["text"]
+            or self.in_place(con, table)
+        )
+
     def in_place(self, con: sa.Connection, table: str) -> bool:
         found = con.exec_driver_sql(
             "select (select count(*) from information_schema.key_column_usage where"
@@ -127,6 +145,12 @@ class _Mysql(Dialect):
             " event_object_schema = database() and event_object_table = %s)", (table, table),
         ).scalar()  # fmt: skip
         return bool(found)
+
+
+def mysql_type(type_: str) -> str:
+    """Return what MySQL calls a column of our type."""
+    made = _Mysql().type_of(type_, of_key=False)
+    return made.compile(types.dialect()).partition(" CHARACTER")[0]
 
 
 def _ours(type_: str) -> str:

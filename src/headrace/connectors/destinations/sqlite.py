@@ -12,9 +12,9 @@ import msgspec
 import sqlalchemy as sa
 
 from headrace.connectors.families import sqlite
-from headrace.connectors.families.portable import Dialect, PortableDestination
+from headrace.connectors.families.portable import INDEX, Dialect, PortableDestination
 from headrace.contract.columns import Column, decimal_of, quoted
-from headrace.contract.destination import DestinationMaker, Rows
+from headrace.contract.destination import DestinationMaker, Page, Rows
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Misconfigured, Refused
@@ -50,6 +50,7 @@ class _Sqlite(Dialect):
     schema_in_transaction = True
     renames = True
     long_keys = True
+    json_is_text = False
 
     def type_of(self, type_: str, *, of_key: bool) -> sa.types.TypeEngine[Any]:
         if not (declared := sqlite.declared(type_)):
@@ -107,7 +108,7 @@ class _Sqlite(Dialect):
     def stays(self, con: sa.Connection, table: str) -> bool:
         hangs = con.exec_driver_sql(
             "select count(*) from sqlite_master where lower(tbl_name) = lower(?)"
-            " and type in ('index', 'trigger')", (table,),
+            f" and type in ('index', 'trigger') and name not like '{INDEX}%'", (table,),
         ).scalar()  # fmt: skip
         return bool(hangs) or super().stays(con, table)
 
@@ -151,6 +152,23 @@ class Sqlite(PortableDestination):
         if not self._path.parent.is_dir():
             raise Misconfigured(f"There is no folder {self._path.parent}.", field="input.path")
         super().check()
+
+    def read(self, table: str, limit: int, cursor: str | None) -> Page:
+        """Read a page back; decimals, which are kept as doubles, with the digits they have."""
+        page = super().read(table, limit, cursor)
+        with self.told(), self._engine.connect() as con:
+            sizes = {c.name: decimal_of(c.type) for c in self.dialect.columns(con, table)}
+        scales = {name: size[1] for name, size in sizes.items() if size}
+        rows = [
+            {
+                name: f"{value:.{scales[name]}f}"
+                if name in scales and isinstance(value, float | int)
+                else value
+                for name, value in row.items()
+            }
+            for row in page.rows
+        ]
+        return Page(columns=page.columns, rows=rows, next=page.next)
 
     def exclusive(self) -> str | None:
         return f"sqlite:{self._path}"

@@ -19,7 +19,7 @@ from headrace.contract.destination import NOTE_DAYS, Counts, Load, Page, Rows, T
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import LostClaim, Misconfigured, NotFound, Refused, Unavailable
-from headrace.domain.task import Action
+from headrace.domain.task import KEYED, Action
 from headrace.observe import faults
 
 ROWS_AT_ONCE: Final = 5_000
@@ -27,6 +27,8 @@ KEY_CHARACTERS: Final = 255  # of a text in a key where a database wants to know
 TOKEN_CHARACTERS: Final = 512
 SCOPE_CHARACTERS: Final = 255
 NAME_MAX: Final = 63
+INDEX: Final = "_headrace_i"  # how the names of our own indexes begin
+VERBATIM: Final = {"no_parameters": True}  # a percent sign in a statement is what it is
 
 
 class Dialect:
@@ -35,7 +37,9 @@ class Dialect:
     grammar: sql.Grammar = sql.STANDARD
     schema_in_transaction: ClassVar[bool] = False  # tables are made and changed in transactions
     renames: ClassVar[bool] = False  # a stage may take a table's place, in a transaction
+    renames_outside: ClassVar[bool] = False  # it may, but in no transaction
     long_keys: ClassVar[bool] = False  # a text of any length can be a key
+    json_is_text: ClassVar[bool] = True
 
     def type_of(self, type_: str, *, of_key: bool) -> sa.types.TypeEngine[Any]:
         """Return the type of a column. Raises Misconfigured."""
@@ -112,7 +116,7 @@ class Dialect:
         """Tell whether a rename would lose something that hangs on the table."""
         found = sa.inspect(con)
         return bool(
-            found.get_indexes(table)
+            [one for one in found.get_indexes(table) if not str(one["name"]).startswith(INDEX)]
             or found.get_foreign_keys(table)
             or found.get_unique_constraints(table)
             or found.get_pk_constraint(table)["constrained_columns"]
@@ -126,8 +130,13 @@ class Dialect:
         """Keep others from writing the table until this transaction ends, where that is known."""
 
 
+def index_of(table: str) -> str:
+    """Return the name of our own index of a table's key."""
+    return f"{INDEX}{hashlib.sha256(table.encode()).hexdigest()[:16]}"
+
+
 class PortableDestination:
-    """One database. Subclasses name their spec, their engine, and what their driver's errors are."""
+    """One database. Subclasses name their spec, their engine, and what their driver says."""
 
     spec: ClassVar[Spec]
     document_rules = None
@@ -157,7 +166,7 @@ class PortableDestination:
         if target.table.startswith(("_headrace_", "__headrace_")):
             raise Misconfigured(f"{target.table!r} cannot be a table's name.", field="table")
         with self.told():
-            return PortableLoad(self._engine.connect(), self.dialect, target, self.told)
+            return PortableLoad(self._engine.connect, self.dialect, target, self.told)
 
     def read(self, table: str, limit: int, cursor: str | None) -> Page:
         start = int(cursor) if cursor and cursor.isdecimal() else 0
@@ -222,10 +231,11 @@ class PortableLoad:
     con: Any = None  # of DuckDB: it has none
 
     def __init__(
-        self, con: sa.Connection, dialect: Dialect, target: Target,
+        self, connect: Callable[[], sa.Connection], dialect: Dialect, target: Target,
         told: Callable[[], contextlib.AbstractContextManager[None]],
     ) -> None:  # fmt: skip
-        self._con = con
+        self._connect = connect
+        self._con = connect()
         self._dialect = dialect
         self._target = target
         self._told = told
@@ -314,7 +324,9 @@ class PortableLoad:
             names = sa.inspect(self._con).get_table_names()
         keys = self._keys_name.rpartition("_")[0] + "_"
         for name in names:
-            found = re.fullmatch(f"(?:{re.escape(self._stages)}|{re.escape(keys)})(\\d+)", name)
+            found = re.fullmatch(
+                f"(?:{re.escape(self._stages)}|{re.escape(keys)})(\\d+)(?:_old)?", name
+            )
             if found and int(found[1]) <= self._target.fence:
                 self._drop(name)
 
@@ -346,12 +358,11 @@ class PortableLoad:
             before, self._by_file = self._by_file, total
             return {file: count - before.get(file, 0) for file, count in total.items()}
 
-    def _counted(self, *, with_file: bool) -> dict[str, int]:
+    def _counted(self, *, with_file: bool, query: sql.Query | None = None) -> dict[str, int]:
+        query, stage = query or self._query, quoted(self._stage)
         if not with_file:
-            return {"": self._query(f"select count(*) from {quoted(self._stage)}")[0][0]}
-        return dict(
-            self._query(f"select {FILE}, count(*) from {quoted(self._stage)} group by {FILE}")
-        )
+            return {"": query(f"select count(*) from {stage}")[0][0]}
+        return dict(query(f"select {FILE}, count(*) from {stage} group by {FILE}"))
 
     def _make(self, name: str, columns: Sequence[Column], internal: Sequence[str] = ()) -> sa.Table:
         """Make a table; of a keyed load with an index that its key is found by."""
@@ -372,9 +383,8 @@ class PortableLoad:
             quote=True,
         )  # fmt: skip
         indexed = [made.c[column.name] for column in columns if column.name.casefold() in key]
-        if len(indexed) == len(key) > 0 and not self._dialect.renames:
-            digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-            sa.Index(f"_headrace_i{digest}", *indexed)
+        if len(indexed) == len(key) > 0:
+            sa.Index(index_of(name), *indexed)
         inside = self._con.in_transaction()
         with contextlib.nullcontext() if inside else self._con.begin():
             made.create(self._con)
@@ -391,6 +401,8 @@ class PortableLoad:
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         with self._told():
             target = self._target
+            if self._dialect.renames_outside and self._replaces_all():
+                return self._renamed(sign)
             if not self._dialect.schema_in_transaction:
                 with self._con.begin():
                     self._prepare()
@@ -419,6 +431,54 @@ class PortableLoad:
             self._con.close()
         return counts
 
+    def _replaces_all(self) -> bool:
+        """Tell whether the stage may be the table from now on."""
+        target = self._target
+        if target.action is not Action.REPLACE or target.within or target.keeps_columns:
+            return False
+        with self._con.begin():
+            there = sa.inspect(self._con).has_table(target.table)
+            return not there or not self._dialect.stays(self._con, target.table)
+
+    def _renamed(self, sign: Callable[[Counts], str]) -> Counts:
+        """Put the stage in the table's place where a rename ends every transaction.
+
+        One connection holds the fence and another renames. Killed in between, the table is new and
+        no note tells of it: the next attempt replaces it again, by the same rows.
+        """
+        target, stage, table = self._target, quoted(self._stage), quoted(self._target.table)
+        old = f"{self._stage}_old"
+        with self._con.begin(), self._connect() as other:
+
+            def query(text: str) -> list[tuple[Any, ...]]:
+                found = other.exec_driver_sql(text, execution_options=VERBATIM)
+                rows = [tuple(row) for row in found.fetchall()] if found.returns_rows else []
+                other.commit()
+                return rows
+
+            self._check_fence()
+            exists = sa.inspect(other).has_table(target.table)
+            other.commit()
+            counts = Counts(inserted=self._counted(with_file=FILE in self._internal, query=query))
+            if exists:
+                counts.replaced_out = int(query(f"select count(*) from {table}")[0][0])
+            counts.rows_after = int(query(f"select count(*) from {stage}")[0][0])
+            note = sign(counts)
+            for name in self._internal:
+                query(f"alter table {stage} drop column {quoted(name)}")
+            faults.reach("child.in_commit")
+            away = f"{table} to {quoted(old)}, " if exists else ""
+            query(f"rename table {away}{stage} to {table}")
+            if target.tidies:
+                self._tidy()
+            self._con.execute(
+                sa.insert(self._commits).values(token=target.token, fence=target.fence, note=note)
+            )
+        self._drop(old)
+        self._drop(self._keys_name)
+        self._con.close()
+        return counts
+
     def _tidy(self) -> None:
         """Forget the oldest notes: none is asked for after so long."""
         now = self._con.execute(sa.select(sa.func.current_timestamp())).scalar()
@@ -429,7 +489,7 @@ class PortableLoad:
             self._con.execute(sa.delete(self._commits).where(self._commits.c.committed_at < old))
 
     def _query(self, text: str) -> list[tuple[Any, ...]]:
-        found = self._con.exec_driver_sql(text)
+        found = self._con.exec_driver_sql(text, execution_options=VERBATIM)
         return [tuple(row) for row in found.fetchall()] if found.returns_rows else []
 
     def _count(self, table: str) -> int:
@@ -449,8 +509,14 @@ class PortableLoad:
             return
         if target.action is Action.DELETE or self._swaps():
             return
+        if target.action in KEYED:
+            self._index_key()
         types = {column.name.casefold(): column.type for column in there}
-        found = sql.evolution(target.table, types, self._columns, self._is_empty)
+        coming = [
+            Column(one.name, "string") if one.type == "json" and self._dialect.json_is_text else one
+            for one in self._columns
+        ]
+        found = sql.evolution(target.table, types, coming, self._is_empty)
         self._nulls = found.nulls
         for column in found.add:
             judge_name(column.name, f"column {column.name}")
@@ -458,6 +524,20 @@ class PortableLoad:
             self._query(f"alter table {quoted(target.table)} add {quoted(column.name)} {type_}")
         if found.widen:
             self._dialect.widen(con, target.table, found.widen)
+
+    def _index_key(self) -> None:
+        """Have the table's rows found by their key: each would be looked for in all of them."""
+        con, table = self._con, self._target.table
+        found = sa.inspect(con)
+        key = {name.casefold() for name in self._target.key}
+        indexes = [list(one["column_names"]) for one in found.get_indexes(table)]
+        indexes.append(list(found.get_pk_constraint(table)["constrained_columns"]))
+        if any({str(n).casefold() for n in one[: len(key)]} == key for one in indexes):
+            return
+        names = ", ".join(map(quoted, self._target.key))
+        with contextlib.suppress(sa.exc.DBAPIError), con.begin_nested():
+            # Of a text of any length some databases have none.
+            self._query(f"create index {index_of(table)} on {quoted(table)} ({names})")
 
     def _swaps(self) -> bool:
         """Tell whether the stage may take the table's place."""

@@ -74,7 +74,7 @@ def selected(
     """Return SQL of some columns of the rows that meet all conditions."""
     items = ", ".join(f"{one.sql} as {quoted(one.name)}" for one in columns)
     where = " where " + " and ".join(f"({one})" for one in conditions) if conditions else ""
-    return f"select {items} from {relation} as t{where}"
+    return f"select {items} from {relation} t{where}"
 
 
 def number_of(column: TableColumn, text: str) -> Decimal:
@@ -323,7 +323,7 @@ class _Reading:
         if whole:
             if not found:
                 where = " and ".join(f"({one})" for one in [*self._always, beyond])
-                counted = f"select count(*) from {self._source.relation} as t where {where}"
+                counted = f"select count(*) from {self._source.relation} t where {where}"
                 if self._source.value(counted) == "0":
                     raise Unchanged(f"{self._name} has not changed since the last run.")
             return self._copy([], path, whole=True)
@@ -372,7 +372,7 @@ class _Reading:
         always = " and ".join(f"({one})" for one in self._always)
         where = f" where {always}" if always else ""
         high = self._source.value(
-            f"select max(t.{self._source.quoted(cursor.name)}) from {self._source.relation} as t"
+            f"select max(t.{self._source.quoted(cursor.name)}) from {self._source.relation} t"
             + where
         )
         if high is None:
