@@ -37,7 +37,7 @@ from tests.postgres import postgres
 from tests.proxy import proxied
 
 pytestmark = pytest.mark.xdist_group("databases")
-KINDS = ["postgresql", "mysql", "sqlite", "duckdb"]
+KINDS = ["postgresql", "mysql", "sqlite", "duckdb", "sqlalchemy"]
 
 
 class Rig:
@@ -54,6 +54,7 @@ class Rig:
             return
         connect = {
             "postgresql": psycopg.connect,
+            "sqlalchemy": lambda url: psycopg.connect(url.replace("+psycopg", "")),
             "sqlite": sqlite3.connect,
             "duckdb": duckdb.connect,
         }
@@ -64,11 +65,12 @@ class Rig:
 
     def source(self, **more):
         given = {} if "query" in more else {"table": "t"}
-        where = {"postgresql": "url", "mysql": "url"}.get(self.kind, "path")
+        where = dict.fromkeys(("postgresql", "mysql", "sqlalchemy"), "url").get(self.kind, "path")
         return self.kind, given | {where: self.at} | more
 
     def moment(self):
-        return {"postgresql": "timestamptz", "mysql": "datetime(6)"}.get(self.kind, "timestamp")
+        pg = dict.fromkeys(("postgresql", "sqlalchemy"), "timestamptz")
+        return (pg | {"mysql": "datetime(6)"}).get(self.kind, "timestamp")
 
 
 def _mysql(url):
@@ -97,8 +99,10 @@ def servers():
 def rig_of(kind, servers, folder):
     if kind in ("sqlite", "duckdb"):
         return Rig(kind, str(folder / f"source.{kind}"), folder)
-    rig = Rig(kind, servers(kind), folder)
-    if kind == "postgresql":
+    rig = Rig(kind, servers("postgresql" if kind == "sqlalchemy" else kind), folder)
+    if kind == "sqlalchemy":
+        rig.at = rig.at.replace("://", "+psycopg://", 1)
+    if kind in ("postgresql", "sqlalchemy"):
         rig.run(
             "drop schema public cascade",
             "create schema public",
@@ -210,7 +214,7 @@ def test_what_there_is_is_discovered(rig):
     assert [(one.kind, list(one.key)) for one in found.values()] == [
         ("table", ["b", "a"]), ("table", []), ("view", []),
     ]  # fmt: skip
-    assert found["parts"].rows == 2
+    assert found["parts"].rows == (None if rig.kind == "sqlalchemy" else 2)
     assert found["seen"].rows is None
 
 
@@ -738,3 +742,28 @@ def test_a_key_that_is_lost_on_the_way_removes_nothing(servers, tmp_path, monkey
     monkeypatch.setattr(_Reading, "keys", lossy)
     assert isinstance(error_of(rig, fence=2, **GONE), Unbalanced)
     assert len(rows(rig)) == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("no url", "is no URL"), ("mysql+pymysql://a@db/x", "has a connector of its own"),
+        ("sqlite:////etc/passwd", "has a connector of its own"), ("mssql+pymssql:///x", "names no host"),
+        ("mssql+pyodbc://a@127.0.0.1/x?driver=/tmp/evil.so", "may not set 'driver'"),
+        ("postgresql+psycopg://a@127.0.0.1/x?sslkey=/etc/shadow", "may not set 'sslkey'"),
+        ("nothing+known://a@127.0.0.1/x", "no SQLAlchemy dialect"),
+        ("oracle+oracledb://a@127.0.0.1/x", "not installed"),
+    ],
+)  # fmt: skip
+def test_urls_that_sqlalchemy_is_not_given(tmp_path, url, told):
+    (tmp_path / "data").mkdir()
+    ends = (
+        ("sqlalchemy", {"url": url, "table": "t"}),
+        ("duckdb", {"path": str(tmp_path / "o.duckdb")}),
+    )
+    with pytest.raises(Stopped) as stopped:
+        work(order(tmp_path, *ends), Memory())
+    assert isinstance(stopped.value.error, Misconfigured)
+    assert told in stopped.value.error.message
+    with pytest.raises(Misconfigured, match=told):
+        work(order(tmp_path, ("csv", {"url": "x.csv"}), ("sqlalchemy", {"url": url})), Memory())
