@@ -4,6 +4,7 @@ import bisect
 import contextlib
 import functools
 import glob
+import hashlib
 import itertools
 import os
 import shutil
@@ -45,6 +46,7 @@ from headrace.service.orders import (
 from headrace.service.shapes import check_shape, hash_key
 
 if TYPE_CHECKING:
+    from headrace.engine.children import Child
     from headrace.engine.execute import RejectsTo
 
 REASONS_MAX: Final = 100  # of the rejected records of a push that its event names
@@ -107,10 +109,65 @@ def work(order: Order, journal: Journal) -> Receipt:
                     replace(plan, deletes=False), built.source, built.destination, journal, rejects,
                     order.verify, after,
                 )  # fmt: skip
-            return execute(plan, built.source, built.destination, journal, rejects)
+            children = None
+            if order.source_input.get("nested") == "tables" and not plan.documents:
+                from headrace.engine.children import Children
+
+                kept = frozenset(order.source_input.get("mapping") or ())
+                land = functools.partial(_land_child, order, built, plan, journal)
+                children = Children(land, kept)
+            return execute(plan, built.source, built.destination, journal, rejects, children)
         finally:
             built.source.close()
             built.destination.close()
+
+
+def _land_child(
+    order: Order, built: Built, plan: Plan, journal: Journal, child: "Child"
+) -> tuple[Receipt, tuple[Segment, ...]]:
+    """Land the rows of one child table in a commit of its own, and their children's before.
+
+    Nobody is told before their parents have landed too.
+    """
+    from headrace.engine.children import Children, mapping_of
+    from headrace.engine.execute import RejectsTo, execute
+
+    roots = None if order.files_roots is None else (*order.files_roots, str(plan.spool))
+    inner = msgspec.structs.replace(order, known=None, range=None, files_roots=roots)
+    given = {"url": str(child.path), "nested": "tables", "mapping": mapping_of(child)}
+    source = make_source("json", given, tools_for(inner, plan.spool))
+    digest = hashlib.sha256(child.table.encode()).hexdigest()[:16]
+    merges = plan.action in (Action.SAVE, Action.PARTIAL)
+    own = replace(
+        plan, table=child.table, scope=f"{order.scope}/{digest}", inner=True,
+        token=f"{plan.token}/{child.table}", action=Action.SAVE if merges else plan.action,
+        key=tuple(column.name for column in child.key), latest=None, deletes=False,
+        among=tuple(column.name for column in child.parents.columns) if merges else (),
+        keys=child.keys if merges else "", shape=Shape(names=plan.shape.names), bad=(), passed={},
+    )  # fmt: skip
+    quiet = _Quiet(journal)
+    rejects = RejectsTo(Path(order.rejects_dir), f"{order.run}-{order.attempt}-{digest}.jsonl")
+    land = functools.partial(_land_child, order, built, own, journal)
+    depth = len(child.key) - len(child.parents.columns) + 1
+    below = Children(land, frozenset(), child.parents, depth)
+    try:
+        receipt = execute(own, source, built.destination, quiet, rejects, below)
+    finally:
+        source.close()
+    files = tuple(replace(file, name=f"{built.table} → {child.table}") for file in receipt.files)
+    return replace(receipt, files=files), quiet.rejects
+
+
+class _Quiet:
+    """The journal of a child table: its commit is told with its parents'."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.rejects: tuple[Segment, ...] = ()
+        self.told = journal.told
+        self.event = journal.event
+
+    def advance(self, token: str, receipt: Receipt, rejects: tuple[Segment, ...]) -> None:
+        self.rejects = rejects
 
 
 def _loaded_up_to(order: Order) -> str | None:

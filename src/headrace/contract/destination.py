@@ -30,6 +30,8 @@ class Target:
     scope: str
     fence: int
     token: str
+    among: tuple[str, ...] = ()  # of the key: `keep` removes only rows that share these with one
+    inner: bool = False  # another load of the same run is under way in the same database
     within: str = ""  # SQL of a condition on the table `t`: no other rows are touched or removed
     keeps_columns: bool = False  # a table that is there keeps its columns and types, replaced too
 

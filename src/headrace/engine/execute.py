@@ -8,13 +8,14 @@ the whole commit with its receipt, and tells that.
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 import duckdb
 
+from headrace.contract.columns import duckdb_type, literal, quoted
 from headrace.contract.destination import Counts, Destination, Load, Rows, Target
 from headrace.contract.source import Deleting, File, Scan, Source
 from headrace.domain.books import Books, FileBooks, Receipt, TableBooks
@@ -32,6 +33,7 @@ from headrace.domain.event import EventKind, EventStatus, NewEvent
 from headrace.domain.rejected import Rejected, Rule
 from headrace.domain.shape import Policy
 from headrace.domain.task import Action
+from headrace.engine.children import Children, judge, taken
 from headrace.engine.digests import Digests
 from headrace.engine.documents import Documents
 from headrace.engine.layout import Fitted, keys_of, lay_out, shut
@@ -46,9 +48,10 @@ WATCH_S: Final = 0.25
 
 
 def execute(
-    plan: Plan, source: Source, destination: Destination, journal: Journal, rejects: "RejectsTo"
-) -> Receipt:
-    """Run a plan to its end and return the receipt.
+    plan: Plan, source: Source, destination: Destination, journal: Journal, rejects: "RejectsTo",
+    children: Children | None = None,
+) -> Receipt:  # fmt: skip
+    """Run a plan to its end and return the receipt. `children`: of arrays, tables are made.
 
     Raises Stopped with the error and what is known of the books. May be called again with the
     same token after any kind of end: a commit that happened is found and told, not repeated.
@@ -58,7 +61,7 @@ def execute(
     try:
         if (earlier := _begun(plan, load, journal)) is not None:
             return earlier
-        return _executed(plan, source, destination, load, journal, rejects, known)
+        return _executed(plan, source, destination, load, journal, rejects, known, children)
     except HeadraceError as error:
         load.abort()
         if isinstance(error, LostClaim | Cancelled | Unchanged):
@@ -88,8 +91,10 @@ class _Known:
 
 def _executed(
     plan: Plan, source: Source, destination: Destination, load: Load, journal: Journal,
-    rejects: "RejectsTo", known: _Known,
+    rejects: "RejectsTo", known: _Known, children: Children | None,
 ) -> Receipt:  # fmt: skip
+    if children is not None:
+        judge(plan)
     con = load.con or scratch(plan)
     stager = Stager(plan, load, con, journal, destination.document_rules)
     with watched(stager, journal):
@@ -105,14 +110,17 @@ def _executed(
             known.segments = (segment,)
         faults.reach("child.rejects_written")
         _judge_threshold(plan, staged)
+        landed = _children(plan, children, con, stager, known) if children else ()
         if stager.local and not load.stages:
             _blamed("destination", lambda: _hand_over(load, stager, staged, con))
         digests.wait(lambda: journal.told("digesting"))
         if plan.deletes:
             _keep(plan, source, con, load, fitted[0])
+        if plan.keys:
+            _keep_those(plan, con, load, fitted[0])
     journal.told("committing", rows=sum(count.landed for count in staged.counts))
     faults.reach("child.before_commit")
-    signer = _Signer(plan, staged, known.segments, digests, with_file=stager.with_file)
+    signer = _Signer(plan, staged, known.segments, digests, landed, with_file=stager.with_file)
     _blamed("destination", lambda: load.commit(signer.sign))
     faults.reach("child.committed")
     journal.advance(plan.token, signer.receipt, known.segments)
@@ -134,6 +142,30 @@ def scanned(
         shut(con, files, plan.spool)
     journal.event(_fetched(plan, files))
     return scans
+
+
+def _children(
+    plan: Plan, children: Children, con: duckdb.DuckDBPyConnection, stager: Stager, known: _Known
+) -> Sequence[Receipt]:
+    """Land the arrays of what is staged, each in a table of its own."""
+    assert known.staged is not None
+    receipts = []
+    for child in taken(plan, children, con, stager.table, known.staged):
+        receipt, segments = children.land(child)
+        receipts.append(receipt)
+        known.segments += segments
+    return receipts
+
+
+def _keep_those(plan: Plan, con: duckdb.DuckDBPyConnection, load: Load, fitted: Fitted) -> None:
+    """Have the commit remove the rows of the same parents that are in no array any more."""
+    columns = [out.column for out in fitted.layout.outs if out.column.name in plan.key]
+    items = ", ".join(
+        f"{quoted(one.name)}::{duckdb_type(one.type)} as {quoted(one.name)}" for one in columns
+    )
+    text = f"select {items} from read_parquet({literal(plan.keys)})"
+    rows = Rows(con=con, sql=text, columns=columns, with_file=False)
+    _blamed("destination", lambda: load.keep(rows))
 
 
 def _keep(
@@ -199,7 +231,8 @@ def target_of(plan: Plan) -> Target:
     return Target(
         table=plan.table, action=plan.action, key=plan.key, scope=plan.scope, fence=plan.fence,
         token=plan.token, keeps_columns=plan.shape.policy is not Policy.EVOLVE,
-        within=plan.within,
+        within=plan.within, among=plan.among,
+        inner=plan.inner,
     )  # fmt: skip
 
 
@@ -221,6 +254,7 @@ class _Signer:
         staged: Staged,
         segments: tuple[Segment, ...],
         digests: Digests,
+        children: Sequence[Receipt],
         *,
         with_file: bool,
     ) -> None:
@@ -228,6 +262,7 @@ class _Signer:
         self._staged = staged
         self._segments = segments
         self._digests = digests
+        self._children = children
         self._with_file = with_file
         self.receipt = Receipt(tables=(), files=())
 
@@ -238,6 +273,8 @@ class _Signer:
         )
         if quarrel := receipt.quarrel() or _table_quarrel(self._plan, receipt):
             raise Unbalanced(f"The books do not balance: {quarrel}.")
+        for child in self._children:
+            receipt = receipt.with_more(child)
         self.receipt = receipt
         faults.reach("child.in_commit")
         return _note(receipt, self._segments)

@@ -38,6 +38,9 @@ class Plan:
     latest: str | None = None  # of two rows with one key: the one with more here, else the later
     shape: Shape = PLAIN
     deletes: bool = False  # rows whose keys are gone from the source are removed
+    among: tuple[str, ...] = ()  # of the key: only rows that share these with a kept one may go
+    inner: bool = False  # another load of the same run is under way in the same database
+    keys: str = ""  # path of the keys of the rows that stay, where a file has them
     within: str = ""  # SQL of a condition on the table `t`: no other rows are touched or removed
     bad: Sequence[BadFile] = ()  # filled while the source is read
     hash_key: bytes = b""

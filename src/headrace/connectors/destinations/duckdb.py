@@ -5,6 +5,7 @@ locks all others out, so a load waits for a lock that somebody else has, and say
 """
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Final
 
@@ -144,7 +145,10 @@ class DuckdbLoad:
         self._table = quoted(target.table)
         # What is merged into a table is written there; what takes its place is the stage itself.
         self.temporary = target.action in KEYED and _exists(con, target.table)
-        self.stage = quoted(STAGE)
+        own = f"_{hashlib.sha256(target.scope.encode()).hexdigest()[:16]}" if target.inner else ""
+        self._stage = f"{STAGE}{own}"
+        self.stage = quoted(self._stage)
+        self._keys = f"{KEYS}{own}"
         self._closed = False
         self._keeps = False
 
@@ -155,8 +159,7 @@ class DuckdbLoad:
             f"create table if not exists {sql.COMMITS} (token text, fence bigint, note text,"
             " committed_at timestamp default current_timestamp)"
         )
-        for orphan in (quoted(STAGE), KEYS):  # of a killed load
-            con.execute(f"drop table if exists {orphan}")
+        self._sweep()
         if found := con.execute(
             f"select note from {sql.COMMITS} where token = ?", [target.token]
         ).fetchone():
@@ -167,6 +170,21 @@ class DuckdbLoad:
         con.execute(f"insert into {sql.FENCES} values (?, ?)", [target.scope, target.fence])
         con.commit()
         return None
+
+    def _sweep(self) -> None:
+        """Drop what killed loads have left: one run at a time has the file."""
+        if self._target.inner:  # but the loads that this one is part of
+            self._drop()
+            return
+        for (name,) in self._query(
+            "select table_name from duckdb_tables() where schema_name = 'main'"
+            f" and (starts_with(table_name, '{STAGE}') or starts_with(table_name, '{KEYS}'))"
+        ):
+            self._con.execute(f"drop table {quoted(name)}")
+
+    def _drop(self) -> None:
+        self._con.execute(f"drop table if exists {self.stage}")
+        self._con.execute(f"drop table if exists {self._keys}")
 
     def _check_fence(self) -> None:
         found = self._con.execute(
@@ -183,7 +201,7 @@ class DuckdbLoad:
         raise NotImplementedError  # the engine stages by SQL on `con`
 
     def keep(self, rows: Rows) -> None:
-        self._con.execute(f"create or replace table {KEYS} as {rows.sql}")
+        self._con.execute(f"create or replace table {self._keys} as {rows.sql}")
         self._keeps = True
 
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
@@ -194,9 +212,14 @@ class DuckdbLoad:
         counts = self._apply()
         if self._keeps:
             counts.removed = sql.remove_others(
-                self._query, self._table, KEYS, target.key, target.within
+                self._query,
+                self._table,
+                self._keys,
+                target.key,
+                target.within,
+                among=target.among,
             )
-            con.execute(f"drop table {KEYS}")
+            con.execute(f"drop table {self._keys}")
         (counts.rows_after,) = con.execute(f"select count(*) from {self._table}").fetchone() or (0,)
         if target.action is Action.REPLACE:
             counts.digest = self._digest()
@@ -216,7 +239,7 @@ class DuckdbLoad:
 
     def _apply(self) -> Counts:
         con, target = self._con, self._target
-        columns = [name for name, _ in self._columns(STAGE)]
+        columns = staged = [name for name, _ in self._columns(self._stage)]
         with_file = FILE in columns
         columns = [name for name in columns if name not in sql.INTERNAL]
         exists = _exists(con, target.table)
@@ -237,7 +260,7 @@ class DuckdbLoad:
             key=target.key, with_file=with_file,
             nulls=nulls, in_place=target.action is Action.SAVE and self._has_dependants(),
             others=[n for n, _ in self._columns(target.table) if n not in columns],
-            has_attribute=_has_attribute if ATTRIBUTES in dict(self._columns(STAGE)) else None,
+            has_attribute=_has_attribute if ATTRIBUTES in staged else None,
             within=target.within,
         )  # fmt: skip
         counts = apply.run(target.action)
@@ -263,7 +286,7 @@ class DuckdbLoad:
     def _swap(self, *, exists: bool, with_file: bool) -> Counts:
         """Put the stage in the table's place by a rename: no row is written again."""
         counts = Counts(inserted=self._stage_counts(with_file=with_file))
-        for name in sql.INTERNAL & {name for name, _ in self._columns(STAGE)}:
+        for name in sql.INTERNAL & {name for name, _ in self._columns(self._stage)}:
             self._con.execute(f"alter table {self.stage} drop column {name}")
         if exists:
             counts.replaced_out = self._query(f"select count(*) from {self._table}")[0][0]
@@ -334,7 +357,9 @@ class DuckdbLoad:
             name.casefold(): our_type(type_) for name, type_ in self._columns(self._target.table)
         }
         coming = [
-            Column(name, our_type(type_)) for name, type_ in self._columns(STAGE) if name in columns
+            Column(name, our_type(type_))
+            for name, type_ in self._columns(self._stage)
+            if name in columns
         ]
         found = sql.evolution(self._target.table, there, coming, self._is_empty)
         for column in found.add:
@@ -358,8 +383,7 @@ class DuckdbLoad:
         with contextlib.suppress(duckdb.Error):
             self._con.rollback()
         with contextlib.suppress(duckdb.Error):
-            self._con.execute(f"drop table if exists {self.stage}")
-            self._con.execute(f"drop table if exists {KEYS}")
+            self._drop()
 
     def _close(self) -> None:
         self._closed = True

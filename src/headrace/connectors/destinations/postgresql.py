@@ -333,7 +333,12 @@ class PostgresqlLoad:
             counts = self._apply()
             if self._kept is not None:
                 counts.removed = sql.remove_others(
-                    self._query, self._table, KEYS, target.key, target.within
+                    self._query,
+                    self._table,
+                    KEYS,
+                    target.key,
+                    target.within,
+                    among=target.among,
                 )
             counts.rows_after = self._count(self._table) if self._exists() else 0
             note = sign(counts)

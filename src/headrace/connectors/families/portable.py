@@ -414,7 +414,7 @@ class PortableLoad:
                 if self._keys is not None:
                     counts.removed = sql.remove_others(
                         self._query, quoted(target.table), quoted(self._keys_name), target.key,
-                        target.within, self._dialect.grammar,
+                        target.within, self._dialect.grammar, target.among,
                     )  # fmt: skip
                 there = sa.inspect(self._con).has_table(target.table)
                 counts.rows_after = self._count(target.table) if there else 0

@@ -187,16 +187,20 @@ class Apply:
 
 def remove_others(
     query: Query, table: str, keys: str, key: Sequence[str], within: str = "",
-    grammar: Grammar = STANDARD,
+    grammar: Grammar = STANDARD, among: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Delete the rows whose key is not in the table `keys`; return how many they were.
 
-    `within`: SQL of a condition on the table `t`; other rows stay.
+    `within`: SQL of a condition on the table `t`; other rows stay. `among`: so do rows that share
+    these columns with none of `keys`.
     """
     on = " and ".join(f"t.{quoted(name)} = k.{quoted(name)}" for name in key)
     has_key = " and ".join(f"t.{quoted(name)} is not null" for name in key)
     where = f"{has_key} and not exists (select 1 from {keys} as k where {on})"
     where += f" and ({within})" if within else ""
+    if among:
+        shared = " and ".join(f"t.{quoted(name)} = k.{quoted(name)}" for name in among)
+        where += f" and exists (select 1 from {keys} as k where {shared})"
     found = query(f"select count(*) from {table} as t where {where}")[0][0]
     query(grammar.deleting(table, where))
     return int(found)

@@ -52,8 +52,11 @@ class JsonConfig(FilesConfig, frozen=True, kw_only=True):
 
     mapping: dict[str, str] = msgspec.field(default_factory=dict)
     nested: Annotated[
-        Literal["json", "columns"],
-        msgspec.Meta(description="What objects in records become: JSON, or a column a member."),
+        Literal["json", "columns", "tables"],
+        msgspec.Meta(
+            description="What objects in records become: JSON, or a column a member; with tables"
+            " arrays become tables of their own."
+        ),
     ] = "json"
     unique_id_column: str | None = msgspec.field(default=None, name="uniqueIDColumn")
 
@@ -124,7 +127,7 @@ class JsonScan:
 
     @property
     def _nested(self) -> bool:
-        return self._config.nested == "columns"
+        return self._config.nested != "json"
 
     def _flattened(
         self, types: Mapping[str, str]
