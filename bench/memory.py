@@ -2,6 +2,7 @@
 
     bench/memory.py --only csv       one of csv, lines, array, postgresql, from-postgresql, merge
     bench/memory.py --only capped    21 GB of CSV in a process that may have 1 GiB of data
+    bench/memory.py --only server    every path at once in a server that may have 1 GiB in all
 
 A process of its own counts each peak. Fails when a bar is not held.
 """
@@ -16,11 +17,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.databases import KEY, copied, settled
 from bench.measure import BIN, SQL, TYPES, Bars, ingest, lineitem, run, timed
+from tests.cap import Watch, capped
 from tests.postgres import postgres
+from tests.serving import Serving
+
+from headrace.client import Client
 
 PEAK_MAX = 763  # MiB: 800 MB
 SAME = 1.1  # the peak of ten times the rows, against that of the rows
 CAP_BYTES = 1 << 30
+DOCUMENTS = (
+    "select l_orderkey || '-' || l_linenumber as \"objectID\", l_comment, l_shipdate, l_tax from t"
+)
 CAPPED = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[1]), int(sys.argv[1])))
@@ -103,6 +111,78 @@ def bench_capped(bars: Bars, folder: Path, scale: float) -> None:
     bars.hold("capped: peak", peak, PEAK_MAX, "MiB")
 
 
+def bench_server(bars: Bars, folder: Path, scale: float) -> None:
+    """Load by every path at once, two runs at a time, in a cgroup that holds the whole server."""
+    csv, lines = lineitem(scale), folder / "server.json"
+    copy(csv, lines, "format json, array false")
+    with postgres("max_wal_size=4GB") as url, capped(CAP_BYTES) as cap:
+        told = "in a cgroup" if cap.group else "with nothing but its own word (no cgroup here)"
+        print(f"  {csv.stat().st_size / 1e6:,.0f} MB of CSV by every path, {told}", flush=True)
+        copied(url, csv)
+        env = {"HEADRACE_MEMORY": "1GB", "HEADRACE_FILES_ROOTS": f"{csv.parent}:{folder}"}
+        server = Serving(folder / "server", env=env, within=cap.within)
+        try:
+            server.start()
+            watch = Watch(server.process.pid)
+            runs = all_paths(server.client, csv, lines, url, folder)
+            ended = {name: server.client.wait(run, 3600) for name, run in runs.items()}
+            again = {  # now each row is there already
+                f"{name}, again": server.client.start(found["task"])["id"]
+                for name, found in ended.items()
+                if found["action"] == "save"
+            }
+            ended |= {name: server.client.wait(run, 3600) for name, run in again.items()}
+            peak = watch.stop()
+        finally:
+            server.stop()
+        for name, found in ended.items():
+            books, error = found["books"] or {}, found["error"] or {}
+            print(f"  {name}: {found['state']}, {books.get('inserted', 0):,} new,"
+                  f" {books.get('updated', 0):,} old; {error.get('message', '')}", flush=True)  # fmt: skip
+        bad = [name for name, found in ended.items() if found["state"] != "succeeded"]
+        bars.hold("server: runs that failed", len(bad), 0, "")
+        bars.hold("server: processes killed for memory", cap.killed(), 0, "")
+        bars.hold("server: peak of all processes", peak, CAP_BYTES >> 20, "MiB")
+
+
+def all_paths(client: Client, csv: Path, lines: Path, url: str, folder: Path) -> dict[str, str]:
+    """Start a run of every path; return their ids."""
+    mapping = {"mapping": TYPES}
+    sources = {
+        "csv": ("csv", {"url": f"file://{csv}"} | mapping),
+        "lines": ("json", {"url": f"file://{lines}"}),
+        "table": ("postgresql", {"url": url, "table": "t"}),
+        "query": ("postgresql", {"url": url, "query": DOCUMENTS}),
+    }
+    ends = {
+        "duckdb": lambda name: ("duckdb", {"path": str(folder / f"{name}.duckdb")}),
+        "postgresql": lambda _: ("postgresql", {"url": url, "schema": "public"}),
+        "sqlite": lambda name: ("sqlite", {"path": str(folder / f"{name}.sqlite")}),
+        "parquet": lambda _: ("parquet", {"path": str(folder / "lake")}),
+        "search": lambda name: ("search", {"indexName": name}),
+    }
+    made = {
+        kind: client.add("sources", type=type_, name=kind, input=given)["id"]
+        for kind, (type_, given) in sources.items()
+    }
+    found = {}
+    for source, end, action in (
+        ("csv", "duckdb", "replace"), ("lines", "duckdb", "replace"), ("table", "duckdb", "replace"),
+        ("csv", "duckdb", "save"), ("csv", "postgresql", "save"), ("table", "parquet", "replace"),
+        ("lines", "postgresql", "replace"), ("csv", "sqlite", "save"), ("query", "search", "save"),
+    ):  # fmt: skip
+        name = f"{source}_{end}_{action}"
+        type_, given = ends[end](name)
+        destination = client.add("destinations", type=type_, name=name, input=given)["id"]
+        columns = ["objectID"] if end == "search" else list(KEY)
+        key = {"key": columns} if action == "save" else {}
+        task = client.add(
+            "tasks", source=made[source], destination=destination, action=action, table=name, **key
+        )
+        found[name] = client.start(task["id"])["id"]
+    return found
+
+
 def benches(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: bool) -> dict:
     scales = (0.01, 0.1) if short else (1, 10)
     forms = {
@@ -113,6 +193,7 @@ def benches(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: bool) ->
         "postgresql": lambda: bench_postgresql(bars, folder, scales, read=False),
         "from-postgresql": lambda: bench_postgresql(bars, folder, scales, read=True),
         "merge": lambda: bench_merge(bars, folder, scales),
+        "server": lambda: bench_server(bars, folder, 0.03 if short else 1),
         "capped": lambda: bench_capped(bars, folder, 0.1 if short else 27),
     }
 

@@ -20,7 +20,12 @@ KEY = "test-admin-key-0123456789"
 class Serving:
     """One `headrace serve`; may be killed and started again over the same data."""
 
-    def __init__(self, data_dir: Path, *, database: str | None = None, env: dict | None = None):
+    def __init__(
+        self, data_dir: Path, *, database: str | None = None, env: dict | None = None,
+        within: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
+        """`within`: the beginning of a command that starts another."""
+        self.within = within
         self.data_dir = data_dir
         self.database = database
         self.env = env or {}
@@ -30,7 +35,7 @@ class Serving:
 
     def start(self, **env: str) -> "Serving":
         command = [
-            sys.executable, "-m", "headrace", "serve", "--port", "0", "--data-dir",
+            *self.within, sys.executable, "-m", "headrace", "serve", "--port", "0", "--data-dir",
             str(self.data_dir),
         ]  # fmt: skip
         if self.database:

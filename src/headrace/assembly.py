@@ -31,7 +31,7 @@ from headrace.domain.task import Action
 from headrace.domain.verification import Verify
 from headrace.engine.plan import REJECTS_MAX, Journal, Plan, Segment, Stopped
 from headrace.engine.pushed import fold
-from headrace.engine.shaping import key_columns
+from headrace.engine.shaping import key_columns, needed
 from headrace.service.orders import (
     Built,
     Order,
@@ -75,6 +75,8 @@ def _planned(order: Order, tools: WorkTools, spool: Path, part: str = "") -> tup
     spec = registry.destination(order.destination_type).spec
     if order.deletes or (order.verify and order.verify.repair and built.key):
         tools.key_columns = functools.partial(key_columns, order.shape, built.key)
+    if order.shape.select and not order.shape.drop:
+        tools.needs = functools.partial(needed, order.shape)
     plan = Plan(
         run=order.run, scope=order.scope, fence=order.fence,
         token="/".join(filter(None, (order.run, built.table, part))), table=built.table,

@@ -22,7 +22,7 @@ from headrace.client import Client
 from headrace.connectors import registry
 from headrace.connectors.families import objects
 from headrace.contract.destination import Page
-from headrace.domain.errors import Conflict, Misconfigured, Unavailable
+from headrace.domain.errors import Conflict, Invalid, Misconfigured, Unavailable
 from headrace.domain.ids import TenantId, new_id
 from headrace.domain.principal import Principal
 from headrace.domain.server import Role
@@ -51,7 +51,7 @@ from headrace.service.services import Services
 from headrace.service.triggers import Triggers
 from headrace.service.uploads import FOLDER as UPLOADS
 from headrace.service.uploads import Uploads
-from headrace.settings import Settings
+from headrace.settings import CHILD_BYTES, RUN_BYTES_MIN, SERVER_BYTES, Settings
 from headrace.store.database import Database
 from headrace.store.migrate import migrate
 
@@ -99,7 +99,9 @@ class Server:
         if not self.database.is_sqlite:
             self.bell = Bell(self.database, self.queue.holder, self._heard)
         catalog = Catalog(self.database, vault, self.servers.here, settings.shared)
-        self.pool = Pool(settings.workers, settings.data_dir)
+        if settings.memory_bytes < SERVER_BYTES + CHILD_BYTES + RUN_BYTES_MIN:
+            raise Invalid("HEADRACE_MEMORY must be at least 384MB.", field="HEADRACE_MEMORY")
+        self.pool = Pool(settings.runs_at_once, settings.data_dir)
         self.runs = Runs(self.database, catalog, settings, self._wake, self.servers.here)
         self.jobs = Jobs(self.database, self.runs, self._wake)
         self.uploads = Uploads(self.database, catalog, self.runs, settings, self._columns)

@@ -23,6 +23,11 @@ def size_bytes(text: str, name: str) -> int:
     return int(found[1]) << _UNITS[found[2].lower()]
 
 
+SERVER_BYTES: Final = 192 << 20  # what the server's own process may come to hold
+CHILD_BYTES: Final = 128 << 20  # and a worker's before its first row
+RUN_BYTES_MIN: Final = 64 << 20  # of the rows of a run
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """So many requests of one address in so many seconds; 0 requests: no limit."""
@@ -108,8 +113,8 @@ class Settings:
     )  # HEADRACE_HASH_KEY: of hashed columns; 16 or more
     files_roots: tuple[Path, ...] = ()  # HEADRACE_FILES_ROOTS: folders besides files/, by `:`
     egress_allow: str = ""  # HEADRACE_EGRESS_ALLOW: private networks, by commas
-    memory_bytes: int = 1 << 30  # HEADRACE_MEMORY: bytes of all runs together, e.g. 2GB
-    workers: int = 2  # HEADRACE_WORKERS: runs at a time
+    memory_bytes: int = 1 << 30  # HEADRACE_MEMORY: bytes of the whole server, e.g. 2GB
+    workers: int = 2  # HEADRACE_WORKERS: runs at a time; fewer where the memory has no room
     lease_s: float = 30.0  # HEADRACE_LEASE: seconds a server may be silent before it loses its runs
     stall_s: float = 600.0  # HEADRACE_STALL: seconds after which a silent worker is killed
     run_max_s: float = 86_400.0  # HEADRACE_RUN_MAX: seconds after which a run is ended, and fails
@@ -152,9 +157,21 @@ class Settings:
         return self.database or f"sqlite:///{self.data_dir.absolute() / 'control.db'}"
 
     @property
+    def runs_at_once(self) -> int:
+        """How many runs the memory has room for, and no more than the workers."""
+        room = (self.memory_bytes - SERVER_BYTES) // (CHILD_BYTES + RUN_BYTES_MIN)
+        return max(min(self.workers, room), 1)
+
+    @property
+    def child_bytes(self) -> int:
+        """What one run's process may hold."""
+        share = (self.memory_bytes - SERVER_BYTES) // self.runs_at_once
+        return max(share, CHILD_BYTES + RUN_BYTES_MIN)
+
+    @property
     def run_memory_bytes(self) -> int:
-        """What one run may use."""
-        return max(self.memory_bytes // max(self.workers, 1), 64 << 20)
+        """What the rows of one run may take."""
+        return self.child_bytes - CHILD_BYTES
 
 
 def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:

@@ -19,6 +19,7 @@ from headrace.connectors.families import objects
 from headrace.contract.tools import Known
 from headrace.domain.errors import Cancelled, Denied, Misconfigured, Refused, Unavailable, Unchanged
 from headrace.domain.run import Range
+from headrace.domain.shape import Shape
 from headrace.engine.plan import Stopped
 from tests.algolia_fake import until
 from tests.e2e.test_triggers import Shop
@@ -124,6 +125,47 @@ def test_an_object_of_many_parts_comes_whole(rig, tmp_path, monkeypatch):
         for one in rows(tmp_path, "select id, x from t order by id"):
             told.update(f"{one[0]},{one[1]}\n".encode())
         assert told.digest() == hashlib.sha256(("\n".join(lines) + "\n").encode()).digest()
+
+
+def test_of_a_parquet_object_only_the_columns_come_that_are_asked_for(rig, tmp_path):
+    count, noise = 40_000, random.Random(1)
+    texts = [noise.randbytes(40).hex() for _ in range(count)]
+    table = pa.table(
+        {
+            "id": list(range(count)), "text": texts, "n": [str(number) for number in range(count)],
+            "nested": [{"a": number, "b": text} for number, text in enumerate(texts)],
+        }
+    )  # fmt: skip
+    path = tmp_path / "p.parquet"
+    pq.write_table(table, path, row_group_size=9_000, compression="zstd")
+    body = path.read_bytes()
+    rig.put("cols/p.parquet", body)
+    source = rig.source("cols/*.parquet", mapping={"n": "integer"})
+
+    def load(**more):
+        return loaded(tmp_path, source, kind="parquet", **more)
+
+    few = load(shape=Shape(select=("id", "n"), compute={"twice": "id * 2"}))
+    assert rows(tmp_path, "select count(*), sum(id), sum(n), sum(twice) from t") == [
+        (count, sum(range(count)), sum(range(count)), 2 * sum(range(count))),
+    ]  # fmt: skip
+    assert few.files[0].bytes < len(body) / 4
+    assert few.files[0].sha256 == ""  # nobody has seen all of it
+    assert few.books.read == few.books.inserted == count
+    nested = load(shape=Shape(select=("nested",)))
+    assert nested.files[0].bytes > few.files[0].bytes
+    assert rows(tmp_path, "select count(distinct nested->>'b') from t") == [(count,)]
+    whole = load(shape=Shape(select=("id", "text", "n", "nested")))
+    assert whole.files[0].bytes == len(body)
+    assert whole.files[0].sha256 == hashlib.sha256(body).hexdigest()
+    assert rows(tmp_path, "select text from t order by id") == [(text,) for text in texts]
+    # A row that does not fit is kept with what has come of it.
+    texts[7] = "seven"
+    pq.write_table(table.set_column(2, "n", [texts]), path, row_group_size=9_000)
+    rig.put("cols/p.parquet", path.read_bytes())
+    with pytest.raises(Stopped) as stopped:
+        load(shape=Shape(select=("id", "n")))
+    assert stopped.value.error.code == "too_many_errors"
 
 
 def test_parquet_and_json_come_from_there_too(rig, tmp_path):

@@ -113,7 +113,7 @@ def test_a_run_that_kills_its_worker_again_and_again_fails_and_holds_up_no_other
 def test_a_worker_that_takes_too_much_memory_is_killed_and_its_run_tried_again(tmp_path):
     env = {
         "HEADRACE_FAULT": "child.fetched:hog", "HEADRACE_FAULT_ONCE": str(tmp_path / "happened"),
-        "HEADRACE_MEMORY": "128MB",
+        "HEADRACE_MEMORY": "384MB",
     }  # fmt: skip
     with serving(tmp_path / "data", **env) as server:
         files, client = server.data_dir / "files", server.client

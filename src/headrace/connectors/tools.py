@@ -76,6 +76,7 @@ class WorkTools:
         self.passed: dict[str, str] = {}
         self.bad: list[BadFile] = []
         self.key_columns: Callable[[Sequence[str]], Sequence[str]] | None = None
+        self.needs: Callable[[Sequence[str]], Sequence[str]] | None = None
         self._paths = paths
         self._address_of = address_of
         self._told = told

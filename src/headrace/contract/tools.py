@@ -53,6 +53,7 @@ class Tools(Protocol):
     repeatable: bool  # rows that were read before may be given again: their keys tell
     # Of a source's columns those that the key is made of; None: the keys of all are not wanted.
     key_columns: Callable[[Sequence[str]], Sequence[str]] | None
+    needs: Callable[[Sequence[str]], Sequence[str]] | None  # of all columns those that are used
     bad: list[BadFile]  # what was left out; where nothing else is, its error is the run's
     passed: dict[str, str]  # versions of files that are passed over for the first time
 

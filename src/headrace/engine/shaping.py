@@ -91,6 +91,14 @@ def key_columns(shape: Shape, key: Sequence[str], names: Sequence[str]) -> list[
     return [name for name in names if name in wanted]
 
 
+def needed(shape: Shape, names: Sequence[str]) -> list[str]:
+    """Return those of a source's columns that a shape which selects some speaks of."""
+    wanted = {*shape.select, *shape.rename, *shape.cast, *shape.hash, *shape.mask}
+    for name, text in shape.compute.items():
+        wanted |= set(expressions.used(name, text, names))
+    return [name for name in names if name in wanted]
+
+
 def snake(name: str) -> str:
     """Return a name in small letters, digits and underscores, whatever it was."""
     text = unicodedata.normalize("NFKD", name)

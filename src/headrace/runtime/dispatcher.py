@@ -17,7 +17,7 @@ from headrace.domain.server import Role
 from headrace.observe import faults
 from headrace.observe.log import logger
 from headrace.runtime import messages
-from headrace.runtime.pool import Pool, Worker
+from headrace.runtime.pool import Pool, Worker, memory_of
 from headrace.service.jobs import Jobs
 from headrace.service.queue import Queue, told
 from headrace.service.runs import Runs
@@ -29,7 +29,6 @@ POLL_S: Final = 0.5
 BEAT_S: Final = 1.0
 SOON_S: Final = 0.1  # between two beats, however often somebody wakes it
 SWEEP_S: Final = 20.0  # between two looks at files that nobody needs any more
-MEMORY_SLACK: Final = 640 << 20  # what a child may hold besides DuckDB's share
 
 
 @dataclass(slots=True)
@@ -326,6 +325,7 @@ class Dispatcher:
             elif id_ in beat.cancelling:
                 self._cancel(job, now)
             self._watch(job, now)
+        self._watch_memory([job for job in jobs.values() if not job.ended])
 
     def _lost(self, job: Job) -> None:
         if not job.ended:
@@ -342,7 +342,6 @@ class Dispatcher:
             job.worker.kill()
 
     def _watch(self, job: Job, now: float) -> None:
-        limit = self._settings.run_memory_bytes + MEMORY_SLACK
         too_long = now - job.begun > self._settings.run_max_s
         # A commit under way is not cut off: what it has done must be told.
         if too_long and job.run.kind is not RunKind.PUSH and not job.is_committing:
@@ -352,9 +351,20 @@ class Dispatcher:
         if now - job.worker.heard_at > self._settings.stall_s:
             job.killed_for = f"it said nothing for {self._settings.stall_s:.0f} s"
             job.worker.kill()
-        elif job.worker.memory_bytes() > limit:
-            job.killed_for = f"it held more than {limit >> 20} MiB of memory"
-            job.worker.kill()
+
+    def _watch_memory(self, jobs: list[Job]) -> None:
+        """Keep the whole server within its memory: the run that holds most of it has to go."""
+        held = {job.run.id: job.worker.memory_bytes() for job in jobs}
+        total = sum(held.values()) + memory_of("self")
+        share = self._settings.child_bytes
+        over = [job for job in jobs if held[job.run.id] > share and not job.is_committing]
+        if total <= self._settings.memory_bytes or not over:
+            return
+        job = max(over, key=lambda one: held[one.run.id])
+        job.killed_for = (
+            f"it held {held[job.run.id] >> 20} MiB of memory; its share is {share >> 20} MiB"
+        )
+        job.worker.kill()
 
     def _fence_myself(self) -> None:
         """Kill work whose lease must have ended while the store did not answer."""

@@ -94,11 +94,7 @@ class Worker:
 
     def memory_bytes(self) -> int:
         """Return what the child holds in memory now; 0 where that cannot be told."""
-        try:
-            pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        except (OSError, IndexError, ValueError):
-            return 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return memory_of(str(self.process.pid))
 
     def kill(self) -> None:
         """End the child at once."""
@@ -139,6 +135,15 @@ class Worker:
         shutil.rmtree(spool_of(self._data_dir, self.process.pid), ignore_errors=True)
         if self._heard:
             self._heard(None)
+
+
+def memory_of(process: str) -> int:
+    """Return the bytes that a process has to itself: files that it maps are not among them."""
+    try:
+        _, resident, shared, *_ = map(int, Path(f"/proc/{process}/statm").read_text().split())
+    except (OSError, ValueError):
+        return 0
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Pool:

@@ -92,6 +92,7 @@ class Body:
     path: Path
     own: bool  # it lies in the spool and may be rewritten
     version: str = ""
+    part: int | None = None  # of it only so many bytes are here
 
 
 class Found(Protocol):
@@ -120,21 +121,24 @@ T = TypeVar("T")
 
 
 def gather(
-    config: FilesConfig, tools: Tools, *, text: bool = True, packed: bool = True
-) -> Iterator[File]:
+    config: FilesConfig, tools: Tools, *, text: bool = True, packed: bool = True,
+    choose: objects.Choose | None = None,
+) -> Iterator[File]:  # fmt: skip
     """Fetch, unpack and, if it is text, recode what `config` names; yield it in listing order.
 
-    `packed`: an archive is one to unpack, and not a form of its own.
+    `packed`: an archive is one to unpack, and not a form of its own. `choose`: of an object that
+    lies in a store only these parts.
     """
     encoding = _codec(config.encoding)
-    for body in _bodies(config, tools):
+    for body in _bodies(config, tools, choose):
         try:
             for plain in _unpacked(body, tools) if packed else [body]:
                 recoded = _recoded(plain, encoding, tools) if text else plain
                 head, size = _beginning(recoded.path)
+                here = body.part is None
                 yield File(
-                    name=recoded.name, path=str(recoded.path), bytes=size, version=body.version,
-                    head=head, body=str(body.path),
+                    name=recoded.name, path=str(recoded.path), version=body.version, head=head,
+                    bytes=size if here else body.part or 0, body=str(body.path) if here else "",
                 )  # fmt: skip
         except OwnerError as error:
             tools.bad.append(BadFile(name=body.name, bytes=body.path.stat().st_size, error=error))
@@ -190,7 +194,9 @@ def _codec(name: str) -> str:
         ) from None
 
 
-def _bodies(config: FilesConfig, tools: Tools) -> Iterator[Body]:
+def _bodies(
+    config: FilesConfig, tools: Tools, choose: objects.Choose | None = None
+) -> Iterator[Body]:
     parts = urlsplit(config.url)
     if parts.scheme in ("http", "https"):
         headers = _credentials(config)
@@ -204,8 +210,9 @@ def _bodies(config: FilesConfig, tools: Tools) -> Iterator[Body]:
     if parts.scheme in objects.SCHEMES:
         with Objects(_place(config), tools) as store:
             wanted = _wanted(config, store.found(), tools)
-            for one, path in store.fetched(wanted, lambda: new_spool_file(tools)):
-                yield Body(one.name, path, own=True, version=one.version)
+            for came in store.fetched(wanted, lambda: new_spool_file(tools), choose):
+                one, part = came.object, None if came.whole else came.bytes
+                yield Body(one.name, came.path, own=True, version=one.version, part=part)
         return
     for local in _wanted(config, _local(config, tools), tools):
         yield Body(local.name, local.path, own=False, version=local.version)

@@ -76,6 +76,24 @@ class _Fetching:
     object: Object
     target: Path
     parts: deque[Future[int]] = field(default_factory=deque)
+    bytes: int = 0  # that have come
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """An object that is at hand; of one that is not `whole` only `bytes` have come, in place."""
+
+    object: Object
+    path: Path
+    bytes: int
+
+    @property
+    def whole(self) -> bool:
+        return self.bytes == self.object.bytes
+
+
+# Of an object's size, and of a way to read a part of it: the parts that are wanted, None for all.
+Choose = Callable[[int, Callable[[int, int], bytes]], list[tuple[int, int]] | None]
 
 
 class Objects:
@@ -140,9 +158,12 @@ class Objects:
             return []  # and the bucket is there, or that has failed
 
     def fetched(
-        self, wanted: Sequence[Object], target: Callable[[], Path]
-    ) -> Iterator[tuple[Object, Path]]:
-        """Bring objects into files that `target` names; yield them in the same order."""
+        self, wanted: Sequence[Object], target: Callable[[], Path], choose: Choose | None = None
+    ) -> Iterator[Brought]:
+        """Bring objects into files that `target` names; yield them in the same order.
+
+        `choose`: of each only these parts, each in its place.
+        """
         total = sum(one.bytes for one in wanted)
         free = shutil.disk_usage(self._tools.spool).free - ROOM_BYTES
         if total > free:
@@ -159,42 +180,64 @@ class Objects:
                     while sum(len(one.parts) or 1 for one in under_way) < AHEAD:
                         if (following := next(todo, None)) is None:
                             break
-                        under_way.append(self._begun(following, target(), threads))
+                        under_way.append(self._begun(following, target(), threads, choose))
                     if not under_way:
                         return
                     first = under_way.popleft()
                     while first.parts:
-                        done += self._told(first.parts.popleft().result)
+                        came = self._told(first.parts.popleft().result)
+                        first.bytes, done = first.bytes + came, done + came
                         self._tools.told(f"fetching {first.object.name}", done=done, total=total)
-                    yield first.object, first.target
+                    yield Brought(first.object, first.target, first.bytes)
             finally:
                 for one in under_way:
                     for part in one.parts:
                         part.cancel()
 
-    def _begun(self, wanted: Object, target: Path, threads: ThreadPoolExecutor) -> _Fetching:
+    def _begun(
+        self, wanted: Object, target: Path, threads: ThreadPoolExecutor, choose: Choose | None
+    ) -> _Fetching:
         fetching = _Fetching(wanted, target)
         with target.open("wb") as file:
             file.truncate(wanted.bytes)
+        if choose is not None:
+            fetching.parts.append(threads.submit(self._chosen, wanted, target, choose))
+            return fetching
         for start in range(0, wanted.bytes, PART_BYTES):
             end = min(start + PART_BYTES, wanted.bytes)
             fetching.parts.append(threads.submit(self._part, wanted, target, start, end))
         return fetching
 
+    def _chosen(self, wanted: Object, target: Path, choose: Choose) -> int:
+        """Write the parts of an object that are wanted; return their bytes."""
+        parts = choose(wanted.bytes, lambda start, end: self._read(wanted, start, end))
+        came = 0
+        for start, end in parts if parts is not None else [(0, wanted.bytes)]:
+            for at in range(start, end, PART_BYTES):
+                came += self._part(wanted, target, at, min(at + PART_BYTES, end))
+        return came
+
     def _part(self, wanted: Object, target: Path, start: int, end: int) -> int:
         """Write one part of an object into its place; return its bytes."""
-        import obstore
-
-        answer = obstore.get(self._store, wanted.path, options={"range": (start, end)})
-        body = answer.bytes()
-        if _version(answer.meta) != wanted.version or len(body) != end - start:
-            raise Unavailable(
-                f"{wanted.name} changed while it was read.", hint="It will be read again."
-            )
+        body = self._read(wanted, start, end)
         with target.open("r+b") as file:
             file.seek(start)
             file.write(body)
         return end - start
+
+    def _read(self, wanted: Object, start: int, end: int) -> bytes:
+        """Return some bytes of an object, of the state that was listed."""
+        import obstore
+
+        if start == end:
+            return b""
+        answer = obstore.get(self._store, wanted.path, options={"range": (start, end)})
+        body = bytes(answer.bytes())
+        if _version(answer.meta) != wanted.version or len(body) != end - start:
+            raise Unavailable(
+                f"{wanted.name} changed while it was read.", hint="It will be read again."
+            )
+        return body
 
     def _object(self, meta: Any) -> Object:  # Any: obstore's dict of an object
         return Object(

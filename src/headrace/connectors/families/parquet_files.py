@@ -4,13 +4,14 @@ Values have types already and are not judged. Records are counted from the files
 another library than the one that reads them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Annotated, ClassVar
 
 import duckdb
 import msgspec
 
-from headrace.connectors.families import files
+from headrace.connectors.families import files, parquet_parts
 from headrace.connectors.families.files import FilesConfig
 from headrace.contract.columns import FILE, Column, literal, ours_of, quoted
 from headrace.contract.source import Cell, File, Place, RowCheck, Scan, Survey
@@ -51,6 +52,7 @@ class ParquetScan:
             _cell(name, type_, mapping.get(name)) for name, type_ in columns
         ]
         self._con = con
+        self._packed = ", ".join(f"{quoted(name)} := {quoted(name)}" for name, _ in columns)
 
     def needed_cells(self, names: Sequence[str]) -> Sequence[Cell]:
         return self.cells
@@ -68,7 +70,8 @@ class ParquetScan:
         ordinals = ", ".join(map(str, wanted)) or "-1"
         rows = self._con.execute(
             f"select file_row_number, to_json(row)::varchar from (select file_row_number,"
-            f" row from read_parquet({literal(file.path)}, file_row_number=true) as row)"
+            f" struct_pack({self._packed}) as row"
+            f" from read_parquet({literal(file.path)}, file_row_number=true))"
             f" where file_row_number in ({ordinals})"
         ).fetchall()
         for ordinal, raw in rows:
@@ -107,7 +110,9 @@ class ParquetFiles:
 
     def _files(self) -> Iterator[File]:
         """Yield the files, counted."""
-        found = files.gather(self._config, self._tools, text=False)
+        needs = self._tools.needs
+        choose = None if needs is None else partial(_chosen, needs)
+        found = files.gather(self._config, self._tools, text=False, choose=choose)
         yield from files.prepared(found, self._tools, self._counted)
 
     def _counted(self, file: File) -> File:
@@ -125,8 +130,12 @@ class ParquetFiles:
                 ).fetchall()
             except duckdb.Error as error:
                 raise Refused(f"{file.name} cannot be read as Parquet.") from error
-            files.judge_mapping(self._config.mapping, [row[0] for row in found], file.name)
-            return tuple((row[0], row[1]) for row in found), file
+            names = [row[0] for row in found]
+            files.judge_mapping(self._config.mapping, names, file.name)
+            needs = self._tools.needs
+            # Of an object that came in parts the other columns are holes.
+            wanted = set(names if file.body or needs is None else needs(names))
+            return tuple((row[0], row[1]) for row in found if row[0] in wanted), file
 
         for columns, file in files.prepared(self._files(), self._tools, described):
             groups.setdefault(columns, []).append(file)
@@ -135,6 +144,12 @@ class ParquetFiles:
 
     def close(self) -> None:
         pass
+
+
+def _chosen(
+    needs: Callable[[Sequence[str]], Sequence[str]], size: int, read: parquet_parts.Read
+) -> parquet_parts.Parts | None:
+    return parquet_parts.parts_of(size, read, needs)
 
 
 def _count(file: File) -> int:
