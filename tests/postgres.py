@@ -116,7 +116,7 @@ class Postgres:
                 raise RuntimeError((self._folder / "log").read_text()[-500:])
             with contextlib.suppress(OSError):
                 lines = told.read_text().splitlines()
-                if lines[0] == str(process.pid) and lines[-1].strip() == "ready":
+                if lines[:1] == [str(process.pid)] and lines[-1].strip() == "ready":
                     return
             time.sleep(0.02)
         process.kill()
