@@ -6,7 +6,8 @@ export UV_LINK_MODE = copy
 export UV_COMPILE_BYTECODE = 1
 UV := $(shell command -v uv 2>/dev/null || echo .boot/bin/uv)
 BIN := .venv/bin
-WORKERS ?= 2
+# Tests wait for servers as much as they compute: three share two cores well.
+WORKERS ?= 3
 
 .PHONY: setup demo serve test test-faults test-fuzz fix lint types docs bench lock clean
 

@@ -78,6 +78,22 @@ def test_save_replaces_whole_rows_by_key(keyed):
     ]  # fmt: skip
 
 
+def test_a_table_that_is_made_anew_for_a_merge_is_what_a_merge_makes(tmp_path, monkeypatch):
+    from headrace.connectors.destinations import duckdb as destination
+
+    found = {}
+    for rows in (1, 10**9):
+        monkeypatch.setattr(destination, "REBUILD_ROWS", rows)
+        (tmp_path / str(rows)).mkdir()
+        rig = Rig("duckdb", tmp_path / str(rows), "")
+        rig.load("a.csv", "id,n,m,w\n1,5,x,1.5\n2,6,y,2.5\n4,,,\n", key=("id",))
+        receipt = rig.load("b.csv", "m,id,new\nz,2,q\n,3,\n", "save", key=("id",))
+        assert receipt.tables[0].rows_after == 4
+        found[rows] = receipt.books, rig.rows(), [list(row) for row in rig.rows()]
+    assert found[1] == found[10**9]
+    assert found[1][1][1] == {"id": 2, "n": None, "m": "z", "w": None, "new": "q"}
+
+
 @pytest.mark.parametrize("action", ["partial", "partialNoCreate"])
 def test_partial_merges_only_what_a_record_carries(keyed, action):
     keyed.load("a.json", '[{"id": 1, "n": 5, "m": {"a": 1}}, {"id": 2, "n": 6}]', key=("id",))

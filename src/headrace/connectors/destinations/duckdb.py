@@ -36,6 +36,8 @@ from headrace.observe import faults
 
 STAGE: Final = "__headrace_stage"
 KEYS: Final = "__headrace_keys"
+REBUILD_ROWS: Final = 1_000_000  # that are merged at least where a table is made anew for them
+REBUILD_SHARE: Final = 4  # and one of so many rows of the table
 
 
 class DuckdbConfig(Config, frozen=True, kw_only=True):
@@ -263,11 +265,48 @@ class DuckdbLoad:
             has_attribute=_has_attribute if ATTRIBUTES in staged else None,
             within=target.within,
         )  # fmt: skip
-        counts = apply.run(target.action)
+        if target.action is Action.SAVE and not apply.in_place and self._is_much():
+            counts = self._rebuild(apply)
+        else:
+            counts = apply.run(target.action)
         counts.replaced_out += replaced_out
         for statement in after:
             con.execute(statement)
         con.execute(f"drop table {self.stage}")
+        return counts
+
+    def _is_much(self) -> bool:
+        """Tell whether so much of the table is merged that it is better made anew.
+
+        What a transaction deletes DuckDB holds in memory until its end; what it makes it does not.
+        """
+        [(staged,)] = self._query(f"select count(*) from {self.stage}")
+        [(there,)] = self._query(f"select count(*) from {self._table}")
+        defaults = self._con.execute(
+            "select 1 from duckdb_columns() where schema_name = 'main' and column_default is not"
+            " null and lower(table_name) = lower(?)",
+            [self._target.table],
+        ).fetchone()
+        return staged >= REBUILD_ROWS and staged * REBUILD_SHARE >= there and not defaults
+
+    def _rebuild(self, apply: sql.Apply) -> Counts:
+        """Put in the table's place what it holds beside the stage, and the stage."""
+        counts = apply.counted()
+        stage = {name.casefold() for name in apply.columns if name not in apply.nulls}
+        kept, come = [], []
+        for name, type_ in self._columns(self._target.table):
+            kept.append(f"t.{quoted(name)}")
+            value = f"s.{quoted(name)}::{type_}" if name.casefold() in stage else f"null::{type_}"
+            come.append(f"{value} as {quoted(name)}")
+        fresh = quoted(f"{STAGE}_rebuilt")
+        self._con.execute(
+            f"create table {fresh} as select {', '.join(kept)} from {self._table} as t where not"
+            f" exists (select 1 from {self.stage} as s where {apply.on}) union all"
+            f" select {', '.join(come)} from {self.stage} as s"
+        )
+        self._con.execute(f"drop table {self._table}")
+        faults.reach("child.in_commit")
+        self._con.execute(f"alter table {fresh} rename to {self._table}")
         return counts
 
     def _digest(self) -> str:

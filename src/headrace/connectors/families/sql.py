@@ -80,11 +80,10 @@ class Apply:
             case Action.SAVE if self.in_place:
                 return self._partial(create=True, whole=True)
             case Action.SAVE:
-                updated = self._matched()
+                counts = self.counted()
                 self._delete()
-                landed = self._insert("true")
-                inserted = {file: rows - updated.get(file, 0) for file, rows in landed.items()}
-                return Counts(inserted=inserted, updated=updated)
+                self._insert("true")
+                return counts
             case Action.DELETE:
                 deleted, total = self._matched(), self._by_file("true")
                 self._delete()
@@ -94,6 +93,12 @@ class Apply:
                 return self._partial(create=action is Action.PARTIAL)
             case Action.DROP:
                 raise AssertionError(action)  # not among a table's actions
+
+    def counted(self) -> Counts:
+        """Count what a merge of whole rows does, before it does."""
+        updated, total = self._matched(), self._by_file("true")
+        inserted = {file: rows - updated.get(file, 0) for file, rows in total.items()}
+        return Counts(inserted=inserted, updated=updated)
 
     def _replace(self) -> Counts:
         where = self.within or "1 = 1"
@@ -131,7 +136,7 @@ class Apply:
         new = {file: rows - updated.get(file, 0) for file, rows in total.items()}
         # Rows to be made are told apart before the update could make more of them match.
         made = (
-            self._insert(f"not exists (select 1 from {self.table} as t where {self._on})")
+            self._insert(f"not exists (select 1 from {self.table} as t where {self.on})")
             if (create)
             else {}
         )
@@ -142,7 +147,7 @@ class Apply:
         if sets:
             self.query(
                 self.grammar.update.format(
-                    table=self.table, stage=self.stage, sets=", ".join(sets), on=self._on
+                    table=self.table, stage=self.stage, sets=", ".join(sets), on=self.on
                 )
             )
         return Counts(inserted=made, updated=updated, filtered={} if create else new)
@@ -156,11 +161,12 @@ class Apply:
 
     def _delete(self) -> None:
         """Delete the rows that the stage has a key of."""
-        where = f"exists (select 1 from {self.stage} as s where {self._on})"
+        where = f"exists (select 1 from {self.stage} as s where {self.on})"
         self.query(self.grammar.deleting(self.table, where))
 
     @property
-    def _on(self) -> str:
+    def on(self) -> str:
+        """SQL that is true for a row of the table and one of the stage with the same key."""
         return " and ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in self.key)
 
     def _by_file(self, where: str) -> dict[str, int]:
@@ -172,7 +178,7 @@ class Apply:
         return {name: rows for name, rows in found if rows}
 
     def _matched(self) -> dict[str, int]:
-        return self._by_file(f"exists (select 1 from {self.table} as t where {self._on})")
+        return self._by_file(f"exists (select 1 from {self.table} as t where {self.on})")
 
     def _insert(self, where: str) -> dict[str, int]:
         names = ", ".join(map(quoted, self.columns))
