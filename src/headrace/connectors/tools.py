@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -102,8 +103,24 @@ class WorkTools:
     ) -> Fetched | None:
         return Fetch(self, url, method, headers or {}).run()
 
+    def parts(self, url: str, headers: dict[str, str]) -> "RangedBody | None":
+        return Fetch(self, url, "GET", headers).parts()
+
     def version_of(self, url: str, headers: dict[str, str]) -> str | None:
         return Fetch(self, url, "HEAD", headers).version()
+
+
+@dataclass(frozen=True, slots=True)
+class RangedBody:
+    """A body of which parts can be asked for."""
+
+    _fetch: "Fetch"
+    size: int
+    version: str
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return some bytes of it."""
+        return self._fetch.part(start, end, self.version) if end > start else b""
 
 
 class Fetch:
@@ -138,6 +155,57 @@ class Fetch:
                 time.sleep(wait_s)
                 wait_s *= 3
         raise AssertionError
+
+    def parts(self) -> "RangedBody | None":
+        """Ask for one byte, to see whether parts can be had of one state of the body."""
+        _, told = self._ranged({"Range": "bytes=0-0"})
+        size = told.get("Content-Range", "").rpartition("/")[2]
+        etag = told.get("ETag", "")
+        if not size.isdecimal() or not etag.startswith('"'):  # a weak one may be of several states
+            return None
+        return RangedBody(self, int(size), etag)
+
+    def part(self, start: int, end: int, etag: str) -> bytes:
+        """Return some bytes of a state of the body, told by its ETag."""
+        body, told = self._ranged({"Range": f"bytes={start}-{end - 1}", "If-Match": etag})
+        if told.get("ETag") != etag or len(body) != end - start:
+            raise Unavailable(
+                f"{self._shown} changed while it was read.", hint="It will be read again."
+            )
+        return body
+
+    def _ranged(self, headers: dict[str, str]) -> tuple[bytes, Mapping[str, str]]:
+        """Return what came of a part, and its headers; nothing where it would come whole."""
+        wait_s = BACKOFF_S
+        for last in range(TRIES - 1, -1, -1):
+            try:
+                return self._ranged_once(headers)
+            except (Unavailable, TimedOut):
+                if not last:
+                    raise
+                time.sleep(wait_s)
+                wait_s *= 3
+        raise AssertionError
+
+    def _ranged_once(self, headers: dict[str, str]) -> tuple[bytes, Mapping[str, str]]:
+        try:
+            answer = self._pool.request(
+                "GET", self._url, headers=self._headers | headers, preload_content=False,
+                redirect=True, retries=_REDIRECTS_ONLY,
+                timeout=Timeout(connect=CONNECT_S, read=READ_S),
+            )  # fmt: skip
+            try:
+                if answer.status == 206:  # partial content
+                    return answer.read(decode_content=False), answer.headers
+                if answer.status not in (200, 412, 416):  # whole, or of another state
+                    self._judge(answer.status)
+                return b"", {}
+            finally:
+                answer.close()
+        except urllib3.exceptions.MaxRetryError as error:
+            raise _told(self._shown, error.reason or error) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise _told(self._shown, error) from error
 
     def version(self) -> str | None:
         """Ask for the headers only; return what tells one state of the body from another."""

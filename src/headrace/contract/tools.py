@@ -40,6 +40,19 @@ class BadFile:
     error: OwnerError
 
 
+class Parts(Protocol):
+    """A body that stays where it is. `version` tells one state of it from another."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def version(self) -> str: ...
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return some bytes of the state that was met first. Raises Unavailable for another."""
+
+
 class Tools(Protocol):
     """Handed to every connector by whoever makes it."""
 
@@ -70,6 +83,9 @@ class Tools(Protocol):
 
         Returns None where the headers ask for what has changed, and nothing has.
         """
+
+    def parts(self, url: str, headers: dict[str, str]) -> "Parts | None":
+        """Return a body of which parts can be asked for; None where it only comes whole."""
 
     def version_of(self, url: str, headers: dict[str, str]) -> str | None:
         """Ask what state a body is in, without the body; None: nothing is there."""

@@ -59,7 +59,7 @@ def _verified(
     if not isinstance(destination, Comparable):
         raise Misconfigured(
             f"{destination.spec.title}: what it holds cannot be compared with a source.",
-            hint="Tables can: DuckDB, PostgreSQL, Parquet.", field="type",
+            hint="Tables can: DuckDB, PostgreSQL, MySQL, Parquet.", field="type",
         )  # fmt: skip
     if wanted.repair and (earlier := _earlier(plan, destination, journal)) is not None:
         return earlier

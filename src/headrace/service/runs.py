@@ -207,7 +207,7 @@ class Runs:
             if not spec.verifies:
                 raise Invalid(
                     f"{spec.title}: what it holds cannot be compared with a source.",
-                    hint="Tables can: duckdb, postgresql, parquet.",
+                    hint="Tables can: duckdb, postgresql, mysql, parquet.",
                 )
             if wanted.repair and not spec.deletes:
                 raise Invalid(f"{spec.title} cannot be repaired by parts.", field="repair")

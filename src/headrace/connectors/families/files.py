@@ -201,6 +201,9 @@ def _bodies(
     if parts.scheme in ("http", "https"):
         headers = _credentials(config)
         name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        if choose is not None and (some := _some(config, tools, name, choose)) is not None:
+            yield some
+            return
         headers |= _if_changed(name, tools.known)
         fetched = tools.fetch(config.url, method=config.method, headers=headers)
         if fetched is None or _same(name, fetched.version, tools.known):
@@ -216,6 +219,30 @@ def _bodies(
         return
     for local in _wanted(config, _local(config, tools), tools):
         yield Body(local.name, local.path, own=False, version=local.version)
+
+
+def _some(config: FilesConfig, tools: Tools, name: str, choose: objects.Choose) -> Body | None:
+    """Fetch some parts of a body into their places; None where it must come whole."""
+    if config.method != "GET":
+        return None
+    there = tools.parts(config.url, _credentials(config))
+    if there is None:
+        return None
+    if _same(name, there.version, tools.known):
+        raise Unchanged(f"{name} has not changed since the last run.")
+    wanted = choose(there.size, there.read)
+    if wanted is None:
+        return None
+    target = new_spool_file(tools)
+    came = 0
+    with target.open("wb") as out:
+        out.truncate(there.size)
+        for start, end in wanted:
+            out.seek(start)
+            for at in range(start, end, objects.PART_BYTES):
+                came += out.write(there.read(at, min(at + objects.PART_BYTES, end)))
+                tools.told(f"fetching {name}", done=came)
+    return Body(name, target, own=True, version=there.version, part=came)
 
 
 def _local(config: FilesConfig, tools: Tools) -> list[_Local]:
