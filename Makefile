@@ -6,8 +6,7 @@ export UV_LINK_MODE = copy
 export UV_COMPILE_BYTECODE = 1
 UV := $(shell command -v uv 2>/dev/null || echo .boot/bin/uv)
 BIN := .venv/bin
-# Tests wait for servers as much as they compute: three share two cores well.
-WORKERS ?= 3
+WORKERS ?= 2
 
 .PHONY: setup demo serve test test-faults test-fuzz fix lint types docs bench lock clean
 
