@@ -69,6 +69,7 @@ def ingest(source: Path, end: str, *more: str) -> list:
 HASH = """
 import duckdb, sys
 with duckdb.connect(sys.argv[1], read_only=True) as con:
+    con.execute("set enable_progress_bar = false")  # it would be part of what is compared
     print(con.execute(f"select count(*), bit_xor(hash({sys.argv[2]})),"
                       f" sum(hash({sys.argv[2]})::hugeint % 1000003) from t").fetchone())
 """

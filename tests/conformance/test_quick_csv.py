@@ -11,7 +11,7 @@ import pytest
 from headrace.assembly import work
 from headrace.connectors.destinations import postgresql
 from headrace.connectors.families import csv_scan as csv_source
-from headrace.connectors.families import quick_csv
+from headrace.connectors.families import quick_csv, quick_streams
 from headrace.domain.errors import Cancelled, Unavailable
 from headrace.native import text
 from tests.engine import Memory, order
@@ -48,7 +48,7 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(quick_csv, "PIECE_BYTES_MIN", 1 << 20)
+    monkeypatch.setattr(quick_streams, "PIECE_BYTES_MIN", 1 << 20)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headrace.assembly import work
 from headrace.connectors.families import csv_scan as csv
-from headrace.connectors.families import quick_csv
+from headrace.connectors.families import quick_streams
 from headrace.engine.plan import Stopped
 from tests.engine import Memory, order
 
@@ -143,9 +143,9 @@ def csvs(draw) -> bytes:
 @example(b'a,b\n1,"l1\nl2"\n2,"x\n3,y\n"\n4,z', True)  # pieces begin inside of quotes
 def test_a_broken_csv_is_read_as_the_slow_reader_reads_it(data, quick):
     folder = Path(tempfile.mkdtemp())
-    smallest = csv.SMALL_BYTES, quick_csv.PIECE_BYTES_MIN
+    smallest = csv.SMALL_BYTES, quick_streams.PIECE_BYTES_MIN
     if quick:  # as large files are read
-        csv.SMALL_BYTES, quick_csv.PIECE_BYTES_MIN = 0, 1
+        csv.SMALL_BYTES, quick_streams.PIECE_BYTES_MIN = 0, 1
     try:
         (folder / "in.csv").write_bytes(data)
         told = order(
@@ -181,5 +181,5 @@ def test_a_broken_csv_is_read_as_the_slow_reader_reads_it(data, quick):
     except Stopped as stopped:
         raise AssertionError(f"{data!r}: {stopped.error}") from stopped
     finally:
-        csv.SMALL_BYTES, quick_csv.PIECE_BYTES_MIN = smallest
+        csv.SMALL_BYTES, quick_streams.PIECE_BYTES_MIN = smallest
         shutil.rmtree(folder)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from headrace.assembly import work
-from headrace.connectors.families import quick_json
+from headrace.connectors.families import quick_json, quick_streams
 from headrace.connectors.sources import json as json_source
 from headrace.engine.plan import Stopped
 from headrace.native import text as native
@@ -89,8 +89,11 @@ def records(draw):
     )
 
 
-def outcome(path, mapping, key, *, quick):
-    """Return everything that a user would see of a load, and whether it went the quick way."""
+def outcome(path, mapping, key, *, quick, sample=10_000):
+    """Return everything that a user would see of a load, and how the quick way went.
+
+    `sample`: how many records tell a column's type, and are glimpsed at.
+    """
     folder = Path(tempfile.mkdtemp())
     (folder / "data").mkdir()
     ways = []
@@ -106,6 +109,9 @@ def outcome(path, mapping, key, *, quick):
 
     patch = pytest.MonkeyPatch()
     patch.setattr(json_source, "SMALL_BYTES", 0 if quick else 1 << 60)
+    patch.setattr(json_source, "SAMPLE_RECORDS", sample)
+    patch.setattr(json_source, "GLIMPSE_RECORDS", 1)
+    patch.setattr(quick_streams, "PIECE_BYTES_MIN", 20)
     patch.setattr(native, "MARK_BYTES", 40)
     patch.setattr(native, "CHUNK_BYTES", 64)
     patch.setattr(json_source.JsonScan, "quick", chosen)
@@ -143,8 +149,12 @@ def signless(found):
 @given(
     texts=st.lists(records(), min_size=1, max_size=7), array=st.booleans(), mapping=MAPPINGS,
     end=st.sampled_from(["\n", "\r\n", "\n\n", " \n"]), bom=st.booleans(), keyed=st.booleans(),
+    sample=st.sampled_from([1, 2, 4, 10_000]),
 )  # fmt: skip
-@example(texts=['{"i":1}', '{"i":"x"}'], array=True, mapping={}, end="\n", bom=True, keyed=False)
+@example(
+    texts=['{"i":1}', '{"i":"x"}'], array=True, mapping={}, end="\n", bom=True, keyed=False,
+    sample=9,
+)  # fmt: skip
 @example(
     texts=['{"i":1,"o":{"a": 1.50, "b":"\\u00e9"}}'],
     array=False,
@@ -152,16 +162,17 @@ def signless(found):
     end="\n",
     bom=False,
     keyed=True,
+    sample=9,
 )
-def test_both_ways_lead_to_the_same(texts, array, mapping, end, bom, keyed):
+def test_both_ways_lead_to_the_same(texts, array, mapping, end, bom, keyed, sample):
     folder = Path(tempfile.mkdtemp())
     path = folder / "x.json"
     body = f"[{end}{(',' + end).join(texts)}{end}]" if array else end.join(texts) + end
     path.write_bytes(b"\xef\xbb\xbf" * bom + body.encode(errors="surrogatepass"))
     try:
         key = ("i",) if keyed and '"i"' in body else ()
-        exact, none = outcome(path, mapping, key, quick=False)
-        found, _ = outcome(path, mapping, key, quick=True)
+        exact, none = outcome(path, mapping, key, quick=False, sample=sample)
+        found, _ = outcome(path, mapping, key, quick=True, sample=sample)
         assert none == []
         assert signless(found) == signless(exact)
     finally:
@@ -184,6 +195,53 @@ def test_what_programs_write_goes_the_quick_way(tmp_path, array):
     assert ways == [True]
     assert found == exact
     assert found[2].inserted == 200
+
+
+LINES = "".join(f'{{"id": {n}, "name": "n{n}"}}\n' for n in range(200))
+
+
+@pytest.mark.parametrize(
+    ("body", "ways", "columns", "rejected"),
+    [
+        (LINES, [True], "id name", 0),
+        (LINES + '{"id": "x", "name": "odd"}\n{broken\n', [True], "id name", 2),
+        (LINES + '{"id": 1, "late": true}\n', [False, True], "id name late", 0),
+        # What does not fit hides a member that nobody knows.
+        (LINES + '{"id": "x", "late": true}\n', [True, True], "id name late", 1),
+        (
+            '{"id": null}\n' * 9 + LINES,
+            [True],
+            "id name",
+            0,
+        ),  # all was looked at in the first place
+        (LINES + "\n \n\t\n" + LINES, [True], "id name", 0),
+    ],
+)
+def test_a_file_that_was_glimpsed_at_is_loaded_again_when_it_holds_more(
+    tmp_path, body, ways, columns, rejected
+):
+    path = tmp_path / "x.json"
+    path.write_text(body)
+    found, gone = outcome(path, {}, (), quick=True, sample=5)
+    exact, _ = outcome(path, {}, (), quick=False, sample=5)
+    assert gone == ways
+    assert found == exact
+    assert [name for name, *_ in found[0]] == columns.split()
+    assert found[2].rejected == rejected
+
+
+def test_a_glimpse_is_told_from_a_look_at_every_record(tmp_path):
+    """A guess that nobody checks would lose a column: it is caught."""
+    path = tmp_path / "x.json"
+    path.write_text(LINES + '{"id": "x", "late": true}\n')
+    patch = pytest.MonkeyPatch()
+    patch.setattr(json_source.JsonScan, "knows", lambda self, left: True)
+    try:
+        found, _ = outcome(path, {}, (), quick=True, sample=5)
+    finally:
+        patch.undo()
+    exact, _ = outcome(path, {}, (), quick=False, sample=5)
+    assert found != exact
 
 
 def test_a_file_that_is_no_object_a_line_is_not_surveyed(tmp_path):

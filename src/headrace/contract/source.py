@@ -141,6 +141,17 @@ class Scan(Protocol):
         """Return a quicker way to read the same cells as these types, if there is one."""
 
 
+@runtime_checkable
+class Guessing(Scan, Protocol):
+    """A scan that may have looked at some records only, to tell its cells."""
+
+    def knows(self, left: Sequence["LeftOver"]) -> bool:
+        """Tell whether records that a quick scan has passed over have nothing but the cells."""
+
+    def settle(self) -> bool:
+        """Look at every record; tell whether the cells that were asked for may be others now."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOver:
     """Records of a file that a quick scan has passed over: a file of their own, for the scan.

@@ -100,8 +100,9 @@ def _executed(
     with watched(stager, journal):
         scans = scanned(plan, source, con, journal)
         known.digests = digests = Digests([file for scan in scans for file in scan.files])
-        fitted = lay_out(plan, scans, con, _blamed("destination", load.columns))
-        known.staged = staged = stager.stage(fitted)
+        there = _blamed("destination", load.columns)
+        known.staged = staged = stager.stage(lambda: lay_out(plan, scans, con, there))
+        fitted = stager.fitted
         _leave_out(plan, staged, journal)
         if stager.documents:
             _finish(plan, staged, con, journal, destination, with_file=stager.with_file)

@@ -7,7 +7,7 @@ and reason of every reject, and where the two readers disagree, the file is clea
 again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -15,7 +15,7 @@ import duckdb
 
 from headrace.contract.columns import ATTRIBUTES, FILE, KEY, MISFIT, Column, literal, quoted
 from headrace.contract.destination import DocumentRules, Load, Rows
-from headrace.contract.source import File, LeftOver, Place, Survey
+from headrace.contract.source import File, Guessing, LeftOver, Place, Survey
 from headrace.domain.errors import TooManyRejected, Unbalanced
 from headrace.domain.rejected import Rejected, Rule
 from headrace.engine import fit
@@ -71,6 +71,8 @@ class Stager:
         self.table = load.stage if load.stages else STAGE
         self.with_file = False
         self.with_attributes = False
+        self.fitted: Sequence[Fitted] = ()
+        self._judged = False  # where the scans begin
         self._files: dict[int, list[File]] = {}
         self._quick: Sequence[Fitted] = ()
 
@@ -85,15 +87,31 @@ class Stager:
         for one in self._quick:
             one.quick.stop() if one.quick else None
 
-    def stage(self, fitted: Sequence[Fitted]) -> Staged:
-        """Stage every row of every scan, each record accounted for, or raise."""
+    def stage(self, lay: Callable[[], Sequence[Fitted]]) -> Staged:
+        """Stage every row of every scan, each record accounted for, or raise.
+
+        `lay` lays the columns over the scans; again, where what a scan had guessed did not hold.
+        """
+        fitted = self._begin(lay())
+        if staged := self._staged_quickly(fitted):
+            return staged
+        guessing = [one.scan for one in fitted if isinstance(one.scan, Guessing)]
+        if sum(scan.settle() for scan in guessing):  # each of them: none is to guess again
+            fitted = self._begin(lay())
+            if staged := self._staged_quickly(fitted):
+                return staged
+        return self._staged_exactly(fitted)
+
+    def _begin(self, fitted: Sequence[Fitted]) -> Sequence[Fitted]:
+        self.fitted = fitted
         self._files = {number: list(one.scan.files) for number, one in enumerate(fitted)}
         self.with_file = sum(map(len, self._files.values())) > 1
         self.with_attributes = any(ATTRIBUTES in item for one in fitted for item in one.extra)
-        for one in fitted:
-            self._judge_head(one)
-        if staged := self._staged_quickly(fitted):
-            return staged
+        self._judged = False
+        return fitted
+
+    def _staged_exactly(self, fitted: Sequence[Fitted]) -> Staged:
+        self._judge_heads(fitted)
         strict, cleaned = True, False
         while True:
             try:
@@ -152,9 +170,14 @@ class Stager:
             for file in files
             if one.quick and (left := one.quick.left_over(file))
         }
+        if not all(
+            one.scan.knows(list(over.values())) for one in fitted if isinstance(one.scan, Guessing)
+        ):
+            return None
         if not over:
             staged, doubtful = self._account(fitted, landed, {})
             return None if doubtful else staged
+        self._judge_heads(fitted)
         staged = Staged(columns=fitted[0].columns)
         for one, files in zip(fitted, self._files.values(), strict=True):
             for file in files:
@@ -379,6 +402,13 @@ class Stager:
         later = f"A row of this run {which} has the same key."
         for ordinal in twins:
             yield rejected(survey.wanted[ordinal], Rule.DUPLICATE_KEY, later, None)
+
+    def _judge_heads(self, fitted: Sequence[Fitted]) -> None:
+        """Judge where every scan begins, once, before many rows are judged one by one."""
+        if not self._judged:
+            for one in fitted:
+                self._judge_head(one)
+        self._judged = True
 
     def _judge_head(self, one: Fitted) -> None:
         """Look at the first MiB of a large scan: a column that is wrong everywhere ends the run."""

@@ -16,6 +16,7 @@ struct name {
     int32_t sampled, kinds; /* bits of enum value */
     int64_t record, place;  /* where it was seen first: the record, and the member there */
     int64_t row;            /* the last record that has it */
+    int plain;              /* a key in quotes says it as it is */
 };
 
 struct names {
@@ -41,6 +42,7 @@ struct json {
     int64_t *seen; /* by column: the row that has set it, from 1; counted over the stream */
     int64_t row;
     int32_t last; /* column that was found last: the next one is likely behind it */
+    int strange;  /* the record at hand has a member that is no column */
 };
 
 /* Where a parser stands. One that fails leaves `at` where it did: at `end`, if more bytes might
@@ -86,7 +88,11 @@ static int32_t names_find(const struct names *names, const uint8_t *text, size_t
 }
 
 static void names_add(struct names *names, const uint8_t *text, size_t size, uint32_t at) {
-    names->list[names->count] = (struct name){text, size, names->first[at], 0, 0, 0, 0, 0};
+    int plain = 1;
+    for (size_t n = 0; n < size; n++)
+        plain &= text[n] >= 0x20 && text[n] != '"' && text[n] != '\\';
+    names->list[names->count] =
+        (struct name){text, size, names->first[at], 0, 0, 0, 0, 0, plain && size};
     names->first[at] = names->count++;
 }
 
@@ -127,12 +133,31 @@ static int32_t escaped_point(const uint8_t *at, const uint8_t *end, int *size) {
     return point > 0 && (point < 0xDC00 || point > 0xDFFF) ? point : 0;
 }
 
+/* To the first byte of a text that is no plain one of it: json_stops, eight at once. */
+static const uint8_t *plain_end(const uint8_t *at) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    const uint64_t ones = 0x0101010101010101u, tops = ones * 0x80;
+    for (;; at += 8) {
+        uint64_t word;
+        memcpy(&word, at, 8);
+        /* The lowest bit that is set tells the first byte: borrows go upwards only. */
+        uint64_t stops = holds(word, ones * '"') | holds(word, ones * '\\') |
+                         ((word - ones * 0x20) & tops) | (word & tops);
+        if (stops)
+            return at + (__builtin_ctzll(stops) >> 3);
+    }
+#else
+    while (!json_stops[*at])
+        at++;
+    return at;
+#endif
+}
+
 /* A string, from behind its opening quote to behind the closing one. */
 static int string(struct cursor *c, int *escaped) {
     const uint8_t *at = c->at, *end = c->end;
     for (;;) {
-        while (!json_stops[*at])
-            at++;
+        at = plain_end(at);
         if (*at == '"') {
             c->at = at + 1;
             return 1;
@@ -309,6 +334,34 @@ static int digits_in(const uint8_t *at, const uint8_t *end) {
     return count;
 }
 
+/* A number as most are: figures and a point, no sign, no exponent, and something behind it that is
+ * there already. Returns where it ends; 0 where it is another one, or none. */
+static const uint8_t *simple_number(
+    const uint8_t *at, const uint8_t *end, const struct column *column, struct filling *into,
+    int64_t row) {
+    const uint8_t *begin = at;
+    uint64_t mantissa = digits(&at);
+    int64_t figures = at - begin, places = 0;
+    if (!figures || (*begin == '0' && figures > 1))
+        return 0;
+    if (*at == '.' && column->kind == FLOAT) {
+        const uint8_t *point = ++at;
+        unsigned digit;
+        for (; (digit = (unsigned)*at - '0') <= 9; at++)
+            mantissa = mantissa * 10 + digit;
+        places = at - point;
+        if (!places)
+            return 0;
+    }
+    if (figures + places > JSON_EXACT_DIGITS || at >= end || (*at != ',' && *at != '}'))
+        return 0;
+    if (column->kind == INTEGER)
+        ((int64_t *)into->values)[row] = (int64_t)mantissa;
+    else
+        ((double *)into->values)[row] = (double)mantissa / exact_powers[places];
+    return at;
+}
+
 /* One value into its column. */
 static int json_cell(
     struct cursor *c, const struct column *column, struct filling *into, int64_t row) {
@@ -331,7 +384,7 @@ static int json_cell(
         const uint8_t *first = begin + 1, *last = c->at - 1;
         int fits = column->kind == TEXT
                        ? (escaped ? add_unescaped(into, row, first, last)
-                                  : add_text(into, row, first, (size_t)(last - first)))
+                                  : add_padded(into, row, first, (size_t)(last - first)))
                        : !escaped && first < last &&
                              (column->kind == DATE || column->kind == TIMESTAMP ||
                               column->kind == DECIMAL) &&
@@ -347,6 +400,12 @@ static int json_cell(
     }
     if (column->kind != INTEGER && column->kind != FLOAT && column->kind != DECIMAL)
         return 0;
+    const uint8_t *behind =
+        column->kind == DECIMAL ? 0 : simple_number(begin, c->end, column, into, row);
+    if (behind) {
+        c->at = behind;
+        return 1;
+    }
     if (!json_number(c, &kind) || c->at >= c->end)
         return 0;
     int fits = typed(begin, column, into, row) == c->at;
@@ -359,11 +418,39 @@ static int json_cell(
     return fits || give_up(c, begin);
 }
 
-static int32_t column_of(struct json *json, const uint8_t *text, size_t size) {
+static uint64_t word_at(const uint8_t *at, size_t size) {
+    uint64_t word = 0;
+    memcpy(&word, at, size);
+    return word;
+}
+
+/* memcmp, without a call for what is as short as a name. */
+static int same(const uint8_t *one, const uint8_t *other, size_t size) {
+    if (size < 4)
+        return !memcmp(one, other, size);
+    if (size < 8)
+        return word_at(one, 4) == word_at(other, 4) &&
+               word_at(one + size - 4, 4) == word_at(other + size - 4, 4);
+    for (size_t n = 0; n + 8 < size; n += 8)
+        if (word_at(one + n, 8) != word_at(other + n, 8))
+            return 0;
+    return word_at(one + size - 8, 8) == word_at(other + size - 8, 8);
+}
+
+/* The column that follows the last one, if its name is what stands at a key's quote: most records
+ * have their members in one order. Goes behind the key then; else returns -1. */
+static int32_t likely_column(struct json *json, struct cursor *c) {
     int32_t next = json->last + 1 < json->names.count ? json->last + 1 : 0;
     const struct name *likely = json->names.list + next;
-    if (likely->size == size && !memcmp(likely->text, text, size))
-        return json->last = next;
+    const uint8_t *text = c->at + 1;
+    if (!likely->plain || (size_t)(c->end - c->at) < likely->size + 2 ||
+        text[likely->size] != '"' || !same(likely->text, text, likely->size))
+        return -1;
+    c->at = text + likely->size + 1;
+    return json->last = next;
+}
+
+static int32_t column_of(struct json *json, const uint8_t *text, size_t size) {
     uint32_t at;
     int32_t found = names_find(&json->names, text, size, &at);
     return found < 0 ? -1 : (json->last = found);
@@ -385,11 +472,14 @@ static int members(
     for (int64_t place = 0;; place++) {
         const uint8_t *key = c->at;
         int escaped = 0;
+        int32_t n = -1;
         if (*key != '"')
             return 0;
-        c->at++;
-        if (!string(c, &escaped))
-            return 0;
+        if (!fill || (n = likely_column(json, c)) < 0) {
+            c->at++;
+            if (!string(c, &escaped))
+                return 0;
+        }
         size_t size = (size_t)(c->at - key) - 2;
         blank(c);
         if (*c->at != ':')
@@ -399,7 +489,8 @@ static int members(
         if (escaped)
             return give_up(c, key);
         if (fill) {
-            int32_t n = column_of(json, key + 1, size);
+            n = n < 0 ? column_of(json, key + 1, size) : n;
+            json->strange |= n < 0;
             if (n < 0 || json->seen[n] == json->row)
                 return give_up(c, key);
             json->seen[n] = json->row;
@@ -410,7 +501,7 @@ static int members(
             enum value kind;
             if (!any_value(c, 1, &kind))
                 return 0;
-            int32_t n = names_find(&json->names, key + 1, size, &slot);
+            n = names_find(&json->names, key + 1, size, &slot);
             if (n < 0) {
                 uint8_t *copy = json->names.count < json->names.capacity ? malloc(size + 1) : 0;
                 if (!copy)
@@ -497,15 +588,19 @@ static enum outcome json_record(
     struct cursor c = {*from, end, json->lines};
     enum state state = json->state;
     enum outcome outcome = to_record(reader, &c, &state);
-    if (outcome == DONE && reader->offset + (c.at - reader->buffer) >= reader->end)
+    if (outcome == DONE && reader->offset + (c.at - reader->buffer) >= reader->end) {
+        const uint8_t *until = reader->buffer + (reader->end - reader->offset);
+        if (json->lines && *from <= until)
+            c.at = until; /* blank lines behind it are the next one's */
         outcome = ENDED;
+    }
     if (outcome != DONE) {
         *from = outcome == ENDED ? c.at : *from;
         return outcome;
     }
     const uint8_t *begin = c.at;
     json->row++;
-    json->undos = 0;
+    json->undos = json->strange = 0;
     json->known = json->names.count;
     int fits = members(&c, reader, fill, row, sampled);
     if (fits && json->lines) {

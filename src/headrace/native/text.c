@@ -71,6 +71,7 @@ struct report {
     int64_t stop;                  /* set from outside: end now */
     int64_t left, left_max;        /* records that were passed over; how many may be */
     struct left *lefts;            /* room for so many */
+    int64_t closed;                /* a member that is no column ends it all */
 };
 
 struct reader {
@@ -168,6 +169,16 @@ static int add_text(struct filling *into, int64_t row, const uint8_t *text, size
         into->capacity = wanted;
     }
     memcpy(into->text + into->used, text, size);
+    into->used += size;
+    ((int32_t *)into->values)[row + 1] = (int32_t)into->used;
+    return 1;
+}
+
+/* The same of a text in a reader's buffer, behind which PADDING bytes may be read. */
+static int add_padded(struct filling *into, int64_t row, const uint8_t *text, size_t size) {
+    if (size > 16 || into->used + 16 > into->capacity)
+        return add_text(into, row, text, size);
+    memcpy(into->text + into->used, text, 16);
     into->used += size;
     ((int32_t *)into->values)[row + 1] = (int32_t)into->used;
     return 1;
@@ -282,11 +293,13 @@ static const uint8_t *wide(const uint8_t *at, const struct column *column, __int
     return at;
 }
 
+static const double exact_powers[] = {
+    1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
+};
+
 /* A number with a point, an exponent, both or none; NaN and Infinity as PostgreSQL writes them. */
 static const uint8_t *floating(const uint8_t *at, double *value) {
-    static const double exact[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
-                                   1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
-                                   1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
     const uint8_t *begin = at;
     int negative = *at == '-';
     at += negative;
@@ -323,7 +336,8 @@ static const uint8_t *floating(const uint8_t *at, double *value) {
         scale += minus ? -(int64_t)exponent : (int64_t)exponent;
     }
     if (figures <= DIGITS_MAX && mantissa <= (1ull << 53) && scale >= -22 && scale <= 22) {
-        double found = scale < 0 ? (double)mantissa / exact[-scale] : (double)mantissa * exact[scale];
+        double found = scale < 0 ? (double)mantissa / exact_powers[-scale]
+                                 : (double)mantissa * exact_powers[scale];
         *value = negative ? -found : found;
         return at;
     }
@@ -519,7 +533,7 @@ static enum outcome record(
             }
             if (high && !is_utf8(begin, at))
                 return at < end || reader->at_end ? ODD : MORE;
-            if (!add_text(into, row, begin, (size_t)(at - begin)))
+            if (!add_padded(into, row, begin, (size_t)(at - begin)))
                 return NO_MEMORY;
         } else {
             const uint8_t *behind = typed(at, column, into, row);
@@ -546,6 +560,12 @@ static enum outcome record(
         return ODD;
     *from = at < end ? at + 1 : end;
     return DONE;
+}
+
+/* True where one of the eight bytes of `word` is `byte`, which is repeated in `pattern`. */
+static uint64_t holds(uint64_t word, uint64_t pattern) {
+    uint64_t zero = word ^ pattern;
+    return (zero - 0x0101010101010101u) & ~zero & 0x8080808080808080u;
 }
 
 #include "json.h"
@@ -712,6 +732,8 @@ static int to_array(
 static enum outcome pass_over(struct reader *reader, const uint8_t *begin, const uint8_t *end) {
     struct report *report = reader->report;
     if (report->left >= report->left_max || (reader->json && !reader->json->lines))
+        return ODD;
+    if (report->closed && reader->json->strange)
         return ODD;
     while (begin < end && reader->json && strchr(" \t\r\n", *begin))
         begin++; /* blank lines before it */
@@ -1136,10 +1158,11 @@ struct survey {
     struct json *json;
 };
 
-/* Look at every record: count them, collect what members they have and of which kinds; `sample`:
- * the first records, whose kinds are told apart. Returns an errno; the rest is in `found`. */
+/* Look at every record, or the first `most` of them: count them, collect what members they have and
+ * of which kinds; `sample`: the first records, whose kinds are told apart. Returns an errno; the
+ * rest is in `found`. */
 EXPORT int headrace_json_survey(
-    const char *path, int32_t lines, int64_t sample, int64_t every, size_t chunk,
+    const char *path, int32_t lines, int64_t sample, int64_t most, int64_t every, size_t chunk,
     struct report *report, struct survey *found) {
     struct reader *reader;
     *found = (struct survey){.odd_at = -1};
@@ -1157,7 +1180,7 @@ EXPORT int headrace_json_survey(
         number = ENOMEM;
     else
         json->lines = lines;
-    while (!number) {
+    while (!number && found->records + report->left < most) {
         const uint8_t *at = reader->buffer + reader->place, *end = reader->buffer + reader->length;
         int64_t began = 0;
         enum outcome outcome =
@@ -1226,12 +1249,6 @@ EXPORT void headrace_capsule_free(void *capsule) {
     if (stream->release)
         stream->release(stream);
     free(stream);
-}
-
-/* True where one of the eight bytes of `word` is `byte`, which is repeated in `pattern`. */
-static uint64_t holds(uint64_t word, uint64_t pattern) {
-    uint64_t zero = word ^ pattern;
-    return (zero - 0x0101010101010101u) & ~zero & 0x8080808080808080u;
 }
 
 /* Count the records of a file by its newlines outside quotes, the header included; blank lines
@@ -1322,4 +1339,44 @@ EXPORT int64_t headrace_csv_count(
     free(chunk);
     close(fd);
     return records + !line_is_blank;
+}
+
+/* Count the lines of a file that hold anything but space. -2 - errno for an error. Like the count
+ * above it shares nothing with the readers. */
+EXPORT int64_t headrace_lines_count(const char *path, size_t chunk_bytes) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -2 - errno;
+    uint8_t *chunk = malloc(chunk_bytes);
+    int64_t lines = 0, offset = 0;
+    int is_blank = 1, number = chunk ? 0 : ENOMEM;
+    while (!number) {
+        ssize_t got = pread(fd, chunk, chunk_bytes, offset);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            number = errno;
+        if (got <= 0)
+            break;
+        const uint8_t *at = chunk, *end = chunk + got;
+        if (offset == 0 && got >= 3 && !memcmp(chunk, "\xEF\xBB\xBF", 3))
+            at += 3; /* a chunk has three bytes at least */
+        offset += got;
+        while (at < end) {
+            while (is_blank && at < end && (*at == ' ' || (*at >= '\t' && *at <= '\r')))
+                at++;
+            is_blank &= at == end;
+            at = is_blank ? end : memchr(at, '\n', (size_t)(end - at));
+            if (!at)
+                break;
+            if (at < end) {
+                lines++;
+                is_blank = 1;
+                at++;
+            }
+        }
+    }
+    free(chunk);
+    close(fd);
+    return number ? -2 - number : lines + !is_blank;
 }

@@ -39,6 +39,7 @@ class _Report(Structure):
     _fields_ = (
         ("records", c_int64), ("place", c_int64), ("stopped_at", c_int64), ("odd_at", c_int64),
         ("stop", c_int64), ("left", c_int64), ("left_max", c_int64), ("lefts", ctypes.c_void_p),
+        ("closed", c_int64),
     )  # fmt: skip
 
 
@@ -46,7 +47,7 @@ class _Name(Structure):
     _fields_ = (
         ("text", ctypes.c_void_p), ("size", c_size_t), ("next", c_int32), ("sampled", c_int32),
         ("kinds", c_int32), ("record", c_int64), ("place", c_int64),
-        ("row", c_int64),
+        ("row", c_int64), ("plain", c_int32),
     )  # fmt: skip
 
 
@@ -74,12 +75,14 @@ def library() -> Any:  # Any: ctypes knows its functions by name
     )  # fmt: skip
     found.headrace_csv_count.argtypes = (c_char_p, c_uint8, c_uint8, c_int32, c_size_t)
     found.headrace_csv_count.restype = c_int64
+    found.headrace_lines_count.argtypes = (c_char_p, c_size_t)
+    found.headrace_lines_count.restype = c_int64
     found.headrace_json_open.argtypes = (
         c_char_p, c_int64, c_int64, c_int32, POINTER(_Column), c_int32, c_char_p, POINTER(c_int32),
         c_size_t, POINTER(_Report), POINTER(ctypes.c_void_p),
     )  # fmt: skip
     found.headrace_json_survey.argtypes = (
-        c_char_p, c_int32, c_int64, c_int64, c_size_t, POINTER(_Report), POINTER(_Survey),
+        c_char_p, c_int32, c_int64, c_int64, c_int64, c_size_t, POINTER(_Report), POINTER(_Survey),
     )  # fmt: skip
     found.headrace_json_forget.argtypes = (POINTER(_Survey),)
     found.headrace_json_forget.restype = None
@@ -115,6 +118,14 @@ def count_records(
     if count < -1:
         raise OSError(-2 - count, os.strerror(-2 - count), path)
     return None if count < 0 else int(count)
+
+
+def count_lines(path: str, chunk_bytes: int = CHUNK_BYTES) -> int:
+    """Count the lines of a file that hold anything but space. Needs the library; raises OSError."""
+    count: int = library().headrace_lines_count(os.fsencode(path), max(chunk_bytes, 3))
+    if count < 0:
+        raise OSError(-2 - count, os.strerror(-2 - count), path)
+    return count
 
 
 def readable(delimiter: str, quote: str) -> bool:
@@ -242,10 +253,11 @@ class JsonStream(_Stream):
     def __init__(
         self, path: str, columns: Sequence[tuple[Kind, int, int]], names: Sequence[bytes], *,
         lines: bool, begin: int = 0, end: int = WHOLE, chunk_bytes: int = CHUNK_BYTES,
-        left_max: int = 0,
+        left_max: int = 0, closed: bool = False,
     ) -> None:  # fmt: skip
-        """`names`: the columns' members, in UTF-8."""
+        """`names`: the columns' members, in UTF-8. `closed`: the stream fails at another one."""
         super().__init__(path, columns, begin, end, chunk_bytes, left_max)
+        self._report.closed = closed
         self._lines = lines
         self._names = b"".join(names)
         self._sizes = (c_int32 * len(names))(*map(len, names))
@@ -271,7 +283,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class JsonSurvey:
-    """What the plain records of a file have. `marks`: where one begins, every MARK_BYTES.
+    """What plain records of a file have. `marks`: where one begins, every MARK_BYTES.
 
     `left` are those that are not plain; `records` counts them too.
     """
@@ -283,11 +295,13 @@ class JsonSurvey:
 
 
 class Surveying:
-    """A look at every record of a JSON file; `place` and `stop` may be used by other threads."""
+    """A look at the records of a JSON file; `place` and `stop` may be used by other threads."""
 
-    def __init__(self, path: str, *, lines: bool, sample: int, left_max: int = 0) -> None:
-        """`sample`: how many records are the first."""
-        self._args = (os.fsencode(path), lines, sample, MARK_BYTES, CHUNK_BYTES)
+    def __init__(
+        self, path: str, *, lines: bool, sample: int, left_max: int = 0, most: int = WHOLE
+    ) -> None:
+        """`sample`: how many records are the first; `most`: how many are looked at."""
+        self._args = (os.fsencode(path), lines, sample, most, MARK_BYTES, CHUNK_BYTES)
         self._path = path
         self._report, self._lefts = _report(0, left_max)
 

@@ -11,7 +11,8 @@ import duckdb
 
 from headrace.connectors.families import files, text_scan
 from headrace.connectors.families.csv_text import LINE_BYTES_MAX, CsvText
-from headrace.connectors.families.quick_csv import PIECE_BYTES_MIN, QuickCsv, QuickFiles
+from headrace.connectors.families.quick_csv import QuickCsv, QuickFiles
+from headrace.connectors.families.quick_streams import PIECE_BYTES_MIN
 from headrace.contract.columns import Column, literal
 from headrace.contract.source import Cell, File, RowCheck, Survey
 from headrace.contract.tools import Tools

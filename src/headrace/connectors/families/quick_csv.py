@@ -7,18 +7,22 @@ the piece before must have stopped there.
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import duckdb
 
 from headrace.connectors.families import files as local
-from headrace.connectors.families.quick_streams import LEFT_MAX, QuickStreams, left_over, name
+from headrace.connectors.families.quick_streams import (
+    LEFT_MAX,
+    QuickStreams,
+    cuts,
+    left_over,
+    name,
+)
 from headrace.contract.columns import FILE, decimal_of, literal
 from headrace.contract.source import Cell, File, LeftOver
 from headrace.contract.tools import Tools
 from headrace.native import text
-
-PIECE_BYTES_MIN: Final = 32 << 20  # a smaller piece is not worth a stream
 
 
 class QuickCsv(QuickStreams):
@@ -34,7 +38,7 @@ class QuickCsv(QuickStreams):
         streams: dict[str, list[text.CsvStream]] = {}
         for file in files:
             pieces = 1 if in_order else threads
-            marks = _cuts(file.path, Path(file.path).stat().st_size, pieces)
+            marks = cuts(file.path, Path(file.path).stat().st_size, pieces)
             streams[file.path] = [
                 text.CsvStream(
                     file.path, columns, delimiter=delimiter, quote=quote, header=header,
@@ -144,15 +148,3 @@ def _kind(type_: str) -> tuple[text.Kind, int, int] | None:
         "timestamp": "timestamp", "boolean": "boolean",
     }  # fmt: skip
     return (kinds[type_], 0, 0) if type_ in kinds else None
-
-
-def _cuts(path: str, size: int, pieces: int) -> Iterator[int]:
-    """Yield where the second piece and those after it begin: behind newlines."""
-    pieces = min(pieces, size // PIECE_BYTES_MIN)
-    last = 0
-    with Path(path).open("rb") as file:
-        for number in range(1, pieces):
-            file.seek(size * number // pieces)
-            file.readline(text.CHUNK_BYTES)
-            if last < file.tell() < size:
-                yield (last := file.tell())

@@ -2,10 +2,11 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import duckdb
 
-from headrace.connectors.families.quick_streams import LEFT_MAX, QuickStreams
+from headrace.connectors.families.quick_streams import LEFT_MAX, QuickStreams, cuts
 from headrace.contract.columns import Column, decimal_of
 from headrace.contract.source import Cell, File
 from headrace.contract.tools import Tools
@@ -23,19 +24,28 @@ class QuickJson(QuickStreams):
     def __init__(
         self, con: duckdb.DuckDBPyConnection, surveys: Mapping[str, text.JsonSurvey],
         files: Sequence[File], columns: Sequence[Column], tools: Tools, *, arrays: set[str],
-        in_order: bool, threads: int,
+        closed: bool, in_order: bool, threads: int,
     ) -> None:  # fmt: skip
-        """`surveys` by path; `arrays`: paths of files whose records are an array's elements."""
+        """`surveys` by path; `arrays`: paths of files whose records are an array's elements.
+
+        `closed`: other members than the columns' end it.
+        """
         kinds = [kind_of(column.type) for column in columns]
         names = [column.name.encode() for column in columns]
         streams, read = {}, {}
         for file in files:
             read[file.path] = path = file.text_path or file.path
-            marks = _cuts(surveys[file.path].marks, 1 if in_order else threads)
+            pieces = 1 if in_order else threads
+            lines = file.path not in arrays
+            marks = (
+                cuts(path, Path(path).stat().st_size, pieces)
+                if lines
+                else _chosen(surveys[file.path].marks, pieces)
+            )
             streams[file.path] = [
                 text.JsonStream(
                     path, [kind or ("text", 0, 0) for kind in kinds], names,
-                    lines=file.path not in arrays, begin=begin, end=end,
+                    lines=lines, begin=begin, end=end, closed=closed,
                     left_max=0 if in_order else LEFT_MAX,
                 )
                 for begin, end in itertools.pairwise([0, *marks, text.WHOLE])
@@ -57,7 +67,7 @@ def _cell(column: Column, number: int) -> Cell:
     return Cell(column=column, sql=sql, typed=True)
 
 
-def _cuts(marks: Sequence[int], pieces: int) -> Iterator[int]:
+def _chosen(marks: Sequence[int], pieces: int) -> Iterator[int]:
     """Yield those of the marks that cut a file into so many pieces."""
     pieces = min(pieces, len(marks) + 1)
     for number in range(1, pieces):

@@ -14,6 +14,7 @@ from headrace.contract.source import Cell, File, LeftOver
 from headrace.contract.tools import Tools
 from headrace.native.text import CHUNK_BYTES, CsvStream, JsonStream, Left
 
+PIECE_BYTES_MIN: Final = 32 << 20  # a smaller piece of a file is not worth a stream
 LEFT_MAX: Final = 10_000  # records of a stream that are passed over; of more the exact way knows
 _numbers = itertools.count()
 
@@ -121,3 +122,15 @@ def _lines(path: str, offsets: Sequence[int]) -> Iterator[int]:
                 line += chunk.count(b"\n")
                 at += len(chunk)
             yield line
+
+
+def cuts(path: str, size: int, pieces: int) -> Iterator[int]:
+    """Yield where the second piece and those after it begin: behind newlines."""
+    pieces = min(pieces, size // PIECE_BYTES_MIN)
+    last = 0
+    with Path(path).open("rb") as file:
+        for number in range(1, pieces):
+            file.seek(size * number // pieces)
+            file.readline(CHUNK_BYTES)
+            if last < file.tell() < size:
+                yield (last := file.tell())
