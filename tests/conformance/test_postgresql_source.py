@@ -14,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.assembly import work
+from headrace.connectors.families.postgres_table import _copied, dressed
 from headrace.contract.tools import Known
 from headrace.domain.errors import Misconfigured, Refused, Unavailable, Unchanged
 from headrace.engine.plan import Stopped
+from headrace.native import wire
 from tests.engine import Memory, order
 
 TYPES = """
@@ -92,6 +94,24 @@ def test_every_type_keeps_its_value(folder, fresh_database):
     }  # fmt: skip
     assert [name for name, value in two.items() if value is not None] == ["id"]  # NULL is not ""
     assert (str(three["f8"]), three["yes"], str(three["d"])) == ("nan", False, "2024-02-29")
+
+
+def test_rows_are_taken_byte_for_byte_as_the_server_itself_writes_csv(tmp_path, fresh_database):
+    """They come in the form that costs the server less, and are made CSV here."""
+    run(
+        fresh_database,
+        TYPES,
+        r"insert into t (id, txt, empty) values (4, E'\\N', E'\\\\'), (5, E'\\b\\f\\v\r,', E'\\.')",
+    )
+    query = "select * from t order by id"
+    with psycopg.connect(fresh_database) as con:
+        dressed(con)
+        with con.cursor() as cursor, cursor.copy(f"copy ({query}) to stdout (format csv)") as copy:
+            theirs = b"".join(map(bytes, copy))
+        with (tmp_path / "ours").open("w+b") as file:
+            assert wire.drains()
+            assert _copied(con, query, file.fileno(), wire.Drain()) == 5
+            assert (tmp_path / "ours").read_bytes() == theirs
 
 
 def test_what_no_column_can_hold_is_rejected_with_its_row(folder, fresh_database):

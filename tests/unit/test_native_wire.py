@@ -1,12 +1,16 @@
-"""Rows of MySQL's wire as CSV: whatever they hold, and wherever the bytes are cut."""
+"""Rows of MySQL's wire and of PostgreSQL's COPY as CSV: whatever they hold, wherever they are cut."""
 
 import csv
+import ctypes
 import io
+import os
+import tempfile
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.native.text import library
 from headrace.native.wire import MysqlRows
 
 CELLS = (
@@ -115,3 +119,84 @@ def test_an_error_in_the_middle_is_left_for_its_reader():
 def test_nonsense_is_refused(body):
     with pytest.raises(ValueError, match="no row"):
         poured(packets(body) + END, 2, [])
+
+
+ESCAPES = {8: b"\\b", 9: b"\\t", 10: b"\\n", 11: b"\\v", 12: b"\\f", 13: b"\\r", 92: b"\\\\"}
+
+
+def copied(row):
+    """Write a row as COPY's text form does."""
+    return (
+        b"\t".join(
+            b"\\N" if cell is None else b"".join(ESCAPES.get(sign, bytes([sign])) for sign in cell)
+            for cell in row
+        )
+        + b"\n"
+    )
+
+
+def drained(rows):
+    """Have the native reader take rows from a libpq of ten lines; return what it writes."""
+    left = [ctypes.create_string_buffer(row, len(row)) for row in rows]
+    taken = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_int)
+    def get(_, row, __):
+        if not left:
+            return -1
+        taken.append(left.pop(0))
+        row[0] = ctypes.addressof(taken[-1])
+        return len(taken[-1])
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    def let_go(_):
+        pass
+
+    size, stop = ctypes.c_int64(), ctypes.c_int64()
+    with tempfile.TemporaryFile() as file:
+        told = library().headrace_pg_drain(
+            None, ctypes.cast(get, ctypes.c_void_p), ctypes.cast(let_go, ctypes.c_void_p),
+            file.fileno(), ctypes.byref(size), ctypes.byref(stop),
+        )  # fmt: skip
+        assert told == 0
+        assert os.fstat(file.fileno()).st_size == size.value
+        file.seek(0)
+        return file.read()
+
+
+POSTGRES_CELLS = (
+    st.none()
+    | st.binary(max_size=12).map(lambda cell: cell.replace(b"\0", b""))
+    | st.sampled_from(
+        [
+            b"",
+            b",",
+            b'"',
+            b"\t",
+            b"\\",
+            b"\\N",
+            b"\\n",
+            b"a\r\nb",
+            b"\\\\t",
+            b"x" * 300,
+            b"," * 70_000,
+        ]
+    )
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    rows=st.integers(1, 4).flatmap(
+        lambda columns: st.lists(
+            st.lists(POSTGRES_CELLS, min_size=columns, max_size=columns), max_size=5
+        )
+    )
+)
+def test_rows_of_postgresql_are_those_that_it_would_write_as_csv(rows):
+    assert drained([copied(row) for row in rows]) == slow(rows)
+
+
+def test_a_row_larger_than_the_buffer_is_whole():
+    rows = [[b"a"], [b'"' * 3_000_000, b"\\" * 500_000, None], [b"b"]]
+    assert drained([copied(row) for row in rows]) == slow(rows)

@@ -464,6 +464,39 @@ static const uint8_t *typed(
     }
 }
 
+/* True where one of the eight bytes of `word` is `byte`, which is repeated in `pattern`. */
+static uint64_t holds(uint64_t word, uint64_t pattern) {
+    uint64_t zero = word ^ pattern;
+    return (zero - 0x0101010101010101u) & ~zero & 0x8080808080808080u;
+}
+
+/* To the first byte of a text without quotes that is no plain one: `stops`, eight at once. */
+static const uint8_t *text_end(const struct reader *reader, const uint8_t *at) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    const uint64_t ones = 0x0101010101010101u, tops = ones * 0x80;
+    const uint64_t delimiters = ones * reader->delimiter, quotes = ones * reader->quote;
+    for (;;) {
+        uint64_t word;
+        memcpy(&word, at, 8);
+        /* The lowest bit tells the first byte that may be one: all below 0x10 are, and tabs are not. */
+        uint64_t stops = holds(word, delimiters) | holds(word, quotes) |
+                         ((word - ones * 0x10) & tops) | (word & tops);
+        if (!stops) {
+            at += 8;
+            continue;
+        }
+        at += __builtin_ctzll(stops) >> 3;
+        if (reader->stops[*at])
+            return at;
+        at++;
+    }
+#else
+    while (!reader->stops[*at])
+        at++;
+    return at;
+#endif
+}
+
 /* A quoted cell, from behind its quote. Leaves `*at` behind the closing one. */
 static enum outcome quoted(
     struct reader *reader, const struct column *column, struct filling *into, int64_t row,
@@ -524,8 +557,7 @@ static enum outcome record(
             const uint8_t *begin = at;
             int high = 0;
             for (;;) {
-                while (!reader->stops[*at])
-                    at++;
+                at = text_end(reader, at);
                 if (*at < 0x80)
                     break;
                 high = 1;
@@ -560,12 +592,6 @@ static enum outcome record(
         return ODD;
     *from = at < end ? at + 1 : end;
     return DONE;
-}
-
-/* True where one of the eight bytes of `word` is `byte`, which is repeated in `pattern`. */
-static uint64_t holds(uint64_t word, uint64_t pattern) {
-    uint64_t zero = word ^ pattern;
-    return (zero - 0x0101010101010101u) & ~zero & 0x8080808080808080u;
 }
 
 #include "json.h"

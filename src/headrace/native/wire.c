@@ -20,63 +20,6 @@ static int written(int file, const char *from, size_t size) {
     return 0;
 }
 
-/* PostgreSQL: take every row of a COPY from libpq and append it to `file`.
- *
- * Rows are gathered and written whole, so that several connections can append to one file that was
- * opened with O_APPEND. `bytes` grows while it goes on; nonzero `stop` ends it.
- * Returns 0 at the end of the COPY, -1 where libpq has an error, -2 if stopped, else errno. */
-EXPORT int32_t headrace_pg_drain(
-    void *connection, int (*get)(void *, char **, int), void (*let_go)(void *), int32_t file,
-    volatile int64_t *bytes, volatile int64_t *stop) {
-    char *buffer = malloc(BUFFER), *row;
-    size_t held = 0;
-    int32_t told = 0;
-    if (!buffer) return ENOMEM;
-    for (;;) {
-        int size = get(connection, &row, 0);
-        if (size <= 0) {
-            told = size == -1 ? 0 : -1;
-            break;
-        }
-        size_t more = (size_t)size;
-        if (held && held + more > BUFFER) {
-            told = written(file, buffer, held);
-            *bytes += (int64_t)held;
-            held = 0;
-            if (!told && *stop) told = -2;
-        }
-        if (!told && more > BUFFER) {
-            told = written(file, row, more);
-            *bytes += (int64_t)more;
-        } else if (!told) {
-            memcpy(buffer + held, row, more);
-            held += more;
-        }
-        let_go(row);
-        if (told) break;
-    }
-    if (!told && held) {
-        told = written(file, buffer, held);
-        *bytes += (int64_t)held;
-    }
-    free(buffer);
-    return told;
-}
-
-enum status { MORE, END, ERROR, BROKEN };
-
-struct rows {
-    int64_t taken, made, records; /* bytes taken and made, rows among them */
-    int64_t wanted;               /* bytes in all that the next row needs, if they are known */
-    int32_t status;
-};
-
-static uint64_t number(const uint8_t *at, int bytes) {
-    uint64_t value = 0;
-    for (int place = bytes - 1; place >= 0; place--) value = value << 8 | at[place];
-    return value;
-}
-
 /* Write one cell, at most twice its size and two more; return its end. */
 static uint8_t *cell(uint8_t *out, const uint8_t *text, uint64_t size) {
     int plain = size > 0;
@@ -95,6 +38,132 @@ static uint8_t *cell(uint8_t *out, const uint8_t *text, uint64_t size) {
     }
     *out++ = '"';
     return out;
+}
+
+static uint8_t unescaped(uint8_t sign) {
+    switch (sign) {
+    case 'b': return '\b';
+    case 'f': return '\f';
+    case 'n': return '\n';
+    case 'r': return '\r';
+    case 't': return '\t';
+    case 'v': return '\v';
+    default: return sign;
+    }
+}
+
+/* Write a row of COPY's text form as CSV where only its delimiters differ; tell whether it is so.
+ * Most rows are; this way the compiler takes sixteen bytes at once. */
+static int pg_plain(uint8_t *out, const uint8_t *row, size_t size) {
+    uint8_t odd = size == 0 || row[0] == '\t' || row[size - 1] == '\t';
+    for (size_t n = 0; n < size; n++) {
+        uint8_t sign = row[n];
+        odd |= (sign == '\\') | (sign == ',') | (sign == '"') | (sign == '\r');
+        out[n] = sign == '\t' ? ',' : sign;
+    }
+    for (size_t n = 1; n < size; n++)
+        odd |= (row[n] == '\t') & (row[n - 1] == '\t');
+    return !odd;
+}
+
+/* Turn a row of COPY's text form into CSV, in place of its escapes; return the end of what was
+ * written: at most twice its size, and two for each cell. Where a NULL stands is nothing, an empty
+ * text is in quotes. */
+static uint8_t *pg_row(uint8_t *out, uint8_t *at, const uint8_t *end) {
+    static const uint8_t stops[256] = {
+        ['\t'] = 1, ['\n'] = 1, ['\\'] = 1, [','] = 1, ['"'] = 1, ['\r'] = 1};
+    end -= end > at && end[-1] == '\n';
+    if (pg_plain(out, at, (size_t)(end - at))) {
+        out += end - at;
+        *out++ = '\n';
+        return out;
+    }
+    for (;;) {
+        uint8_t *from = at;
+        while (at < end && !stops[*at]) at++;
+        if (at < end && *at != '\t') {
+            int null = at == from && end - at >= 2 && at[0] == '\\' && at[1] == 'N' &&
+                       (end - at == 2 || at[2] == '\t');
+            uint8_t *to = at; /* escapes make it shorter, never longer */
+            for (; at < end && *at != '\t'; at++) {
+                int escape = *at == '\\' && at + 1 < end;
+                at += escape;
+                *to++ = escape ? unescaped(*at) : *at;
+            }
+            if (!null) out = cell(out, from, (uint64_t)(to - from));
+        } else if (at == from)
+            out = cell(out, from, 0);
+        else {
+            memcpy(out, from, (size_t)(at - from));
+            out += at - from;
+        }
+        if (at == end) break;
+        *out++ = ',';
+        at++;
+    }
+    *out++ = '\n';
+    return out;
+}
+
+/* PostgreSQL: take every row of a COPY in its text form from libpq and append it to `file` as CSV.
+ *
+ * It is what `format csv` would be, and costs the server less. Rows are gathered and written whole,
+ * so that several connections can append to one file that was opened with O_APPEND. `bytes` grows
+ * while it goes on; nonzero `stop` ends it.
+ * Returns 0 at the end of the COPY, -1 where libpq has an error, -2 if stopped, else errno. */
+EXPORT int32_t headrace_pg_drain(
+    void *connection, int (*get)(void *, char **, int), void (*let_go)(void *), int32_t file,
+    volatile int64_t *bytes, volatile int64_t *stop) {
+    size_t room = BUFFER, held = 0;
+    uint8_t *buffer = malloc(room);
+    char *row;
+    int32_t told = buffer ? 0 : ENOMEM;
+    while (!told) {
+        int size = get(connection, &row, 0);
+        if (size <= 0) {
+            told = size == -1 ? 0 : -1;
+            break;
+        }
+        size_t most = 4 * (size_t)size + 4; /* a cell has a byte behind it */
+        if (held && held + most > room) {
+            told = written(file, (const char *)buffer, held);
+            *bytes += (int64_t)held;
+            held = 0;
+            if (!told && *stop) told = -2;
+        }
+        if (!told && most > room) {
+            uint8_t *grown = realloc(buffer, most);
+            if (grown) {
+                buffer = grown;
+                room = most;
+            } else
+                told = ENOMEM;
+        }
+        if (!told)
+            held = (size_t)(
+                pg_row(buffer + held, (uint8_t *)row, (uint8_t *)row + size) - buffer);
+        let_go(row);
+    }
+    if (!told && held) {
+        told = written(file, (const char *)buffer, held);
+        *bytes += (int64_t)held;
+    }
+    free(buffer);
+    return told;
+}
+
+enum status { MORE, END, ERROR, BROKEN };
+
+struct rows {
+    int64_t taken, made, records; /* bytes taken and made, rows among them */
+    int64_t wanted;               /* bytes in all that the next row needs, if they are known */
+    int32_t status;
+};
+
+static uint64_t number(const uint8_t *at, int bytes) {
+    uint64_t value = 0;
+    for (int place = bytes - 1; place >= 0; place--) value = value << 8 | at[place];
+    return value;
 }
 
 /* MySQL: turn the rows of a text result, as far as they are in `in`, into CSV in `out`.

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
@@ -33,6 +34,7 @@ from headrace.observe import faults
 MANIFEST: Final = "_manifest.json"
 NOTES_MAX: Final = 1000  # commits that a manifest remembers
 STAGE: Final = "__headrace_stage"
+SYNC_S: Final = 0.5
 
 
 class ParquetConfig(Config, frozen=True, kw_only=True):
@@ -103,6 +105,37 @@ class Parquet:
 
     def close(self) -> None:
         pass
+
+
+@contextlib.contextmanager
+def _written_through(path: Path) -> Iterator[None]:
+    """Have a file on the disk at the end, and most of it before: beside its writing."""
+    done = threading.Event()
+    failed: list[OSError] = []
+
+    def sync() -> None:
+        while not done.wait(SYNC_S):
+            once()
+
+    def once() -> None:
+        try:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            pass  # not begun
+        except OSError as error:  # told once, and by no later call
+            failed.append(error)
+
+    thread = threading.Thread(target=sync, name="headrace-sync")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    once()
+    if failed:
+        raise failed[0]
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -189,13 +222,15 @@ class ParquetLoad:
             counted = dict(found)
         columns = ", ".join(self._items(rows.columns))
         path = self._new_file()
-        copied = rows.con.execute(
-            f"copy (select {columns} from ({sql})) to {literal(str(path))}"
-            " (format parquet, compression zstd)"
-        ).fetchone()
+        with _written_through(path):
+            copied = rows.con.execute(
+                f"copy (select {columns} from ({sql})) to {literal(str(path))}"
+                " (format parquet, compression zstd)"
+            ).fetchone()
         if not rows.with_file:
             counted = {"": copied[0] if copied else 0}
-        self._check(path, sum(counted.values()))
+        if (landed := self._rows([path])) != sum(counted.values()):
+            raise Unbalanced(f"{landed:,} rows are in the file, not what was staged.")
         for file, number in counted.items():
             self._counts.inserted[file] = self._counts.inserted.get(file, 0) + number
         return counted
@@ -215,30 +250,26 @@ class ParquetLoad:
         self._written.append(f"{self._part}/rows{f'-{number}' if number else ''}.parquet")
         return self._folder / self._written[-1]
 
-    @staticmethod
-    def _check(path: Path, rows: int) -> None:
-        """Have a file on the disk, and raise Unbalanced unless it holds so many rows."""
-        import pyarrow.parquet as pq
-
-        with path.open("rb") as done:
-            os.fsync(done.fileno())
-        landed = pq.read_metadata(path).num_rows
-        if landed != rows:
-            raise Unbalanced(f"{landed:,} rows are in the file, not what was staged.")
+    def _rows(self, paths: Sequence[Path]) -> int:
+        """Return how many rows files hold, as their own metadata say."""
+        if not paths:
+            return 0
+        found = self._con.execute(
+            "select sum(num_rows) from parquet_file_metadata($1)", [list(map(str, paths))]
+        ).fetchone()
+        return int(found[0]) if found else 0
 
     def keep(self, rows: Rows) -> None:
         raise NotImplementedError  # its spec says so
 
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
-        import pyarrow.parquet as pq
-
         counts = self._counts
         counts.digest = self._digest()
         landed = sum(counts.inserted.values())
         with self._locked() as manifest:
             self._check_fence(manifest)
             old = manifest["files"]
-            there = sum(pq.read_metadata(self._folder / name).num_rows for name in old)
+            there = self._rows([self._folder / name for name in old])
             replace = self._target.action is Action.REPLACE
             counts.replaced_out = there if replace else 0
             counts.rows_after = landed + (0 if replace else there)

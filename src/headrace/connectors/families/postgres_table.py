@@ -269,15 +269,17 @@ def dressed(con: postgres.Connection) -> None:
 
 def _copied(con: postgres.Connection, query: str, file: int, drain: wire.Drain) -> int:
     """Append the rows of a query to a file; return how many the server says they are."""
-    statement = f"copy ({query}) to stdout (format csv)"
     if not wire.drains():
         with con.cursor() as cur:
-            with cur.copy(statement) as copy, os.fdopen(os.dup(file), "ab") as out:
+            with (
+                cur.copy(f"copy ({query}) to stdout (format csv)") as copy,
+                os.fdopen(os.dup(file), "ab") as out,
+            ):
                 for data in copy:  # the driver hands out a row at a time
                     out.write(data)
             return cur.rowcount
     link = con.pgconn
-    result = link.exec_(statement.encode())
+    result = link.exec_(f"copy ({query}) to stdout".encode())
     if result.status == pq.ExecStatus.COPY_OUT:
         drain.run(link.pgconn_ptr, file)  # type: ignore[attr-defined]  # of its C builds
         result = link.get_result() or result
