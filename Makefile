@@ -57,14 +57,8 @@ docs: setup  ## remake the generated reference
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/views.py
 
-bench: setup  ## side by side with the limits and with peers; fails on its bars (an hour)
-	$(BIN)/python bench/run.py
-	$(BIN)/python bench/load.py
-	$(BIN)/python bench/jobs.py
-	$(BIN)/python bench/databases.py
-	$(BIN)/python bench/memory.py
-	$(BIN)/python bench/peers.py
-	$(BIN)/python bench/runtime.py
+bench: setup  ## side by side with the limits and with peers; fails on its bars (two hours)
+	$(BIN)/python bench/all.py
 
 lock: setup  ## remake the locks: hashes, no addresses
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \

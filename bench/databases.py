@@ -8,7 +8,6 @@ bar is not held.
 
 import os
 import shutil
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -27,7 +26,6 @@ from bench.measure import (
     ingest,
     peer,
     run,
-    spread,
     timed,
 )
 from tests.postgres import postgres
@@ -60,12 +58,8 @@ def settled(url: str, *statements: str) -> None:
     os.sync()
 
 
-def ratio(ours: list[float], theirs: list[float]) -> float:
-    return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
-
-
 def bench_load(csv: Path, rounds: int, bars: Bars) -> None:
-    print("\nCSV → PostgreSQL, against COPY … (FORMAT csv) of the same file", flush=True)
+    bars.begin("CSV → PostgreSQL, against COPY … (FORMAT csv) of the same file")
     ours, theirs, sums = [], [], []
     with postgres(*SAFE) as url:
         for number in range(rounds):
@@ -78,9 +72,8 @@ def bench_load(csv: Path, rounds: int, bars: Bars) -> None:
                     with psycopg.connect(url) as con:
                         sums.append(con.execute(CONTENT).fetchone())
         if sums[0] != sums[1]:
-            bars.failed.append("content differs from COPY's")
-    print(f"  headrace {spread(ours)}, COPY csv {spread(theirs)}, medians of {rounds}")
-    bars.hold("time against COPY csv", ratio(ours, theirs), 0.65, "x")
+            bars.wrong("content differs from COPY's")
+    bars.against("COPY csv", ours, theirs, 0.65)
 
 
 EXTENSION = """
@@ -99,7 +92,7 @@ else:
 
 def bench_source(csv: Path, rounds: int, bars: Bars, folder: Path, *, parquet: bool) -> None:
     what = "Parquet" if parquet else "DuckDB"
-    print(f"\nPostgreSQL → {what}, against DuckDB's own postgres scan", flush=True)
+    bars.begin(f"PostgreSQL → {what}, against DuckDB's own postgres scan")
     python = peer(
         folder, "duckdb==1.5.5", "duckdb-extensions", "duckdb-extension-postgres-scanner==1.5.5",
         name=f"scan-{what}",
@@ -120,9 +113,8 @@ def bench_source(csv: Path, rounds: int, bars: Bars, folder: Path, *, parquet: b
             ours.append(wall)
             peaks.append(peak)
             if number == 0 and not same(end, plain, parquet=parquet):
-                bars.failed.append("content differs from the extension's")
-    print(f"  headrace {spread(ours)}, DuckDB's extension {spread(theirs)}, medians of {rounds}")
-    bars.hold("time against DuckDB's postgres scan", ratio(ours, theirs), 1.1, "x")
+                bars.wrong("content differs from the extension's")
+    bars.against("DuckDB's postgres scan", ours, theirs, 1.1)
     bars.hold("peak memory", max(peaks), 763, "MiB")
 
 
@@ -180,7 +172,7 @@ def bench_upsert(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: boo
     change = changes(csv, folder, rows)
     keys = [part for name in KEY for part in ("--key", name)]
     merge = ("--mode", "merge", *keys)
-    print(f"\nA merge of {rows:,} rows into DuckDB, against delete + insert", flush=True)
+    bars.begin(f"A merge of {rows:,} rows into DuckDB, against delete + insert")
     whole = folder / "whole.duckdb"
     timed(ingest(csv, whole))
     script = folder / "upsert.py"
@@ -198,11 +190,10 @@ def bench_upsert(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: boo
         if number == 0 and content_hash(folder / "ours.duckdb") != content_hash(
             folder / "plain.duckdb"
         ):
-            bars.failed.append("content differs from delete + insert")
-    print(f"  headrace {spread(ours)}, delete + insert {spread(theirs)}, medians of {rounds}")
-    bars.hold("time against delete + insert", ratio(ours, theirs), 1.5, "x")
+            bars.wrong("content differs from delete + insert")
+    bars.against("delete + insert", ours, theirs, 1.5)
 
-    print(f"\nA merge of {rows:,} rows into PostgreSQL, against bare ON CONFLICT", flush=True)
+    bars.begin(f"A merge of {rows:,} rows into PostgreSQL, against bare ON CONFLICT")
     sets = ", ".join(f"{name} = excluded.{name}" for name in TYPES if name not in KEY)
     ours, theirs, sums = [], [], []
 
@@ -235,9 +226,8 @@ def bench_upsert(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: boo
                     with psycopg.connect(url) as con:
                         sums.append(con.execute(CONTENT).fetchone())
         if sums[0] != sums[1]:
-            bars.failed.append("content differs from ON CONFLICT's")
-    print(f"  headrace {spread(ours)}, ON CONFLICT {spread(theirs)}, medians of {rounds}")
-    bars.hold("time against ON CONFLICT", ratio(ours, theirs), 1.2, "x")
+            bars.wrong("content differs from ON CONFLICT's")
+    bars.against("ON CONFLICT", ours, theirs, 1.2)
 
 
 def benches(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: bool) -> dict:

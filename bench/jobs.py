@@ -65,7 +65,7 @@ def csv_task(server: Serving, path: Path, number: int) -> str:
 def statuses(server: Serving, csv: Path, seconds: float, bars: Bars) -> None:
     """Ask each dialect for the status of a load while it runs, over and over."""
     rows = sum(1 for _ in csv.open("rb")) - 1
-    print(f"\nStatus calls at 100 a second while {rows:,} rows are loaded", flush=True)
+    bars.begin(f"Status calls at 100 a second while {rows:,} rows are loaded")
     files = server.data_dir / "files" / "lineitem.csv"
     os.link(csv, files)
     task = csv_task(server, files, 0)
@@ -120,7 +120,7 @@ def statuses(server: Serving, csv: Path, seconds: float, bars: Bars) -> None:
 
 def many(server: Serving, tasks: int, bars: Bars) -> None:
     """Start a job of many small tasks; see when each starts, and how often progress moves."""
-    print(f"\nA job of {tasks} small tasks", flush=True)
+    bars.begin(f"A job of {tasks} small tasks")
     client = server.client
     steps = []
     for number in range(tasks):
@@ -150,7 +150,7 @@ def many(server: Serving, tasks: int, bars: Bars) -> None:
 
 def chunk(server: Serving, size: int, bars: Bars) -> None:
     """Push one large chunk; watch the server's memory."""
-    print(f"\nA push chunk of {size / 1e9:g} GB", flush=True)
+    bars.begin(f"A push chunk of {size / 1e9:g} GB")
     client = server.client
     pool = client.call("POST", "/v1/pools", {"name": "uploads"})["id"]
     http = urllib3.PoolManager()
@@ -184,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true")
     given = parser.parse_args()
-    bars = Bars(judged=not given.short)
+    bars = Bars(__file__, judged=not given.short)
     DATA.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="headrace-jobs-", dir=DATA))  # where files are linked to
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
@@ -196,9 +196,7 @@ def main() -> None:
             statuses(server, lineitem(0.01 if given.short else 1), 1 if given.short else 10, bars)
     finally:
         shutil.rmtree(folder)
-    if bars.failed:
-        sys.exit(f"\nnot held: {', '.join(bars.failed)}")
-    print("\nEvery bar is held." if bars.judged else "\nShort form: bars are shown, not judged.")
+    bars.end()
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ class Scene:
 
 
 def listed(scene: Scene, tasks: int, seconds: float, bars: Bars) -> None:
-    print(f"\nListing 10 of {tasks:,} tasks at 100 requests a second", flush=True)
+    bars.begin(f"Listing 10 of {tasks:,} tasks at 100 requests a second")
     asyncio.run(at_rate(scene.port, "/2/tasks?itemsPerPage=10", 100, 2))  # threads, connections
     for path in ("/2/tasks?itemsPerPage=10", "/1/tasks?itemsPerPage=10&enabled=true"):
         found = asyncio.run(at_rate(scene.port, path, 100, seconds))
@@ -171,14 +171,14 @@ def listed(scene: Scene, tasks: int, seconds: float, bars: Bars) -> None:
 
 
 def created(scene: Scene, seconds: float, bars: Bars) -> None:
-    print("\nCreate and get", flush=True)
+    bars.begin("Create and get")
     rates = [asyncio.run(create_and_get(scene.port, seconds / 2, 8)) for _ in range(5)]
     print(f"  {statistics.median(rates):.0f} requests a second ({min(rates):.0f}-{max(rates):.0f})")
     bars.hold("seconds for 300 requests", 300 / statistics.median(rates), 1, "s")
 
 
 def paged(scene: Scene, events: int, bars: Bars) -> None:
-    print(f"\nA page out of {events:,} events", flush=True)
+    bars.begin(f"A page out of {events:,} events")
     start = "startDate=2020-01-01T00:00:00Z&endDate=2099-01-01T00:00:00Z"
     for query in ("", f"&page={events // 200}&itemsPerPage=100", "&type=fetch&order=asc", "&status=succeeded",
                   "&status=started"):  # fmt: skip
@@ -193,7 +193,7 @@ def paged(scene: Scene, events: int, bars: Bars) -> None:
 
 
 def pushed(scene: Scene, bars: Bars) -> None:
-    print("\nA watched push of 1,000 records", flush=True)
+    bars.begin("A watched push of 1,000 records")
     walls = []
     for number in range(9):
         records = [
@@ -214,7 +214,7 @@ def main() -> None:
     given = parser.parse_args()
     seconds = 2 if given.short else 10
     tasks, events = (500, 20_000) if given.short else (10_000, 1_000_000)
-    bars = Bars(judged=not given.short)
+    bars = Bars(__file__, judged=not given.short)
     folder = Path(tempfile.mkdtemp(prefix="headrace-load-"))
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     try:
@@ -228,16 +228,12 @@ def main() -> None:
             transformed(scene.api, server, rows, bars, rounds)
     finally:
         shutil.rmtree(folder)
-    if bars.failed:
-        sys.exit(f"\nnot held: {', '.join(bars.failed)}")
-    print("\nEvery bar is held." if bars.judged else "\nShort form: bars are shown, not judged.")
+    bars.end()
 
 
 def transformed(api: Api, server: Serving, rows: int, bars: Bars, rounds: int) -> None:
     """Run a file with and without a transformation: the difference is what it costs."""
-    print(
-        f"\n{rows:,} small records with a transformation, against the same run without", flush=True
-    )
+    bars.begin(f"{rows:,} small records with a transformation, against the same run without")
     csv = server.data_dir / "files" / "small.csv"
     csv.write_text("id,name,n\n" + "".join(f"{n},name {n},{n % 97}\n" for n in range(rows)))
     source = api("POST", "/1/sources", {"type": "csv", "name": "s", "input": {

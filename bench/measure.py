@@ -1,17 +1,20 @@
 """What the benches share: the data, a clock, and bars that are held or not."""
 
 import argparse
+import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "bench" / "data"
+RESULTS = DATA / "results"
 BIN = Path(sys.executable).parent
 TYPES = {
     "l_orderkey": "integer", "l_partkey": "integer", "l_suppkey": "integer",
@@ -85,22 +88,80 @@ def content_hash(path: Path) -> str:
 
 
 class Bars:
-    """What was measured against what was promised."""
+    """What was measured against what was promised; kept for the report (bench/report.py)."""
 
-    def __init__(self, *, judged: bool) -> None:
+    def __init__(self, script: str, *, judged: bool) -> None:
         self.judged = judged
         self.failed: list[str] = []
+        self._kept = RESULTS / f"{Path(script).stem}.json"
+        self._title = ""
+        self._rows: list[dict] = []
+
+    def begin(self, title: str) -> None:
+        """Begin a bench: what is measured from now on belongs to it."""
+        print(f"\n{title}", flush=True)
+        self._title = title
+
+    def against(
+        self, other: str, ours: list[float], theirs: list[float], bar: float, note: str = ""
+    ) -> None:
+        """Hold the median ratio of two ways that were measured side by side, in seconds."""
+        print(f"  headrace {spread(ours)}, {other} {spread(theirs)}, medians of {len(ours)}")
+        ratios = [one / two for one, two in zip(ours, theirs, strict=True)]
+        name = f"time against {other}{note}"
+        value = statistics.median(ratios)
+        self._tell(name, value, bar, "x", most=True, ours=ours, theirs=theirs, other=other)
+
+    def race(self, other: str, ours: list[float], theirs: list[float], bar: float) -> None:
+        """Hold how many times our time another takes."""
+        print(f"    {other} {spread(theirs)}")
+        value = statistics.median(theirs) / statistics.median(ours)
+        name = f"{other} takes"
+        self._tell(name, value, bar, "x our time", ours=ours, theirs=theirs, other=other)
 
     def hold(self, name: str, value: float, bar: float, unit: str) -> None:
-        self._tell(name, value, bar, unit, ok=value <= bar)
+        self._tell(name, value, bar, unit, most=True)
 
     def least(self, name: str, value: float, bar: float, unit: str) -> None:
-        self._tell(name, value, bar, unit, ok=value >= bar)
+        self._tell(name, value, bar, unit)
 
-    def _tell(self, name: str, value: float, bar: float, unit: str, *, ok: bool) -> None:
+    def tell(self, name: str, said: str) -> None:
+        """Keep what is no number: who gave no result, and why."""
+        print(f"  {name}: {said}", flush=True)
+        self._rows.append({"bench": self._title, "what": name, "said": said})
+
+    def wrong(self, said: str) -> None:
+        """A result that is not what it should be fails whatever its time."""
+        print(f"  WRONG {said}", flush=True)
+        self.failed.append(f"{self._title}: {said}")
+        self._rows.append({"bench": self._title, "what": "content", "said": f"WRONG: {said}"})
+
+    def _tell(
+        self, name: str, value: float, bar: float, unit: str, *, most: bool = False, **more: object
+    ) -> None:
+        ok = value <= bar if most else value >= bar
         print(f"  {'ok  ' if ok else 'FAIL'} {name}: {value:.3g} {unit} (bar {bar:g})", flush=True)
         if not ok and self.judged:
-            self.failed.append(name)
+            self.failed.append(f"{self._title}: {name}")
+        row = {"bench": self._title, "what": name, "value": value, "bar": bar, "unit": unit}
+        self._rows.append(row | {"most": most, "ok": ok} | more)
+
+    def end(self) -> None:
+        """Keep what was measured in place of what was before, and exit: 1 if a bar is not held."""
+        if self.judged:
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            before = json.loads(self._kept.read_text())["rows"] if self._kept.exists() else []
+            again = {row["bench"] for row in self._rows}
+            rows = [row for row in before if row["bench"] not in again] + self._rows
+            load = os.getloadavg()[0]
+            self._kept.write_text(
+                json.dumps({"on": time.strftime("%Y-%m-%d"), "load": load, "rows": rows})
+            )
+        if self.failed:
+            sys.exit(f"\nnot held: {'; '.join(self.failed)}")
+        print(
+            "\nEvery bar is held." if self.judged else "\nShort form: bars are shown, not judged."
+        )
 
 
 def spread(values: list[float]) -> str:
@@ -134,7 +195,7 @@ def run(described: str, benches: Callable[..., Mapping[str, Callable]]) -> None:
     parser.add_argument("--rounds", type=int, default=0, help="5, in short 1")
     given = parser.parse_args()
     rounds = given.rounds or (1 if given.short else 5)
-    bars = Bars(judged=not given.short)
+    bars = Bars(sys.argv[0], judged=not given.short)
     csv = lineitem(0.1 if given.short else 1)
     folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
     load = os.getloadavg()
@@ -145,6 +206,4 @@ def run(described: str, benches: Callable[..., Mapping[str, Callable]]) -> None:
                 bench()
     finally:
         shutil.rmtree(folder)
-    if bars.failed:
-        sys.exit(f"\nnot held: {', '.join(bars.failed)}")
-    print("\nEvery bar is held." if bars.judged else "\nShort form: bars are shown, not judged.")
+    bars.end()

@@ -3,15 +3,15 @@
     bench/peers.py --only csv       one of csv, lines, files, postgresql, source, merge
 
 Each peer goes its quickest way that we know of: dlt by Arrow and Parquet, ingestr and Sling by their
-own binaries (ingestr fetches its driver for DuckDB from the network: without one, no result). Rows are counted where they land. Fails when headrace is not as much quicker as it
-should be. What a peer cannot do, or does not end in time, is told and not counted.
+own binaries. What these would fetch from the network (a driver, two extensions) comes from packages of the same versions. Rows are counted
+where they land. Fails when headrace is not as much quicker as it should be. What a peer cannot do, or does not end in time, is told and not counted.
 """
 
 import os
 import shutil
-import statistics
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ import psycopg
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.databases import KEY, SAFE, changes, copied, settled
-from bench.measure import BIN, SQL, TYPES, Bars, ingest, peer, run, timed
+from bench.measure import BIN, SQL, TYPES, Bars, ingest, peer, run, spread, timed
 from bench.memory import copy
 from bench.run import split
 from tests.postgres import postgres
@@ -31,26 +31,40 @@ PACKAGES = {
     "dlt": (
         "dlt[duckdb,postgres,sql-database]==1.31.0", "duckdb==1.5.5", "pyarrow", "connectorx", "psycopg[binary]", "pandas",
     ),
-    "ingestr": ("ingestr==1.1.15",),
+    "ingestr": ("ingestr==1.1.15", "duckdb==1.5.5"),
     # The newest whose wheel carries a binary; it loads DuckDB by its command line.
-    "sling": ("sling-linux-amd64==1.4.11", "duckdb-cli==1.5.5"),
+    "sling": (
+        "sling-linux-amd64==1.4.11", "duckdb-cli==1.5.5", "duckdb-extension-json==1.5.5", "duckdb-extension-httpfs==1.5.5",
+    ),
 }  # fmt: skip
 TIMEOUT_S = 600
+SLOW = 20  # times our time: such a peer is run once, which is told
+# ADBC's own way to say where a driver is: DuckDB's is in the module of its Python package.
+MANIFEST = """manifest_version = 1
+name = "DuckDB"
+version = "1.5.5"
+[ADBC]
+version = "1.1.0"
+[Driver]
+entrypoint = "duckdb_adbc_init"
+shared = "{library}"
+"""
 DLT = """
 import os, sys, glob
 os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
 import dlt, pyarrow as pa, pyarrow.csv as pc, pyarrow.json as pj
 what, source, end, home = sys.argv[1:5]
 types = dict(one.split("=") for one in sys.argv[5:])
-arrow = {"BIGINT": pa.int64(), "DECIMAL(15,2)": pa.decimal128(15, 2), "VARCHAR": pa.string(), "DATE": pa.date32()}
+arrow = {"BIGINT": pa.int64(), "DECIMAL(15,2)": pa.decimal128(15, 2), "VARCHAR": pa.string(), "DATE": pa.date32(),
+         "DOUBLE": pa.float64(), "TIMESTAMP": pa.timestamp("us")}
 schema = {name: arrow[type_] for name, type_ in types.items()}
 
 @dlt.resource(name="t", write_disposition="merge" if what == "merge" else "replace",
               primary_key=["l_orderkey", "l_linenumber"] if what == "merge" else None)
 def rows():
     if what == "lines":
-        options = pj.ReadOptions(block_size=16 << 20)
-        yield from (pa.Table.from_batches([b]) for b in pj.open_json(source, read_options=options))
+        options, parse = pj.ReadOptions(block_size=16 << 20), pj.ParseOptions(explicit_schema=pa.schema(schema))
+        yield from (pa.Table.from_batches([b]) for b in pj.open_json(source, read_options=options, parse_options=parse))
         return
     for path in sorted(glob.glob(source)):
         options = pc.ReadOptions(block_size=16 << 20)
@@ -65,6 +79,9 @@ if what == "source":
 else:
     pipeline.run(rows(), loader_file_format="parquet")
 """
+
+
+LINES = {"DECIMAL(15,2)": "DOUBLE", "DATE": "TIMESTAMP"}
 
 
 class Peers:
@@ -83,11 +100,20 @@ class Peers:
         home = self.folder / "dlt-home"
         if what != "merge":
             shutil.rmtree(home, ignore_errors=True)
-        typed = [f"{name}={SQL[type_]}" for name, type_ in TYPES.items()]
+        types = {name: SQL[type_] for name, type_ in TYPES.items()}
+        if what == "lines":  # as JSON says them
+            types = {name: LINES.get(type_, type_) for name, type_ in types.items()}
+        typed = [f"{name}={type_}" for name, type_ in types.items()]
         return [self.python["dlt"], "-c", DLT, what, source, end, home, *typed]
 
     def ingestr(self, source: str, table: str, end: str, to: str, *more: str) -> list:
+        [library] = self.python["ingestr"].parent.parent.rglob("_duckdb.*.so")
+        drivers = self.folder / "drivers"
+        drivers.mkdir(exist_ok=True)
+        (drivers / "duckdb.toml").write_text(MANIFEST.format(library=library))
+        python = Path(sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LDLIBRARY"))
         return [
+            "env", f"ADBC_DRIVER_PATH={drivers}", f"LD_PRELOAD={python}",
             self.python["ingestr"].parent / "ingestr", "ingest", "--yes", "--source-uri", source,
             "--source-table", table, "--dest-uri", end, "--dest-table", to, "--progress", "log", *more,
         ]  # fmt: skip
@@ -98,14 +124,19 @@ class Peers:
         [duckdb_cli] = (path for path in lib.rglob("duckdb_cli/duckdb") if path.is_file())
         for path in (binary, duckdb_cli):
             path.chmod(0o755)
+        home = self.folder / "sling-user"
+        extensions = home / ".duckdb" / "extensions" / "v1.5.5" / "linux_amd64"
+        extensions.mkdir(parents=True, exist_ok=True)
+        for path in lib.rglob("*.duckdb_extension"):
+            shutil.copy(path, extensions)
         return [
-            "env", f"DUCKDB_PATH={duckdb_cli}", f"SLING_HOME_DIR={self.folder / 'sling-home'}", binary, "run", "--src-stream", f"file://{source}", "--tgt-conn", end,
+            "env", f"HOME={home}", f"DUCKDB_PATH={duckdb_cli}", f"SLING_HOME_DIR={self.folder / 'sling-home'}", binary, "run", "--src-stream", f"file://{source}", "--tgt-conn", end,
             "--tgt-object", "main.t", "--mode", "full-refresh",
         ]  # fmt: skip
 
 
 def raced(
-    name: str, runners: dict[str, tuple], rounds: int, bars: Bars, expected: int,
+    runners: dict[str, tuple], rounds: int, bars: Bars, expected: int,
     least: dict[str, float],
 ) -> None:  # fmt: skip
     """Run all side by side; `runners`: what to run, and what makes ready and counts after it.
@@ -117,6 +148,8 @@ def raced(
         for who, (prepare, command, count) in runners.items():
             if walls.get(who) == []:
                 continue  # it could not, the first time
+            if walls.get(who, [0])[0] > SLOW * walls["headrace"][0]:
+                continue  # what it takes is known
             prepare()
             try:
                 wall = limited(command)
@@ -124,20 +157,17 @@ def raced(
             except (subprocess.CalledProcessError, subprocess.TimeoutExpired, duckdb.Error) as why:
                 said = getattr(why, "output", None) or getattr(why, "stderr", None) or b""
                 last = said.decode(errors="replace").strip().splitlines()[-1:]
-                print(f"  {who}: no result ({type(why).__name__}) {last}"[:300], flush=True)
+                bars.tell(who, f"no result ({type(why).__name__}) {last}"[:300])
                 walls[who] = []
                 continue
             if rows != expected:
-                print(f"  {who}: {rows:,} rows landed, not {expected:,}", flush=True)
+                bars.tell(who, f"{rows:,} rows landed, not {expected:,}")
             walls.setdefault(who, []).append(wall)
-    ours = statistics.median(walls["headrace"])
-    print(f"  {name}: headrace {ours:.2f} s")
+    ours = walls["headrace"]
+    print(f"  headrace {spread(ours)}")
     for who, found in walls.items():
-        if who == "headrace" or not found:
-            continue
-        ratio = statistics.median(found) / ours
-        print(f"    {who} {statistics.median(found):.2f} s")
-        bars.least(f"{name}: {who} takes", ratio, least.get(who, 1.0), "x our time")
+        if who != "headrace" and found:
+            bars.race(who, ours, found, least.get(who, 1.0))
 
 
 def limited(command: Sequence) -> float:
@@ -182,7 +212,7 @@ class Races:
         return (lambda: gone(path), command, lambda: counted(path, table))
 
     def csv_to_duckdb(self) -> None:
-        print("\nCSV → DuckDB", flush=True)
+        self.bars.begin("CSV → DuckDB")
         peers, csv = self.peers, self.csv
         rows = 600_572 if self.short else 6_001_215
         runners = {"headrace": self.fresh("headrace", "t", ingest(csv, self.end("headrace")))}
@@ -205,10 +235,10 @@ class Races:
 
             runners["sling"] = (empty, command, count)
         least = {"dlt": 3.0, "ingestr": 3.0, "sling": 3.0}
-        raced("CSV → DuckDB", runners, self.rounds, self.bars, rows, least)
+        raced(runners, self.rounds, self.bars, rows, least)
 
     def lines(self) -> None:
-        print("\nJSON lines → DuckDB", flush=True)
+        self.bars.begin("JSON lines → DuckDB")
         peers = self.peers
         part = self.folder / "part.csv"
         wanted = 150_000 if self.short else 1_500_000
@@ -216,7 +246,18 @@ class Races:
             out.writelines(row for row, _ in zip(rows, range(wanted + 1), strict=False))
         path = self.folder / "rows.jsonl"
         copy(part, path, "format json")
-        command = [BIN / "headrace", "ingest", path, self.end("headrace"), "--table", "t", "--json"]
+        typed = [part for name, type_ in TYPES.items() if type_ == "date"
+                 for part in ("--type", f"{name}=timestamp")]  # fmt: skip
+        command = [
+            BIN / "headrace",
+            "ingest",
+            path,
+            self.end("headrace"),
+            "--table",
+            "t",
+            "--json",
+            *typed,
+        ]
         runners = {"headrace": self.fresh("headrace", "t", command)}
         if "dlt" in peers.python:
             end = self.end("dlt")
@@ -227,10 +268,10 @@ class Races:
                 "ingestr", "main.t", peers.ingestr(f"jsonl://{path}", "t", end, "main.t")
             )
         least = {"dlt": 5.0, "ingestr": 5.0}
-        raced("JSON lines", runners, self.rounds, self.bars, wanted, least)
+        raced(runners, self.rounds, self.bars, wanted, least)
 
     def files(self) -> None:
-        print("\n2,000 CSV files → DuckDB", flush=True)
+        self.bars.begin("2,000 CSV files → DuckDB")
         number = 50 if self.short else 2_000
         where = split(self.csv, self.folder, number)
         command = ingest(f"{where}/*.csv", self.end("headrace"))
@@ -238,10 +279,10 @@ class Races:
         if "dlt" in self.peers.python:
             path, end = f"{where}/*.csv", str(self.end("dlt"))
             runners["dlt"] = self.fresh("dlt", "bench.t", self.peers.dlt("csv", path, end))
-        raced("files", runners, self.rounds, self.bars, number * 1000, {"dlt": 1.7})
+        raced(runners, self.rounds, self.bars, number * 1000, {"dlt": 1.7})
 
     def postgresql(self) -> None:
-        print("\nCSV → PostgreSQL", flush=True)
+        self.bars.begin("CSV → PostgreSQL")
         rows = 600_572 if self.short else 6_001_215
         with postgres(*SAFE) as url:
 
@@ -256,10 +297,10 @@ class Races:
             if "ingestr" in self.peers.python:
                 command = self.peers.ingestr(f"csv://{self.csv}", "t", url, "public.t")
                 runners["ingestr"] = (ready, command, count)
-            raced("CSV → PostgreSQL", runners, self.rounds, self.bars, rows, {"ingestr": 3.5})
+            raced(runners, self.rounds, self.bars, rows, {"ingestr": 3.5})
 
     def source(self) -> None:
-        print("\nPostgreSQL → DuckDB", flush=True)
+        self.bars.begin("PostgreSQL → DuckDB")
         rows = 600_572 if self.short else 6_001_215
         peers = self.peers
         with postgres() as url:
@@ -275,10 +316,10 @@ class Races:
                 runners["ingestr"] = self.fresh(
                     "ingestr", "main.t", peers.ingestr(url, "public.t", end, "main.t")
                 )
-            raced("PostgreSQL → DuckDB", runners, self.rounds, self.bars, rows, {})
+            raced(runners, self.rounds, self.bars, rows, {})
 
     def merge(self) -> None:
-        print("\nA merge of a tenth of the rows into DuckDB", flush=True)
+        self.bars.begin("A merge of a tenth of the rows into DuckDB")
         peers = self.peers
         change = changes(self.csv, self.folder, 60_000 if self.short else 600_000)
         keys = [part for name in KEY for part in ("--key", name)]
@@ -322,7 +363,7 @@ class Races:
             command = peers.ingestr(f"csv://{change}", "t", end, "main.t", *more)
             runners["ingestr"] = again("ingestr", "main.t", command)
         least = {"dlt": 3.0, "ingestr": 7.0}
-        raced("merge", runners, self.rounds, self.bars, rows, least)
+        raced(runners, self.rounds, self.bars, rows, least)
 
 
 def benches(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: bool) -> dict:

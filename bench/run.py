@@ -39,7 +39,7 @@ con.close()
 
 
 def bench_duckdb(csv: Path, rounds: int, bars: Bars, folder: Path) -> None:
-    print("\nCSV → DuckDB, against plain CREATE TABLE AS SELECT … FROM read_csv", flush=True)
+    bars.begin("CSV → DuckDB, against plain CREATE TABLE AS SELECT … FROM read_csv")
     columns = {name: SQL[type_] for name, type_ in TYPES.items()}
     script = folder / "plain.py"
     script.write_text(PLAIN.format(columns=columns))
@@ -55,10 +55,8 @@ def bench_duckdb(csv: Path, rounds: int, bars: Bars, folder: Path) -> None:
         if number == 0 and content_hash(folder / "ours.duckdb") != content_hash(
             folder / "plain.duckdb"
         ):
-            bars.failed.append("content differs from plain DuckDB's")
-    print(f"  headrace {spread(ours)}, plain DuckDB {spread(theirs)}, medians of {rounds}")
-    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    bars.hold("time against plain DuckDB", statistics.median(ratios), 1.2, "x")
+            bars.wrong("content differs from plain DuckDB's")
+    bars.against("plain DuckDB", ours, theirs, 1.2)
     bars.hold("peak memory", max(peaks), 763, "MiB")  # 800 MB
     few = folder / "few.csv"
     bad = b"x," + b"1," * 15 + b"1\n1,2\n"
@@ -66,10 +64,7 @@ def bench_duckdb(csv: Path, rounds: int, bars: Bars, folder: Path) -> None:
     lenient = ingest(few, folder / "few.duckdb", "--failure-threshold", "1")
     walls = [timed(lenient)[0] for _ in range(rounds)]
     few.unlink()
-    print(f"  with two bad rows: {spread(walls)}")
-    bars.hold(
-        "the same with bad rows", statistics.median(walls) / statistics.median(theirs), 1.5, "x"
-    )
+    bars.against("plain DuckDB", walls, theirs, 1.5, " without the two bad rows that we have")
 
 
 def split(csv: Path, folder: Path, files: int) -> Path:
@@ -85,7 +80,7 @@ def split(csv: Path, folder: Path, files: int) -> Path:
 
 
 def bench_files(csv: Path, rounds: int, bars: Bars, folder: Path, files: int) -> None:
-    print(f"\n{files:,} CSV files of 1,000 rows → one table, books a file", flush=True)
+    bars.begin(f"{files:,} CSV files of 1,000 rows → one table, books a file")
     where = split(csv, folder, files)
     script = folder / "plain.py"
     script.write_text(PLAIN.format(columns={name: SQL[type_] for name, type_ in TYPES.items()}))
@@ -101,15 +96,13 @@ def bench_files(csv: Path, rounds: int, bars: Bars, folder: Path, files: int) ->
         if number == 0 and content_hash(folder / "ours.duckdb") != content_hash(
             folder / "plain.duckdb"
         ):
-            bars.failed.append("content differs from plain DuckDB's")
-    print(f"  headrace {spread(ours)}, plain DuckDB {spread(theirs)}, medians of {rounds}")
-    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    bars.hold("time against one typed scan", statistics.median(ratios), 1.3, "x")
+            bars.wrong("content differs from plain DuckDB's")
+    bars.against("one typed scan", ours, theirs, 1.3)
     bars.hold("peak memory", max(peaks), 763, "MiB")
 
 
 def bench_small(rounds: int, bars: Bars, folder: Path) -> None:
-    print("\n100 rows CSV → DuckDB by `headrace ingest`, start-up included", flush=True)
+    bars.begin("100 rows CSV → DuckDB by `headrace ingest`, start-up included")
     csv = folder / "small.csv"
     csv.write_text("id,name\n" + "".join(f"{n},name {n}\n" for n in range(100)))
     walls = [
@@ -117,7 +110,7 @@ def bench_small(rounds: int, bars: Bars, folder: Path) -> None:
         for _ in range(max(rounds, 5))
     ]
     print(f"  {spread(walls)}")
-    bars.hold("wall", statistics.median(walls), 1.2, "s")
+    bars.hold("wall", statistics.median(walls), 1.0, "s")
     helps = [timed([BIN / "headrace", "--help"])[0] for _ in range(5)]
     bars.hold("headrace --help", statistics.median(helps), 0.3, "s")
 
@@ -126,7 +119,7 @@ def bench_server(rounds: int, bars: Bars, folder: Path) -> None:
     import psutil
     from tests.serving import serving
 
-    print("\nA warm server: 100 rows from claim to receipt, queue latency, idle memory", flush=True)
+    bars.begin("A warm server: 100 rows from claim to receipt, queue latency, idle memory")
     with serving(folder / "server") as server:
         client = server.client
         path = server.data_dir / "files" / "small.csv"
@@ -152,7 +145,7 @@ def bench_server(rounds: int, bars: Bars, folder: Path) -> None:
         whole = sum(p.memory_full_info().pss for p in (process, *process.children())) / 2**20
     print(f"  work {spread(works)}, wait {spread(waits)}, idle {rss:.0f} MiB"
           f" ({whole:.0f} MiB with its warm children)")  # fmt: skip
-    bars.hold("claim to receipt", statistics.median(works), 0.2, "s")
+    bars.hold("claim to receipt", statistics.median(works), 0.1, "s")
     bars.hold("enqueue to start", statistics.median(waits), 0.15, "s")
     bars.hold("idle server", rss, 150, "MiB")
 
@@ -164,7 +157,7 @@ def _seconds(moment: str) -> float:
 
 
 def bench_bad(csv: Path, bars: Bars, folder: Path) -> None:
-    print("\nEvery row of a large file is bad", flush=True)
+    bars.begin("Every row of a large file is bad")
     begun = time.monotonic()
     typed = ["--type", "l_orderkey=date"]
     command = [BIN / "headrace", "ingest", csv, folder / "bad.duckdb", "--json", *typed]
@@ -173,7 +166,7 @@ def bench_bad(csv: Path, bars: Bars, folder: Path) -> None:
     told = json.loads(done.stdout)["error"]["message"]
     print(f"  exit {done.returncode}: {told}")
     if done.returncode != 4 or "l_orderkey" not in told:
-        bars.failed.append("bad rows are not told")
+        bars.wrong("bad rows are not told")
     bars.hold("wall", wall, 30, "s")
 
 
@@ -186,7 +179,7 @@ def records(rows: int):
 
 
 def bench_json(rounds: int, bars: Bars, folder: Path, rows: int) -> None:
-    print(f"\nJSON: an array of {rows:,} objects, and half as many lines → DuckDB", flush=True)
+    bars.begin(f"JSON: an array of {rows:,} objects, and half as many lines → DuckDB")
     array, lines, odd = (folder / name for name in ("array.json", "lines.jsonl", "odd.jsonl"))
     with array.open("w") as one, lines.open("w") as other:
         one.write("[")
@@ -225,13 +218,9 @@ def bench_json(rounds: int, bars: Bars, folder: Path, rows: int) -> None:
             ours.append(wall)
             peaks.append(peak)
             if number == 0 and _same_json(folder) is False:
-                bars.failed.append(f"JSON {name}: content differs from plain DuckDB's")
+                bars.wrong(f"JSON {name}: content differs from plain DuckDB's")
         size = path.stat().st_size / 1e9
-        print(
-            f"  {name}, {size:.2f} GB: headrace {spread(ours)}, plain DuckDB {spread(theirs)}, peak {max(peaks):.0f} MiB"
-        )
-        ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-        bars.hold(f"{name}: time against plain DuckDB", statistics.median(ratios), bar, "x")
+        bars.against("plain DuckDB", ours, theirs, bar, f", {name}, {size:.2f} GB")
         bars.hold(f"{name}: peak memory", max(peaks), least, "MiB")
     for path in (array, lines, odd):
         path.unlink()

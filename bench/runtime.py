@@ -211,7 +211,7 @@ def latency(url: str | None, folder: Path, count: int) -> float:
 
 
 def measure(name: str, url: str | None, folder: Path, bars: Bars, *, short: bool) -> None:
-    print(f"\n{name}", flush=True)
+    bars.begin(f"The queue over {name}")
 
     def world(part: str) -> World:
         (folder / part).mkdir()
@@ -221,21 +221,19 @@ def measure(name: str, url: str | None, folder: Path, bars: Bars, *, short: bool
 
     bar = 30 if url else 120
     own = fresh(url, "latency") if url else None
-    bars.hold(
-        f"enqueue to start, p50 ({name})", latency(own, folder, 5 if short else 31), bar, "ms"
-    )
+    bars.hold("enqueue to start, p50", latency(own, folder, 5 if short else 31), bar, "ms")
     rate = throughput(world("throughput"), 200 if short else 5_000)
-    bars.least(f"no-op runs a second ({name})", rate, 200, "/s")
+    bars.least("no-op runs a second", rate, 200, "/s")
     many = 1_000 if short else 100_000
     tick, fires = schedules(world("schedules"), many)
-    bars.hold(f"idle tick over {many:,} schedules ({name})", tick, 5, "ms")
-    bars.least(f"fires a second ({name})", fires, 2_000, "/s")
+    bars.hold(f"idle tick over {many:,} schedules", tick, 5, "ms")
+    bars.least("fires a second", fires, 2_000, "/s")
     many = 5_000 if short else 5_000_000
     page = history(world("history"), many)
-    bars.hold(f"page of runs with {many:,} in history ({name})", page, 50, "ms")
+    bars.hold(f"page of runs with {many:,} in history", page, 50, "ms")
     many = 300 if short else 100_000
     grown = memory(world("memory"), many)
-    bars.hold(f"growth over {many:,} runs ({name})", grown, 20, "MiB")
+    bars.hold(f"growth over {many:,} runs", grown, 20, "MiB")
 
 
 def fresh(url: str, name: str) -> str:
@@ -252,7 +250,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--only", choices=["sqlite", "postgresql"])
     given = parser.parse_args()
-    bars = Bars(judged=not given.short)
+    bars = Bars(__file__, judged=not given.short)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     for name in ("sqlite", "postgresql"):
         if given.only not in (None, name):
@@ -266,9 +264,7 @@ def main() -> None:
                     measure(name, url, folder, bars, short=given.short)
         finally:
             shutil.rmtree(folder)
-    if bars.failed:
-        sys.exit(f"\nnot held: {', '.join(bars.failed)}")
-    print("\nEvery bar is held." if bars.judged else "\nShort form: bars are shown, not judged.")
+    bars.end()
 
 
 if __name__ == "__main__":
