@@ -3,6 +3,7 @@
 import contextlib
 import datetime as dt
 import json
+import socket
 import sqlite3
 import threading
 from decimal import Decimal
@@ -426,6 +427,109 @@ def test_many_connections_read_one_snapshot_of_a_large_table(servers, tmp_path, 
         stop.set()
         thread.join()
     assert (2, 16) in made
+
+
+@pytest.fixture
+def shared(servers, tmp_path, monkeypatch):
+    """A table of MySQL that several connections read; `made` tells how many did."""
+    from headrace.connectors.families import mysql_table
+
+    monkeypatch.setattr(mysql_table, "LARGE_BYTES", 1)
+    rig = rig_of("mysql", servers, tmp_path)
+    rig.run("create table t (id int primary key, n int, pad text)",
+            "insert into t select seq, 0, repeat('x', seq % 300) from seq_1_to_20000",
+            "delete from t where id % 7 = 0", "analyze table t")  # fmt: skip
+    made = []
+    real = mysql_table.MysqlSnapshot.__init__
+
+    def init(self, cons, *given):
+        made.append(len(cons))
+        real(self, cons, *given)
+
+    monkeypatch.setattr(mysql_table.MysqlSnapshot, "__init__", init)
+    return rig, made
+
+
+WHOLE = [(20_000 - 20_000 // 7, 20_000 - 20_000 // 7, 1)]
+LOOKED_AT = "select count(*), count(distinct id), count(distinct n) from t"
+
+
+def _written_between(rig, monkeypatch):
+    """Have somebody write to the table after each connection has begun; return what came of it."""
+    from headrace.connectors.sources import mysql as mysql_source
+
+    tried, real = [], mysql_source.BEGIN
+
+    class Begin:
+        def __iter__(self):
+            yield from real
+            with _mysql(rig.at) as con, con.cursor() as cursor:
+                cursor.execute("set session lock_wait_timeout = 1")
+                try:
+                    cursor.execute("update t set n = n + 1")
+                    tried.append("written")
+                except pymysql.err.OperationalError:
+                    tried.append("refused")
+
+    monkeypatch.setattr(mysql_source, "BEGIN", Begin())
+    return tried
+
+
+def test_many_connections_read_one_state_of_a_table_of_mysql(shared, monkeypatch):
+    rig, made = shared
+    tried = _written_between(rig, monkeypatch)
+    assert loaded(rig).books.read == WHOLE[0][0]
+    assert rows(rig, LOOKED_AT) == WHOLE
+    assert (made, tried) == ([2], ["refused", "refused"])
+
+
+def test_connections_that_begin_at_two_states_of_a_table_are_caught(shared, monkeypatch):
+    from headrace.connectors.families import mysql_table
+
+    rig, made = shared
+    tried = _written_between(rig, monkeypatch)
+    monkeypatch.setattr(mysql_table, "held", lambda *_: contextlib.nullcontext(enter_result=True))
+    loaded(rig)
+    assert (made, tried) == ([2], ["written", "written"])
+    assert rows(rig, LOOKED_AT) != WHOLE
+
+
+def test_one_connection_reads_where_a_table_of_mysql_cannot_be_held(shared):
+    rig, made = shared
+    with _mysql(rig.at) as con, con.cursor() as cursor:
+        cursor.execute("begin")
+        cursor.execute("update t set n = 1 where id = 1")  # for longer than is waited
+        loaded(rig)
+    assert made == [1]
+    assert rows(rig, LOOKED_AT) == WHOLE
+
+
+def test_ranges_of_a_key_of_mysql_lose_no_row_at_their_edges(shared):
+    rig, made = shared
+    far = 2**63 - 1
+    rig.run("create or replace table t (id bigint, n int, primary key (id, n))",
+            f"insert into t select cast(seq as signed) * 12345 - {far // 2}, seq % 3 from seq_1_to_999",
+            f"insert into t values ({far}, 0), ({-far - 1}, 0), (0, 0), (0, 1)", "analyze table t")  # fmt: skip
+    loaded(rig)
+    assert made == [2]
+    assert rows(rig, "select count(*), min(id), max(id) from t") == [(1003, -far - 1, far)]
+
+
+def test_a_connection_of_mysql_that_is_cut_halfway_is_told_and_leaves_nothing(shared, monkeypatch):
+    from headrace.connectors.families import mysql_table
+
+    rig, _ = shared
+    real, begun = mysql_table._rows, []
+
+    def cut(con, *given):
+        begun.append(con)
+        if len(begun) == 5:
+            con._sock.shutdown(socket.SHUT_RDWR)
+        return real(con, *given)
+
+    monkeypatch.setattr(mysql_table, "_rows", cut)
+    assert isinstance(error_of(rig), Unavailable)
+    assert ("t",) not in rows(rig, "show tables")
 
 
 def test_a_large_table_that_fails_halfway_is_told_and_leaves_nothing(

@@ -250,7 +250,7 @@ class Mysql(PortableDestination):
             try:
                 plain.query("set session time_zone = '+00:00'")
                 plain.query("start transaction with consistent snapshot, read only")
-                yield side_of(MysqlSnapshot(plain, table, "", self._tools))
+                yield side_of(MysqlSnapshot([plain], table, "", self._tools))
             finally:
                 plain._force_close()  # noqa: SLF001  # the rows that still come are nobody's
 

@@ -1,6 +1,17 @@
-"""A table, view or query of MySQL or MariaDB, read as it comes from the wire in one snapshot."""
+"""A table, view or query of MySQL or MariaDB, read as it comes from the wire in one snapshot.
 
-from collections.abc import Sequence
+A large table with a whole number as its key is read in ranges over several connections. MySQL
+cannot hand a snapshot on: so nobody may write to the table while they begin, for a moment.
+"""
+
+import contextlib
+import itertools
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,22 +60,98 @@ NAMES: Final = {
     code: name.lower() for name, code in vars(FIELD_TYPE).items() if isinstance(code, int)
 }
 UNSIGNED: Final = 32  # a flag of a column
+LARGE_BYTES: Final = 32 << 20  # of a table that several connections read
+RANGES: Final = 8  # of a large table, for each connection: they do not end at once
+LOCK_S: Final = 2  # longer we do not wait for others, nor let them wait
+TOLD_S: Final = 0.2
+
+
+class _Out:
+    """A file to which several threads append rows, whole ones at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        self._one_at_a_time = threading.Lock()
+        self.bytes = 0
+        self.stopped = False
+
+    def write(self, some: memoryview) -> None:
+        with self._one_at_a_time:
+            self.bytes += len(some)
+            while some:
+                some = some[os.write(self._file, some) :]
+
+    def proceed(self) -> None:
+        """Raise if nobody wants the rows any more."""
+        if self.stopped:
+            raise InterruptedError
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def split_by(con: Connection, table: str) -> str:
+    """Return the column by whose ranges a table can be read; empty for one that is read at once."""
+    with con.cursor() as cursor:
+        cursor.execute(
+            "select k.column_name, c.data_type, t.engine, t.data_length from"
+            " information_schema.tables t join information_schema.key_column_usage k using"
+            " (table_schema, table_name) join information_schema.columns c using"
+            " (table_schema, table_name, column_name) where t.table_schema = database()"
+            " and t.table_name = %s and k.constraint_name = 'PRIMARY' and k.ordinal_position = 1",
+            [table],
+        )
+        row = cursor.fetchone()
+    if row is None or not str(row[1]).endswith("int") or str(row[2]).lower() != "innodb":
+        return ""
+    return str(row[0]) if int(row[3] or 0) >= LARGE_BYTES else ""
+
+
+@contextlib.contextmanager
+def held(connected: Callable[[], Connection], table: str) -> Iterator[bool]:
+    """Keep a table as it is; tell whether it is so. Without a name it is not.
+
+    Who has changed it in a transaction is waited for; where that takes long, or where we may not
+    lock, one connection must do.
+    """
+    if not table:
+        yield False
+        return
+    con = connected()
+    try:
+        con.query(f"set session lock_wait_timeout = {LOCK_S}")
+        con.query(f"lock tables {_quoted(table)} read")
+    except pymysql.err.MySQLError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        con.query("unlock tables")
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
 
 
 class MysqlSnapshot:
-    """One connection in a transaction."""
+    """One connection in a transaction, or several that see the same state of a table."""
 
-    def __init__(self, con: Connection, table: str, query: str, tools: Tools) -> None:
-        """`query`: instead of a table."""
+    def __init__(
+        self, cons: Sequence[Connection], table: str, query: str, tools: Tools, split: str = ""
+    ) -> None:
+        """`query`: instead of a table. `split`: the column whose ranges are shared out."""
         self.relation = f"({query})" if query else self.quoted(table)
         self.dialect = MYSQL
-        self._con = con
+        self._con = cons[0]
+        self._cons = cons
+        self._split = split
         self._name = table or "query"
         self._is_table = bool(table)
         self._tools = tools
 
     def quoted(self, name: str) -> str:
-        return "`" + name.replace("`", "``") + "`"
+        return _quoted(name)
 
     def columns(self) -> Sequence[TableColumn]:
         try:
@@ -113,24 +200,71 @@ class MysqlSnapshot:
     def copy(
         self, columns: Sequence[TableColumn], conditions: Sequence[str], path: Path, *, whole: bool
     ) -> int:
-        return self.pour(selected(self.relation, columns, conditions, self.quoted), path)
+        shared = whole and len(self._cons) > 1 and wire.available()
+        queries = [
+            selected(self.relation, columns, [*conditions, *part], self.quoted)
+            for part in (self._ranges() if shared else []) or [[]]
+        ]
+        if len(queries) == 1:
+            return self.pour(queries[0], path)
+        return self._poured(queries, path)
+
+    def _ranges(self) -> list[list[str]]:
+        """Return conditions that cut the table into parts by its key; none where they are few."""
+        column = f"t.{self.quoted(self._split)}"
+        ends = [
+            self.value(f"select {end}({column}) from {self.relation} t") for end in ("min", "max")
+        ]
+        first, last = (int(end or 0) for end in ends)
+        count = len(self._cons) * RANGES
+        if last - first < count:
+            return []
+        cuts = [first + (last - first) * number // count for number in range(1, count)]
+        found = []
+        for low, high in itertools.pairwise([None, *cuts, None]):
+            edges = ["" if low is None else f"{column} >= {low}"]
+            edges += ["" if high is None else f"{column} < {high}"]
+            found.append([edge for edge in edges if edge])
+        return found
+
+    def _poured(self, queries: Sequence[str], path: Path) -> int:
+        """Have every connection take queries until none is left; return the rows in all."""
+        todo: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for query in queries:
+            todo.put(query)
+        out = _Out(path)
+
+        def work(con: Connection) -> int:
+            rows = 0
+            with contextlib.suppress(queue.Empty):
+                while not out.stopped:
+                    rows += _rows(con, todo.get_nowait(), out.write, out.proceed)
+            return rows
+
+        with contextlib.closing(out), ThreadPoolExecutor(len(self._cons), "headrace-copy") as pool:
+            waiting = under_way = {pool.submit(work, con) for con in self._cons}
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, TOLD_S, return_when="FIRST_EXCEPTION")
+                    for one in done:
+                        one.result()
+                    self._tools.told(f"reading {self._name}", done=out.bytes)
+            except BaseException:
+                out.stopped = True
+                for con in self._cons:  # who waits for a row waits no longer
+                    with contextlib.suppress(OSError, AttributeError):  # it is closed
+                        con._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001
+                raise
+        return sum(one.result() for one in under_way)
 
     def pour(self, query: str, path: Path) -> int:
         if not wire.available():
             return self._copy_slowly(query, path)
-        self._con.query(query, unbuffered=True)
-        result = self._con._result  # noqa: SLF001  # pymysql would make Python of every cell
-        rows = wire.MysqlRows(result.field_count, self._some)
-        try:
-            with path.open("ab") as out:
-                ended = rows.pour(
-                    out.write, lambda: self._tools.told(f"reading {self._name}", done=out.tell())
-                )
-        finally:  # or it would read what is left when it is forgotten
-            result.unbuffered_active, self._con._result = False, None  # noqa: SLF001
-        if not ended:
-            _raise(rows.left)
-        return rows.records
+        with path.open("ab") as out:
+            return _rows(
+                self._con, query, out.write,
+                lambda: self._tools.told(f"reading {self._name}", done=out.tell()),
+            )  # fmt: skip
 
     def _copy_slowly(self, query: str, path: Path) -> int:
         """Do the same where the native library was not built: a Python object a cell."""
@@ -142,12 +276,6 @@ class MysqlSnapshot:
                 out.write(b"".join(b",".join(map(_cell, row)) + b"\n" for row in some))
                 self._tools.told(f"reading {self._name}", done=out.tell())
         return count
-
-    def _some(self, size: int) -> bytes:
-        found: bytes = self._con._rfile.read1(size)  # noqa: SLF001
-        if not found:
-            raise pymysql.err.OperationalError(CR.CR_SERVER_LOST, "the connection was cut")
-        return found
 
     def value(self, query: str) -> str | None:
         with self._con.cursor() as cursor:
@@ -170,6 +298,29 @@ class MysqlSnapshot:
             return f"{number_of(column, text) - overlap:f}"
         unit = f"{overlap} second" if column.cursor == "moment" else f"{-(-overlap // 86_400)} day"
         return f"({self.literal(column, text)} - interval {unit})"
+
+
+def _rows(
+    con: Connection, query: str, write: Callable[[Any], Any], told: Callable[[], None]
+) -> int:
+    """Write the rows of a query as CSV, whole ones at once; return how many they are."""
+
+    def some(size: int) -> bytes:
+        found: bytes = con._rfile.read1(size)  # noqa: SLF001
+        if not found:
+            raise pymysql.err.OperationalError(CR.CR_SERVER_LOST, "the connection was cut")
+        return found
+
+    con.query(query, unbuffered=True)
+    result = con._result  # noqa: SLF001  # pymysql would make Python of every cell
+    rows = wire.MysqlRows(result.field_count, some)
+    try:
+        ended = rows.pour(write, told)
+    finally:  # or it would read what is left when it is forgotten
+        result.unbuffered_active, con._result = False, None  # noqa: SLF001
+    if not ended:
+        _raise(rows.left)
+    return rows.records
 
 
 def _cell(value: str | bytes | None) -> bytes:
