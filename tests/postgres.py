@@ -70,10 +70,12 @@ class Postgres:
     def _prepare(self, binaries: Path) -> None:
         if os.getuid() == 0:
             # The binaries may lie where an unprivileged user cannot look.
-            readable = self._folder / "pg"
-            if "site-packages" in str(binaries):
-                shutil.copytree(binaries.parent, readable, symlinks=True)
-            binaries = readable / "bin" if readable.exists() else binaries
+            if "site-packages" in str(binaries):  # with their libraries, which they find beside
+                package, readable = binaries.parent.parent, self._folder / "pg"
+                for name in (f"{package.name}/{binaries.parent.name}", f"{package.name}.libs"):
+                    if (there := package.parent / name).exists():
+                        shutil.copytree(there, readable / name, symlinks=True)
+                binaries = readable / package.name / binaries.parent.name / "bin"
             self._folder.chmod(0o755)
             self._extra = {"user": USER, "group": "nogroup", "extra_groups": []}
         self._binaries = binaries
