@@ -871,3 +871,46 @@ def test_urls_that_sqlalchemy_is_not_given(tmp_path, url, told):
     assert told in stopped.value.error.message
     with pytest.raises(Misconfigured, match=told):
         work(order(tmp_path, ("csv", {"url": "x.csv"}), ("sqlalchemy", {"url": url})), Memory())
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "parquet"])
+def test_nanoseconds_are_rejected_or_kept_as_text_never_rounded(tmp_path, kind):
+    at = tmp_path / f"x.{kind}"
+    said = (
+        "2024-01-01 10:00:00.123456",
+        "2024-01-01 10:00:00.123456789",
+        "1900-01-01 00:00:00.000000001",
+    )
+    rows_ = ", ".join(f"({n}, '{text}'::timestamp_ns)" for n, text in enumerate(said))
+    with duckdb.connect(str(at) if kind == "duckdb" else ":memory:") as con:
+        con.execute(f'create table t as select * from (values {rows_}) as v(id, "at")')
+        if kind == "parquet":
+            con.execute(f"copy t to '{at}'")
+    source = (kind, {"path": str(at), "table": "t"} if kind == "duckdb" else {"url": str(at)})
+    (tmp_path / "data").mkdir()
+
+    def load(mapping=None):
+        given = (source[0], source[1] | {"mapping": mapping or {}})
+        end = ("duckdb", {"path": str(tmp_path / "o.duckdb")})
+        receipt = work(order(tmp_path, given, end, failure_threshold=100), Memory())
+        with duckdb.connect(str(tmp_path / "o.duckdb"), read_only=True) as con:
+            return receipt.books, con.execute('select "at" from t order by id').fetchall()
+
+    books, found = load()
+    assert (books.read, books.inserted, books.rejected) == (3, 1, 2)
+    assert found == [(dt.datetime(2024, 1, 1, 10, 0, 0, 123456),)]
+    books, found = load({"at": "string"})
+    assert (books.inserted, found) == (3, [(text,) for text in said])
+
+
+def test_a_hugeint_beyond_what_a_decimal_holds_is_a_rejected_row(tmp_path):
+    at = tmp_path / "x.duckdb"
+    with duckdb.connect(str(at)) as con:
+        con.execute(
+            "create table t as select 1 as id, (-5)::hugeint as n union all select 2, 170141183460469231731687303715884105727"
+        )
+    (tmp_path / "data").mkdir()
+    told = order(tmp_path, ("duckdb", {"path": str(at), "table": "t"}),
+                 ("duckdb", {"path": str(tmp_path / "o.duckdb")}), failure_threshold=100)  # fmt: skip
+    books = work(told, Memory()).books
+    assert (books.read, books.inserted, books.rejected) == (2, 1, 1)

@@ -22,6 +22,7 @@ WIDER: Final = {  # the second holds every value of the first
 _WHOLE: Final = frozenset(
     {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 )
+NANOSECONDS: Final = "TIMESTAMP_NS"  # DuckDB's type of moments finer than ours
 MISFIT: Final = "headrace: a row does not fit"  # what a scan says that ends at one (text.c too)
 
 
@@ -99,3 +100,10 @@ def ours_of(type_: str, column: str) -> tuple[str, str]:
     if type_ in same:
         return same[type_], column
     return ("float", f"{column}::double") if type_ == "FLOAT" else ("string", f"{column}::varchar")
+
+
+def text_of(type_: str, column: str) -> str:
+    """Return SQL of a value's text, in which whatever our type cannot hold is still to be seen."""
+    if type_ in ("HUGEINT", "UHUGEINT", NANOSECONDS):
+        return f"{column}::varchar"
+    return f"({ours_of(type_, column)[1]})::varchar"

@@ -8,7 +8,7 @@ import duckdb
 
 from headrace.connectors.families.table_source import moment_of, number_of, selected
 from headrace.contract.canonical import DUCKDB
-from headrace.contract.columns import decimal_of, literal, ours_of, quoted
+from headrace.contract.columns import decimal_of, literal, ours_of, quoted, text_of
 from headrace.contract.side import CursorKind, TableColumn
 from headrace.contract.source import Stream
 from headrace.contract.tools import Tools
@@ -43,10 +43,12 @@ class DuckdbSnapshot:
             ) from error  # fmt: skip
         columns = []
         for name, type_, *_ in found:
-            ours, sql = ours_of(type_, f"t.{quoted(name)}")
+            column = f"t.{quoted(name)}"
+            ours, _ = ours_of(type_, column)
             columns.append(
                 TableColumn(
-                    name=name, type=ours, sql=f"({sql})::varchar", native=type_, cursor=_kind(ours)
+                    name=name, type=ours, sql=text_of(type_, column), native=type_,
+                    cursor=_kind(ours),
                 )
             )  # fmt: skip
         return columns

@@ -13,12 +13,12 @@ import msgspec
 
 from headrace.connectors.families import files, parquet_parts
 from headrace.connectors.families.files import FilesConfig
-from headrace.contract.columns import FILE, Column, literal, ours_of, quoted
+from headrace.contract.columns import FILE, NANOSECONDS, Column, literal, ours_of, quoted, text_of
 from headrace.contract.source import Cell, File, Place, RowCheck, Scan, Survey
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Refused
-from headrace.domain.rejected import RAW_BYTES_MAX
+from headrace.domain.rejected import RAW_BYTES_MAX, Rule
 
 
 class ParquetConfig(FilesConfig, frozen=True, kw_only=True):
@@ -37,7 +37,6 @@ class ParquetConfig(FilesConfig, frozen=True, kw_only=True):
 class ParquetScan:
     """Files with the same columns."""
 
-    checks: Sequence[RowCheck] = ()
     document: str | None = None
 
     def __init__(
@@ -51,6 +50,15 @@ class ParquetScan:
         self.cells: Sequence[Cell] = [
             _cell(name, type_, mapping.get(name)) for name, type_ in columns
         ]
+        self.checks: Sequence[RowCheck] = [
+            RowCheck(
+                sql=f"epoch_ns({quoted(name)}) % 1000 <> 0", rule=Rule.BAD_VALUE,
+                message=f"{name!r} has nanoseconds, which a timestamp here does not; map it to"
+                " string to keep them.",
+            )
+            for cell, (name, type_) in zip(self.cells, columns, strict=True)
+            if type_ == NANOSECONDS and cell.typed
+        ]  # fmt: skip
         self._con = con
         self._packed = ", ".join(f"{quoted(name)} := {quoted(name)}" for name, _ in columns)
 
@@ -168,5 +176,5 @@ def _cell(name: str, type_: str, wanted: str | None) -> Cell:
     column = quoted(name)
     ours, sql = ours_of(type_, column)
     if wanted is not None and wanted != ours:  # then its text is judged
-        return Cell(column=Column(name, wanted), sql=f"({sql})::varchar")
+        return Cell(column=Column(name, wanted), sql=text_of(type_, column))
     return Cell(column=Column(name, ours), sql=sql, typed=True)
