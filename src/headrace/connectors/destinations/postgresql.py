@@ -66,6 +66,12 @@ class PostgresqlConfig(Config, frozen=True, kw_only=True):
     ]
     schema: str = "public"
     table: str | None = None
+    digest: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Put a digest of the table into the receipt; it is read once more for that."
+        ),
+    ] = False
 
 
 class Postgresql:
@@ -96,7 +102,8 @@ class Postgresql:
             raise Misconfigured(f"{target.table!r} cannot be a table's name.", field="table")
         _fit_name(target.table, "table")
         with postgres.told():
-            return PostgresqlLoad(self._connect, self._config.schema, target)
+            config = self._config
+            return PostgresqlLoad(self._connect, config.schema, target, digests=config.digest)
 
     def read(self, table: str, limit: int, cursor: str | None) -> Page:
         name = pgsql.Identifier(self._config.schema, table)
@@ -164,8 +171,9 @@ class PostgresqlLoad:
 
     def __init__(
         self, connect: Callable[[], psycopg.Connection[tuple[Any, ...]]], schema: str,
-        target: Target,
+        target: Target, *, digests: bool,
     ) -> None:  # fmt: skip
+        self._digests = digests
         self._connect = connect
         self._con = connect()
         self._schema = schema
@@ -340,7 +348,10 @@ class PostgresqlLoad:
                     target.within,
                     among=target.among,
                 )
-            counts.rows_after = self._count(self._table) if self._exists() else 0
+            exists = self._exists()
+            counts.rows_after = self._count(self._table) if exists else 0
+            if self._digests and exists:
+                counts.digest = self._digest()
             note = sign(counts)
             if target.tidies:
                 con.execute(
@@ -361,6 +372,15 @@ class PostgresqlLoad:
 
     def _count(self, table: str) -> int:
         return int(self._query(f"select count(*) from {table}")[0][0])
+
+    def _digest(self) -> str:
+        """Return what changes when any value of the table does; the order of rows is no matter."""
+        self._con.execute("set local datestyle = 'ISO'")
+        self._con.execute("set local extra_float_digits = 1")
+        found = self._query(
+            f"select coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) from {self._table} t"
+        )
+        return f"postgresql-sum-hash:{int(found[0][0]) % 2**128:x}"
 
     def _exists(self) -> bool:
         return bool(
