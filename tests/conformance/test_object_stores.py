@@ -1,18 +1,27 @@
 """Object stores as sources: the same for each, against servers that speak the real protocols."""
 
+import base64
 import contextlib
 import gzip
 import hashlib
+import json
 import os
 import random
 import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from headrace.assembly import work
 from headrace.connectors.families import objects
@@ -26,7 +35,7 @@ from tests.e2e.test_triggers import Shop
 from tests.engine import Memory, order
 from tests.object_stores import STORES
 from tests.proxy import proxied
-from tests.serving import serving
+from tests.serving import send, serving, website
 
 pytestmark = pytest.mark.xdist_group("objects")
 
@@ -431,3 +440,63 @@ def test_new_objects_under_a_prefix_start_a_task(s3_rig, tmp_path):
         time.sleep(3)
         assert len(shop.runs(task)) == 2  # each state of the prefix once
         assert shop.runs(task)[0]["trigger"] == "watch"
+
+
+def test_a_service_account_of_google_signs_what_it_asks(running, tmp_path):
+    """The server here knows no sign-in: one before it checks the signature of every request."""
+    rig = running("gs")
+    for number in range(3):
+        rig.put(f"signed/{number}.csv", f"id\n{number}\n".encode())
+    key, other = (rsa.generate_private_key(65537, 2048) for _ in range(2))
+    claims = []
+
+    def unpadded(text):
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+    def relay(request):
+        try:
+            token = request.headers["Authorization"].removeprefix("Bearer ")
+            signed, _, signature = token.rpartition(".")
+            claimed = json.loads(unpadded(signed.partition(".")[2]))
+            key.public_key().verify(unpadded(signature), signed.encode(), PKCS1v15(), SHA256())
+            claims.append(claimed)
+        except (AttributeError, InvalidSignature):
+            send(request, b"<Error/>", 401)
+            return
+        with contextlib.suppress(urllib.error.HTTPError):
+            path = (
+                "/" + request.path.removeprefix("http://").partition("/")[2]
+            )  # a proxy's has it all
+            asked = urllib.request.Request(rig.settings["endpoint"] + path, method=request.command)
+            for name in set(request.headers) & {"Range", "range"}:
+                asked.add_header(name, request.headers[name])
+            with urllib.request.urlopen(asked) as found:
+                body, kept = (
+                    found.read(),
+                    {"Content-Length", "Connection", "Date", "Transfer-Encoding"},
+                )
+                headers = {name: value for name, value in found.headers.items() if name not in kept}
+                send(request, body, found.status, **headers)
+            return
+        send(request, b"<Error/>", 404)
+
+    def load(signer, endpoint):
+        pem = signer.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        source = {
+            "url": rig.url("signed/*.csv"),
+            "endpoint": endpoint,
+            "username": "reader@project.iam",
+            "password": pem,
+        }
+        return work(
+            order(tmp_path, ("csv", source), ("duckdb", {"path": str(tmp_path / "o.duckdb")})),
+            Memory(),
+        )
+
+    (tmp_path / "data").mkdir()
+    with website(relay) as endpoint:
+        assert load(key, endpoint).books.inserted == 3
+        assert {claim["iss"] for claim in claims} == {"reader@project.iam"}
+        with pytest.raises(Stopped, match="does not let us into") as stopped:
+            load(other, endpoint)
+        assert isinstance(stopped.value.error, Refused)

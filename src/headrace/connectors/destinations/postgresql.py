@@ -189,6 +189,7 @@ class PostgresqlLoad:
         self._landed = 0
         self._staged: dict[str, int] = {}  # by file
         self._unlogged = False
+        self._swapped = False  # the stage has become the table
         self._kept: int | None = None  # keys of the rows that stay
         threading.Thread(target=_warm_up, daemon=True).start()
 
@@ -349,7 +350,8 @@ class PostgresqlLoad:
                     among=target.among,
                 )
             exists = self._exists()
-            counts.rows_after = self._count(self._table) if exists else 0
+            if not self._swapped or self._kept is not None:  # else they were counted in it
+                counts.rows_after = self._count(self._table) if exists else 0
             if self._digests and exists:
                 counts.digest = self._digest()
             note = sign(counts)
@@ -422,6 +424,8 @@ class PostgresqlLoad:
 
     def _swap(self, *, exists: bool) -> Counts:
         counts = Counts(inserted=self._stage_counts())
+        counts.rows_after = sum(counts.inserted.values())
+        self._swapped = True
         for name in self._internal:
             self._con.execute(f"alter table {self._stage} drop column {name}")
         if self._unlogged:  # the table that was there is gone
@@ -519,7 +523,7 @@ class PostgresqlLoad:
 
     def abort(self) -> None:
         self._columns = []
-        self._landed, self._staged = 0, {}
+        self._landed, self._staged, self._swapped = 0, {}, False
         with contextlib.suppress(psycopg.Error):
             self._con.rollback()
             self._drop(self._stage)
