@@ -1,6 +1,6 @@
 """Databases: PostgreSQL as source and destination, merges into large tables.
 
-    bench/databases.py --only upsert    one of load, source, parquet, upsert
+    bench/databases.py --only load      one of load, source, parquet, merge-duckdb, merge-postgresql
 
 The limit stands beside in the same run: COPY, DuckDB's postgres scan, bare statements. Fails when a
 bar is not held.
@@ -167,11 +167,11 @@ con.close()
 """
 
 
-def bench_upsert(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: bool) -> None:
-    rows = 60_000 if short else 600_000
+MERGE = ("--mode", "merge", *(part for name in KEY for part in ("--key", name)))
+
+
+def bench_merge_duckdb(csv: Path, rounds: int, bars: Bars, folder: Path, rows: int) -> None:
     change = changes(csv, folder, rows)
-    keys = [part for name in KEY for part in ("--key", name)]
-    merge = ("--mode", "merge", *keys)
     bars.begin(f"A merge of {rows:,} rows into DuckDB, against delete + insert")
     whole = folder / "whole.duckdb"
     timed(ingest(csv, whole))
@@ -186,13 +186,16 @@ def bench_upsert(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: boo
             path.unlink(missing_ok=True)
             shutil.copyfile(whole, path)
             os.sync()
-            times.append(timed([*command, path] if command else ingest(change, path, *merge))[0])
+            times.append(timed([*command, path] if command else ingest(change, path, *MERGE))[0])
         if number == 0 and content_hash(folder / "ours.duckdb") != content_hash(
             folder / "plain.duckdb"
         ):
             bars.wrong("content differs from delete + insert")
     bars.against("delete + insert", ours, theirs, 1.5)
 
+
+def bench_merge_postgresql(csv: Path, rounds: int, bars: Bars, folder: Path, rows: int) -> None:
+    change = changes(csv, folder, rows)
     bars.begin(f"A merge of {rows:,} rows into PostgreSQL, against bare ON CONFLICT")
     sets = ", ".join(f"{name} = excluded.{name}" for name in TYPES if name not in KEY)
     ours, theirs, sums = [], [], []
@@ -215,7 +218,7 @@ def bench_upsert(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: boo
         copied(url, csv, "whole")
         for number in range(rounds):
             for load, times in (
-                (bare, theirs), (lambda: timed(ingest(change, url, *merge))[0], ours),
+                (bare, theirs), (lambda: timed(ingest(change, url, *MERGE))[0], ours),
             ):  # fmt: skip
                 settled(
                     url, "drop table if exists t", "create table t as select * from whole",
@@ -231,11 +234,13 @@ def bench_upsert(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: boo
 
 
 def benches(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: bool) -> dict:
+    rows = 60_000 if short else 600_000
     return {
         "load": lambda: bench_load(csv, rounds, bars),
         "source": lambda: bench_source(csv, rounds, bars, folder, parquet=False),
         "parquet": lambda: bench_source(csv, rounds, bars, folder, parquet=True),
-        "upsert": lambda: bench_upsert(csv, rounds, bars, folder, short=short),
+        "merge-duckdb": lambda: bench_merge_duckdb(csv, rounds, bars, folder, rows),
+        "merge-postgresql": lambda: bench_merge_postgresql(csv, rounds, bars, folder, rows),
     }
 
 

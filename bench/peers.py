@@ -148,7 +148,7 @@ def raced(
         for who, (prepare, command, count) in runners.items():
             if walls.get(who) == []:
                 continue  # it could not, the first time
-            if walls.get(who, [0])[0] > SLOW * walls["headrace"][0]:
+            if who in walls and walls[who][0] > SLOW * walls["headrace"][0]:
                 continue  # what it takes is known
             prepare()
             try:
