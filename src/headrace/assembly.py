@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,10 @@ from headrace.service.orders import (
     tools_for,
 )
 from headrace.service.shapes import check_shape, hash_key
+
+# DuckDB looks for pandas at every statement with a parameter, and imports it where it is installed:
+# seconds, for values that we never have.
+sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]  # None: it is not to be found
 
 if TYPE_CHECKING:
     from headrace.engine.children import Child

@@ -35,6 +35,16 @@ def test_ingest_prints_a_receipt_and_loads(tmp_path):
         assert con.execute("select * from a order by id").fetchall() == [(1, "x"), (2, "y")]
 
 
+def test_what_a_load_does_not_need_is_not_imported(tmp_path):
+    """Where pandas is installed it takes seconds, and DuckDB would ask for it."""
+    (tmp_path / "a.csv").write_text("id,name\n1,x\n")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "pandas.py").write_text("open('imported', 'w').close()")
+    env = {"PYTHONPATH": str(tmp_path / "there")}
+    headrace("ingest", "a.csv", "o.duckdb", cwd=tmp_path, env=env, check=0)
+    assert not (tmp_path / "imported").exists()
+
+
 def test_json_on_stdout_is_one_object(tmp_path):
     (tmp_path / "a.csv").write_text("id,name\n1,x\n1,y\n")
     done = headrace(
