@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from headrace.assembly import work
+from headrace.assembly import sample, work
 from headrace.connectors.families import quick_json, quick_streams
 from headrace.connectors.sources import json as json_source
+from headrace.domain.verification import Verify
 from headrace.engine.plan import Stopped
 from headrace.native import text as native
 from tests.engine import Memory, order
@@ -242,6 +243,22 @@ def test_a_glimpse_is_told_from_a_look_at_every_record(tmp_path):
         patch.undo()
     exact, _ = outcome(path, {}, (), quick=False, sample=5)
     assert found != exact
+
+
+def test_who_does_not_load_guesses_nothing(tmp_path, monkeypatch):
+    """A verification and a preview know every column, however late it comes."""
+    monkeypatch.setattr(json_source, "SMALL_BYTES", 0)
+    monkeypatch.setattr(json_source, "SAMPLE_RECORDS", 5)
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "x.json"
+    path.write_text(LINES + '{"id": 200, "late": true}\n')
+    given = ("json", {"url": str(path)})
+    end = ("duckdb", {"path": str(tmp_path / "o.duckdb")})
+    work(order(tmp_path, given, end), Memory())
+    told = work(order(tmp_path, given, end, action="append", verify=Verify()), Memory())
+    assert (told.verification["same"], told.verification["columns"]) == (True, 3)
+    page = sample(order(tmp_path, given, ("", {})), 10)
+    assert list(page.columns) == ["id", "name", "late"]
 
 
 def test_a_file_that_is_no_object_a_line_is_not_surveyed(tmp_path):

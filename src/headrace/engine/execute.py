@@ -101,7 +101,7 @@ def _executed(
         scans = scanned(plan, source, con, journal)
         known.digests = digests = Digests([file for scan in scans for file in scan.files])
         there = _blamed("destination", load.columns)
-        known.staged = staged = stager.stage(lambda: lay_out(plan, scans, con, there))
+        known.staged = staged = stager.stage(lambda: lay_out(plan, scans, con, there, guesses=True))
         fitted = stager.fitted
         _leave_out(plan, staged, journal)
         if stager.documents:

@@ -19,7 +19,7 @@ from headrace.contract.columns import (
     literal,
     quoted,
 )
-from headrace.contract.source import Cell, File, QuickScan, RowCheck, Scan
+from headrace.contract.source import Cell, File, Guessing, QuickScan, RowCheck, Scan
 from headrace.domain.errors import Misconfigured, Refused, Unchanged
 from headrace.domain.rejected import Rule
 from headrace.domain.shape import PLAIN, Policy
@@ -157,12 +157,16 @@ def _named(cell: Cell, number: int) -> Cell:
 
 def lay_out(
     plan: Plan, scans: Sequence[Scan], con: duckdb.DuckDBPyConnection,
-    there: Sequence[Column] | None = None,
+    there: Sequence[Column] | None = None, *, guesses: bool = False,
 ) -> list[Fitted]:  # fmt: skip
     """Decide the table's columns and lay them over every scan. Raises Misconfigured.
 
-    `there` are the columns of the table that is there already.
+    `there` are the columns of the table that is there already. `guesses`: whoever asks finds out
+    what a scan had only guessed.
     """
+    for scan in scans:
+        if isinstance(scan, Guessing) and not guesses and not plan.documents:
+            scan.settle()
     shape = plan.shape
     if plan.documents and shape != PLAIN:
         raise Misconfigured(

@@ -96,7 +96,8 @@ class Stager:
         if staged := self._staged_quickly(fitted):
             return staged
         guessing = [one.scan for one in fitted if isinstance(one.scan, Guessing)]
-        if sum(scan.settle() for scan in guessing):  # each of them: none is to guess again
+        # Each of them: none is to guess again. Whole documents have no columns to guess.
+        if not self._plan.documents and sum(scan.settle() for scan in guessing):
             fitted = self._begin(lay())
             if staged := self._staged_quickly(fitted):
                 return staged

@@ -208,11 +208,10 @@ class JsonScan:
                 self._surveys[file.path] = survey
 
     def settle(self) -> bool:
-        if not self._glimpsed or "cells" not in self.__dict__:
+        if not self._glimpsed:
             return False
         self._look_again()
-        del self.cells
-        return True
+        return self.__dict__.pop("cells", None) is not None
 
     def knows(self, left: Sequence[LeftOver]) -> bool:
         if not self._glimpsed:
