@@ -128,8 +128,9 @@ def read_page(con: duckdb.DuckDBPyConnection, table: str, limit: int, cursor: st
 def _exists(con: duckdb.DuckDBPyConnection, table: str) -> bool:
     return bool(
         con.execute(
-            "select 1 from information_schema.tables where table_schema = 'main'"
-            " and lower(table_name) = lower(?)",
+            "select 1 from duckdb_tables() where schema_name = 'main' and lower(table_name) ="
+            " lower($1) union all select 1 from duckdb_views() where schema_name = 'main'"
+            " and not internal and lower(view_name) = lower($1)",
             [table],
         ).fetchone()
     )
@@ -364,11 +365,12 @@ class DuckdbLoad:
         return rows, after
 
     def _columns(self, table: str) -> list[tuple[str, str]]:
-        return self._con.execute(
-            "select column_name, data_type from duckdb_columns() where schema_name = 'main'"
-            " and lower(table_name) = lower(?) order by column_index",
-            [table],
-        ).fetchall()
+        """Return name and type of a table's columns; none without a table."""
+        if table != self._stage and not _exists(self._con, table):
+            return []  # a table of DuckDB's own may have the name
+        # duckdb_columns() would look at every column that there is.
+        found = self._con.execute(f"describe {quoted(table)}").fetchall()
+        return [(name, type_) for name, type_, *_ in found]
 
     def _refuse_view(self) -> None:
         if self._con.execute(
