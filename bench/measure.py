@@ -28,13 +28,16 @@ SQL = {"integer": "BIGINT", "decimal(15,2)": "DECIMAL(15,2)", "string": "VARCHAR
 
 
 def lineitem(scale: float) -> Path:
+    """Return TPC-H's lineitem as CSV, made where it is not there: whole, whoever else makes it."""
     path = DATA / f"sf{scale:g}" / "lineitem.csv"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [BIN / "tpchgen-cli", "csv", "-s", str(scale), "-T", "lineitem", "-o", path.parent],
-            check=True, capture_output=True,
-        )  # fmt: skip
+        with tempfile.TemporaryDirectory(dir=path.parent) as made:
+            subprocess.run(
+                [BIN / "tpchgen-cli", "csv", "-s", str(scale), "-T", "lineitem", "-o", made],
+                check=True, capture_output=True,
+            )  # fmt: skip
+            Path(made, "lineitem.csv").replace(path)
     return path
 
 
