@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench.measure import RESULTS  # noqa: E402
 from bench.peers import PACKAGES  # noqa: E402
-from tests.postgres import _binaries  # noqa: E402
+from tests.postgres import installed  # noqa: E402
 
 DOCS = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- measured: made by `make bench` -->", "<!-- end of what was measured -->"
@@ -92,7 +92,7 @@ def environment() -> str:
     )  # fmt: skip
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     postgres = subprocess.run(
-        [_binaries()[0] / "postgres", "--version"], capture_output=True, text=True, check=False
+        [installed()[0] / "postgres", "--version"], capture_output=True, text=True, check=False
     ).stdout.split()
     versions = [
         f"Python {platform.python_version()}",

@@ -17,7 +17,7 @@ from tests.ports import free_port
 USER = "nobody"
 
 
-def _binaries() -> list[Path]:
+def installed() -> list[Path]:
     """Return the folders that may hold initdb and postgres, best first.
 
     HEADRACE_TEST_POSTGRES names one, to test or measure another version.
@@ -47,7 +47,7 @@ class Postgres:
 
     def __enter__(self) -> Self:
         failures = []
-        for binaries in _binaries():
+        for binaries in installed():
             try:
                 self._prepare(binaries)
                 self._port = free_port()

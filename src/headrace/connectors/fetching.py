@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
@@ -15,6 +15,7 @@ from urllib3.util import Retry, Timeout, connection
 from headrace.contract.tools import Fetched, Tools
 from headrace.domain.errors import HeadraceError, Invalid, Refused, TimedOut, Unavailable
 
+T = TypeVar("T")
 CHUNK_BYTES: Final = 1 << 20
 BODY_BYTES_MAX: Final = 256 << 30
 CONNECT_S: Final = 10.0
@@ -59,19 +60,10 @@ class Fetch:
 
     def run(self) -> Fetched | None:
         target = self._tools.spool / f"fetched-{time.monotonic_ns()}"
-        wait_s = BACKOFF_S
-        for last in range(TRIES - 1, -1, -1):
-            try:
-                content_type = self._once(target)
-                if content_type is None:
-                    return None
-                return Fetched(path=target, content_type=content_type, version=self._version)
-            except (Unavailable, TimedOut):
-                if not last:
-                    raise
-                time.sleep(wait_s)
-                wait_s *= 3
-        raise AssertionError
+        content_type = _patiently(lambda: self._once(target))
+        if content_type is None:
+            return None
+        return Fetched(path=target, content_type=content_type, version=self._version)
 
     def parts(self) -> "RangedBody | None":
         """Ask for one byte, to see whether parts can be had of one state of the body."""
@@ -93,16 +85,7 @@ class Fetch:
 
     def _ranged(self, headers: dict[str, str]) -> tuple[bytes, Mapping[str, str]]:
         """Return what came of a part, and its headers; nothing where it would come whole."""
-        wait_s = BACKOFF_S
-        for last in range(TRIES - 1, -1, -1):
-            try:
-                return self._ranged_once(headers)
-            except (Unavailable, TimedOut):
-                if not last:
-                    raise
-                time.sleep(wait_s)
-                wait_s *= 3
-        raise AssertionError
+        return _patiently(lambda: self._ranged_once(headers))
 
     def _ranged_once(self, headers: dict[str, str]) -> tuple[bytes, Mapping[str, str]]:
         try:
@@ -204,6 +187,20 @@ class Fetch:
                 self._tools.told(f"fetching {self._shown}", done=have, total=total)
         if total and have != total:
             raise Unavailable(f"{self._shown} broke off after {have:,} of {total:,} bytes.")
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask again, each time later, while the other end does not answer."""
+    wait_s = BACKOFF_S
+    for last in range(TRIES - 1, -1, -1):
+        try:
+            return ask()
+        except (Unavailable, TimedOut):
+            if not last:
+                raise
+            time.sleep(wait_s)
+            wait_s *= 3
+    raise AssertionError
 
 
 def _told(shown: str, error: BaseException) -> HeadraceError:

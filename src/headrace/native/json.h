@@ -52,13 +52,6 @@ struct cursor {
     int lines;
 };
 
-static uint8_t json_stops[256];
-
-static void json_prepare(void) {
-    for (int sign = 0; sign < 256; sign++)
-        json_stops[sign] = sign < 0x20 || sign >= 0x80 || sign == '"' || sign == '\\';
-}
-
 static uint32_t hash(const uint8_t *text, size_t size) {
     uint32_t value = 2166136261u;
     for (size_t n = 0; n < size; n++)
@@ -133,7 +126,7 @@ static int32_t escaped_point(const uint8_t *at, const uint8_t *end, int *size) {
     return point > 0 && (point < 0xDC00 || point > 0xDFFF) ? point : 0;
 }
 
-/* To the first byte of a text that is no plain one of it: json_stops, eight at once. */
+/* To the first byte of a text that is no plain one: a control, a quote, a backslash, or not ASCII. */
 static const uint8_t *plain_end(const uint8_t *at) {
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     const uint64_t ones = 0x0101010101010101u, tops = ones * 0x80;
@@ -147,7 +140,7 @@ static const uint8_t *plain_end(const uint8_t *at) {
             return at + (__builtin_ctzll(stops) >> 3);
     }
 #else
-    while (!json_stops[*at])
+    while (*at >= 0x20 && *at < 0x80 && *at != '"' && *at != '\\')
         at++;
     return at;
 #endif

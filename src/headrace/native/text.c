@@ -1146,7 +1146,6 @@ EXPORT int headrace_json_open(
         free(stream);
         return number;
     }
-    json_prepare();
     struct json *json = reader->json = calloc(1, sizeof *json);
     size_t bytes = 0;
     for (int32_t n = 0; n < columns; n++)
@@ -1196,7 +1195,6 @@ EXPORT int headrace_json_survey(
         path, 0, INT64_MAX, 0, 0, chunk, 2 * JSON_RECORD_MAX, report, &reader);
     if (number)
         return number;
-    json_prepare();
     struct json *json = reader->json = calloc(1, sizeof *json);
     size_t room = 0;
     int64_t next = every;

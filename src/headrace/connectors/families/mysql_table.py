@@ -7,11 +7,9 @@ cannot hand a snapshot on: so nobody may write to the table while they begin, fo
 import contextlib
 import itertools
 import os
-import queue
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +17,7 @@ import pymysql
 from pymysql.constants import CR, ER, FIELD_TYPE
 
 from headrace.connectors.families.mysql import Connection
-from headrace.connectors.families.table_source import moment_of, number_of, selected
+from headrace.connectors.families.table_source import moment_of, number_of, selected, shared_out
 from headrace.contract.canonical import MYSQL
 from headrace.contract.side import CursorKind, TableColumn
 from headrace.contract.source import Stream
@@ -63,7 +61,6 @@ UNSIGNED: Final = 32  # a flag of a column
 LARGE_BYTES: Final = 32 << 20  # of a table that several connections read
 RANGES: Final = 8  # of a large table, for each connection: they do not end at once
 LOCK_S: Final = 2  # longer we do not wait for others, nor let them wait
-TOLD_S: Final = 0.2
 
 
 class _Out:
@@ -229,33 +226,19 @@ class MysqlSnapshot:
 
     def _poured(self, queries: Sequence[str], path: Path) -> int:
         """Have every connection take queries until none is left; return the rows in all."""
-        todo: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for query in queries:
-            todo.put(query)
         out = _Out(path)
 
-        def work(con: Connection) -> int:
-            rows = 0
-            with contextlib.suppress(queue.Empty):
-                while not out.stopped:
-                    rows += _rows(con, todo.get_nowait(), out.write, out.proceed)
-            return rows
+        def stop() -> None:
+            out.stopped = True
+            for con in self._cons:  # who waits for a row waits no longer
+                with contextlib.suppress(OSError, AttributeError):  # it is closed
+                    con._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001
 
-        with contextlib.closing(out), ThreadPoolExecutor(len(self._cons), "headrace-copy") as pool:
-            waiting = under_way = {pool.submit(work, con) for con in self._cons}
-            try:
-                while waiting:
-                    done, waiting = wait(waiting, TOLD_S, return_when="FIRST_EXCEPTION")
-                    for one in done:
-                        one.result()
-                    self._tools.told(f"reading {self._name}", done=out.bytes)
-            except BaseException:
-                out.stopped = True
-                for con in self._cons:  # who waits for a row waits no longer
-                    with contextlib.suppress(OSError, AttributeError):  # it is closed
-                        con._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001
-                raise
-        return sum(one.result() for one in under_way)
+        with contextlib.closing(out):
+            return shared_out(
+                queries, self._cons, lambda con, query: _rows(con, query, out.write, out.proceed),
+                lambda: self._tools.told(f"reading {self._name}", done=out.bytes), stop,
+            )  # fmt: skip
 
     def pour(self, query: str, path: Path) -> int:
         if not wire.available():

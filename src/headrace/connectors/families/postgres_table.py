@@ -2,9 +2,7 @@
 
 import itertools
 import os
-import queue
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any, Final
 from psycopg import errors, pq
 
 from headrace.connectors.families import postgres
-from headrace.connectors.families.table_source import number_of, selected
+from headrace.connectors.families.table_source import number_of, selected, shared_out
 from headrace.contract.canonical import POSTGRESQL
 from headrace.contract.columns import literal, quoted
 from headrace.contract.side import CursorKind, TableColumn
@@ -30,7 +28,6 @@ PARALLEL: Final = (  # what digests cost the planner does not know
 )  # fmt: skip
 TRIMS_SINCE: Final = 130_000  # PostgreSQL 13 can say a number without zeros at its end
 RANGES_SINCE: Final = 140_000  # PostgreSQL 14 finds the rows of a range without reading all
-TOLD_S: Final = 0.2
 WHOLE: Final = ("smallint", "integer", "bigint")
 SAME: Final = {  # types that are ours by another name
     "smallint": "integer", "integer": "integer", "bigint": "integer", "oid": "integer",
@@ -226,37 +223,17 @@ class PostgresSnapshot:
 
     def _poured(self, cons: list[postgres.Connection], queries: list[str], file: int) -> int:
         """Have every connection take queries until none is left; return the rows in all."""
-        todo: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for query in queries:
-            todo.put(query)
         drain = wire.Drain()
 
-        def work(con: postgres.Connection) -> int:
-            rows = 0
-            while True:
-                try:
-                    query = todo.get_nowait()
-                except queue.Empty:
-                    return rows
-                rows += _copied(con, query, file, drain)
+        def stop() -> None:
+            drain.stop()
+            for con in cons:
+                con.cancel()
 
-        with ThreadPoolExecutor(len(cons), "headrace-copy") as threads:
-            under_way = [threads.submit(work, con) for con in cons]
-            try:
-                waiting = set(under_way)
-                while waiting:
-                    done, waiting = wait(waiting, TOLD_S, return_when="FIRST_EXCEPTION")
-                    for one in done:
-                        one.result()
-                    self._tools.told(f"reading {self._name}", done=drain.bytes)
-            except BaseException:
-                drain.stop()
-                while not todo.empty():
-                    todo.get()
-                for con in cons:
-                    con.cancel()
-                raise
-        return sum(one.result() for one in under_way)
+        return shared_out(
+            queries, cons, lambda con, query: _copied(con, query, file, drain),
+            lambda: self._tools.told(f"reading {self._name}", done=drain.bytes), stop,
+        )  # fmt: skip
 
 
 def dressed(con: postgres.Connection) -> None:

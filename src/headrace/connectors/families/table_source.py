@@ -7,13 +7,16 @@ last committed run has seen, and of those at that edge the ones that it has not.
 
 import csv
 import io
+import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, Protocol, TypeVar
 
 import duckdb
 import msgspec
@@ -29,6 +32,8 @@ from headrace.contract.tools import Known, Tools
 from headrace.domain.errors import Invalid, Misconfigured, Refused, Unchanged
 from headrace.domain.position import GIVEN, Edge
 
+Con = TypeVar("Con")
+TOLD_S: Final = 0.2
 SEEN_MAX: Final = 50_000  # rows at the edge that a position remembers one by one
 LINE_BYTES_MAX: Final = 16_000_000  # of a row at the edge
 
@@ -75,6 +80,44 @@ def selected(
     items = ", ".join(f"{one.sql} as {quoted(one.name)}" for one in columns)
     where = " where " + " and ".join(f"({one})" for one in conditions) if conditions else ""
     return f"select {items} from {relation} t{where}"
+
+
+def shared_out(
+    queries: Sequence[str], cons: Sequence[Con], copy: Callable[[Con, str], int],
+    told: Callable[[], None], stop: Callable[[], None],
+) -> int:  # fmt: skip
+    """Have every connection copy queries until none is left; return the rows in all.
+
+    `told` is called now and then. Where it or a copy fails, `stop` makes the others fail soon.
+    """
+    todo: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for query in queries:
+        todo.put(query)
+    stopped = threading.Event()
+
+    def work(con: Con) -> int:
+        rows = 0
+        while not stopped.is_set():
+            try:
+                query = todo.get_nowait()
+            except queue.Empty:
+                break
+            rows += copy(con, query)
+        return rows
+
+    with ThreadPoolExecutor(len(cons), "headrace-copy") as pool:
+        waiting = under_way = {pool.submit(work, con) for con in cons}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, TOLD_S, return_when="FIRST_EXCEPTION")
+                for one in done:
+                    one.result()
+                told()
+        except BaseException:
+            stopped.set()
+            stop()
+            raise
+    return sum(one.result() for one in under_way)
 
 
 def number_of(column: TableColumn, text: str) -> Decimal:

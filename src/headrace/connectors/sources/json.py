@@ -403,14 +403,8 @@ class Json:
                 file = replace(file, path=str(target), text_path=file.path)
                 arrays.add(file.path)
             if survey is None:
-                file.known = sum(
-                    1
-                    for _ in (
-                        json_text.elements(file.text_path, file.name)
-                        if is_array
-                        else json_text.lines(file.path)
-                    )
-                )
+                cut = json_text.elements(file.text_path, file.name)
+                file.known = sum(1 for _ in (cut if is_array else json_text.lines(file.path)))
                 return file
             surveys[file.path] = survey
             if glimpses:
