@@ -137,32 +137,54 @@ def _fits_json(cell: Cell, type_: str) -> str:
     return f"({absent} or coalesce({test}, false))"
 
 
-def inferred(cells: Sequence[Cell]) -> str:
-    """Return the select list that finds each column's type: one type name or NULL a column.
+def inference(cells: Sequence[Cell], held: Mapping[int, str], source: str) -> str:
+    """Return a query of one row that tells of each text cell what its values look like.
 
-    Strict on purpose: what would lose something as a number (`00123`, `+49…`, more digits than a
-    double holds) stays text.
+    Three lists, a place for each cell: the type; how many values are not of the type in `held`,
+    where its place has one; how many are not empty. The values of all cells are stacked, so that
+    a grammar is compiled once and not for each column. Strict on purpose: what would lose
+    something as a number (`00123`, `+49…`, more digits than a double holds) stays text.
     """
-    return ", ".join(_inferred(cell) for cell in cells)
+    texts = ", ".join(cell.sql for cell in cells)
+    stacked = (
+        f"select unnest(range({len(cells)})) as place, unnest([{texts}]) as x from {source}"
+        f" union all select range, null from range({len(cells)})"  # no place is without a row
+    )
+    odd = " ".join(
+        f"when place in ({', '.join(str(n) for n, one in held.items() if one == type_)})"
+        f" then not {fits(Cell(column=Column('x', type_), sql='x'), type_)}"
+        for type_ in sorted(set(held.values()))
+    )
+    found = (
+        f"select place, {_LOOKS} as type,"
+        f" count(*) filter ({f'case {odd} end' if odd else 'false'}) as odd,"
+        f" count(*) filter (x <> '') as filled from ({stacked}) group by place"
+    )
+    return (
+        "select list(type order by place), list(odd order by place), list(filled order by place)"
+        f" from ({found})"
+    )
 
 
-def _inferred(cell: Cell) -> str:
-    x = cell.sql
-    filled = f"filter ({x} is not null and {x} <> '')"
+def _looks() -> str:
+    """Return SQL of the type that all values of `x` are of."""
     extra = {
-        "boolean": f"lower({x}) in ('true','false')",
-        "integer": f"not regexp_matches({x}, '^([+]|-?0[0-9])')",
-        "float": f"not regexp_matches({x}, '^([+]|-?0[0-9]|[^.eE]*$)') and strlen({x}) <= 17",
+        "boolean": "lower(x) in ('true','false')",
+        "integer": "not regexp_matches(x, '^([+]|-?0[0-9])')",
+        "float": "not regexp_matches(x, '^([+]|-?0[0-9]|[^.eE]*$)') and strlen(x) <= 17",
         "date": "true",
-        "timestamp": f"strlen({x}) >= 16",
+        "timestamp": "strlen(x) >= 16",
     }
     # A column of whole and broken numbers is a float: the whole ones pass by the integer's rule.
-    tests = {type_: f"(({_text_test(x, type_)}) and {extra[type_]})" for type_ in _ORDER}
-    tests["float"] = f"({tests['float']} or ({tests['integer']} and strlen({x}) <= 15))"
+    tests = {type_: f"(({_text_test('x', type_)}) and {extra[type_]})" for type_ in _ORDER}
+    tests["float"] = f"({tests['float']} or ({tests['integer']} and strlen(x) <= 15))"
     cases = " ".join(
-        f"when bool_and({tests[type_]}) {filled} then {literal(type_)}" for type_ in _ORDER
+        f"when bool_and({tests[type_]}) filter (x <> '') then {literal(type_)}" for type_ in _ORDER
     )
     return f"case {cases} else 'string' end"
+
+
+_LOOKS: Final = _looks()
 
 
 def wider(one: str, other: str) -> str:

@@ -248,27 +248,20 @@ def _infer(
     sample = scan.head(file, HEAD_BYTES) or file
     wanted = [cells[number] for number in open_]
     held = {
-        number: type_
-        for number in open_
-        if is_ours(type_ := known.get(cells[number].column.name, ""))
+        place: type_
+        for place, cell in enumerate(wanted)
+        if is_ours(type_ := known.get(cell.column.name, ""))
     }
 
     def query(file: File) -> str:
-        counted = [
-            f", count(*) filter (not {fit.fits(cells[number], type_)}),"
-            f" count(*) filter (coalesce({cells[number].sql}, '') <> '')"
-            for number, type_ in held.items()
-        ]
-        source = scan.relation([file], with_file=False)
-        return f"select {fit.inferred(wanted)}{''.join(counted)} from {source}"
+        return fit.inference(wanted, held, scan.relation([file], with_file=False))
 
-    found, _ = sampled(con, scan, sample, query)
-    counts = dict(zip(held, zip(*[iter(found[len(open_) :])] * 2, strict=True), strict=True))
-    for number, type_ in zip(open_, found, strict=False):
-        name = cells[number].column.name
-        if number in held:
-            type_ = _kept(held[number], type_, *counts[number])  # noqa: PLW2901
-        cells[number] = replace(cells[number], column=Column(name, type_))
+    (types, odd, filled), _ = sampled(con, scan, sample, query)
+    for place, (number, cell) in enumerate(zip(open_, wanted, strict=True)):
+        type_ = types[place]
+        if place in held:
+            type_ = _kept(held[place], type_, odd[place], filled[place])
+        cells[number] = replace(cell, column=Column(cell.column.name, type_))
 
 
 def _kept(old: str, new: str, odd: int, filled: int) -> str:
