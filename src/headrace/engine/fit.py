@@ -16,7 +16,10 @@ _ZONE: Final = "(Z|[+-][0-9]{2}(:?[0-9]{2})?)"
 _FLOAT: Final = "[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?"
 _NON_FINITE: Final = "[+-]?(nan|inf|infinity)"
 _WHOLE_JSON: Final = "('BIGINT','UBIGINT')"
-_ORDER: Final = ("boolean", "integer", "float", "date", "timestamp")  # tried in this order
+_LOOKS_LIKE: Final[Mapping[str, str]] = {  # a type, and the looks that all values of one have
+    "boolean": "('boolean')", "integer": "('integer','long')", "float": "('integer','float')",
+    "date": "('date')", "timestamp": "('timestamp')",
+}  # fmt: skip
 
 NOUNS: Final[Mapping[str, str]] = {
     "integer": "an integer", "float": "a number", "boolean": "a boolean", "json": "JSON",
@@ -155,10 +158,15 @@ def inference(cells: Sequence[Cell], held: Mapping[int, str], source: str) -> st
         f" then not {fits(Cell(column=Column('x', type_), sql='x'), type_)}"
         for type_ in sorted(set(held.values()))
     )
+    types = " ".join(
+        f"when bool_and(look in {looks}) then {literal(type_)}"
+        for type_, looks in _LOOKS_LIKE.items()
+    )
     found = (
-        f"select place, {_LOOKS} as type,"
+        f"select place, case {types} else 'string' end as type,"
         f" count(*) filter ({f'case {odd} end' if odd else 'false'}) as odd,"
-        f" count(*) filter (x <> '') as filled from ({stacked}) group by place"
+        " count(look) as filled"
+        f" from (select place, x, {_LOOK} as look from ({stacked})) group by place"
     )
     return (
         "select list(type order by place), list(odd order by place), list(filled order by place)"
@@ -166,25 +174,26 @@ def inference(cells: Sequence[Cell], held: Mapping[int, str], source: str) -> st
     )
 
 
-def _looks() -> str:
-    """Return SQL of the type that all values of `x` are of."""
-    extra = {
-        "boolean": "lower(x) in ('true','false')",
-        "integer": "not regexp_matches(x, '^([+]|-?0[0-9])')",
-        "float": "not regexp_matches(x, '^([+]|-?0[0-9]|[^.eE]*$)') and strlen(x) <= 17",
-        "date": "true",
-        "timestamp": "strlen(x) >= 16",
-    }
-    # A column of whole and broken numbers is a float: the whole ones pass by the integer's rule.
-    tests = {type_: f"(({_text_test('x', type_)}) and {extra[type_]})" for type_ in _ORDER}
-    tests["float"] = f"({tests['float']} or ({tests['integer']} and strlen(x) <= 15))"
-    cases = " ".join(
-        f"when bool_and({tests[type_]}) filter (x <> '') then {literal(type_)}" for type_ in _ORDER
+def _look() -> str:
+    """Return SQL of what the text `x` looks like; NULL if it is empty.
+
+    A `long` is an integer that a column of broken numbers would not hold exactly.
+    """
+    number = "not regexp_matches(x, '^([+]|-?0[0-9])')"
+    return (
+        "case when x is null or x = '' then null when lower(x) in ('true','false') then 'boolean'"
+        " when not (x >= '+' and x < ':') then 'string'"  # begins with neither sign nor digit
+        f" when ({_text_test('x', 'integer')}) and {number} then"
+        " case when strlen(x) <= 15 then 'integer' else 'long' end"
+        f" when ({_text_test('x', 'float')}) and {number} and regexp_matches(x, '[.eE]')"
+        " and strlen(x) <= 17 then 'float'"
+        f" when {_text_test('x', 'date')} then 'date'"
+        f" when ({_text_test('x', 'timestamp')}) and strlen(x) >= 16 then 'timestamp'"
+        " else 'string' end"
     )
-    return f"case {cases} else 'string' end"
 
 
-_LOOKS: Final = _looks()
+_LOOK: Final = _look()
 
 
 def wider(one: str, other: str) -> str:
