@@ -234,7 +234,7 @@ def bench_merge_postgresql(csv: Path, rounds: int, bars: Bars, folder: Path, row
 
 
 def benches(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: bool) -> dict:
-    rows = 60_000 if short else 600_000
+    rows = 12_000 if short else 600_000
     return {
         "load": lambda: bench_load(csv, rounds, bars),
         "source": lambda: bench_source(csv, rounds, bars, folder, parquet=False),

@@ -199,7 +199,7 @@ def run(described: str, benches: Callable[..., Mapping[str, Callable]]) -> None:
     given = parser.parse_args()
     rounds = given.rounds or (1 if given.short else 5)
     bars = Bars(sys.argv[0], judged=not given.short)
-    csv = lineitem(0.1 if given.short else 1)
+    csv = lineitem(0.02 if given.short else 1)
     folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
     load = os.getloadavg()
     print(f"{os.cpu_count()} cores, load {load[0]:.1f}, {csv.stat().st_size / 1e6:.0f} MB CSV")

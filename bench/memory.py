@@ -195,7 +195,7 @@ def all_paths(client: Client, csv: Path, lines: Path, url: str, folder: Path) ->
 
 
 def benches(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: bool) -> dict:
-    scales = (0.01, 0.1) if short else (1, 10)
+    scales = (0.002, 0.02) if short else (1, 10)
     forms = {
         form: lambda form=form: bench_files(form, bars, folder, scales)
         for form in ("csv", "lines", "array")
@@ -204,8 +204,8 @@ def benches(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: bool) ->
         "postgresql": lambda: bench_postgresql(bars, folder, scales, read=False),
         "from-postgresql": lambda: bench_postgresql(bars, folder, scales, read=True),
         "merge": lambda: bench_merge(bars, folder, scales),
-        "server": lambda: bench_server(bars, folder, 0.03 if short else 1),
-        "capped": lambda: bench_capped(bars, folder, 0.1 if short else 27),
+        "server": lambda: bench_server(bars, folder, 0.01 if short else 1),
+        "capped": lambda: bench_capped(bars, folder, 0.02 if short else 27),
     }
 
 

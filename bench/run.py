@@ -1,6 +1,6 @@
 """Files: headrace beside plain DuckDB, in one run, medians, content compared by hash.
 
-    bench/run.py --short            600,000 rows, one round; bars are not judged
+    bench/run.py --short            120,000 rows, one round; bars are not judged
     bench/run.py --only duckdb      one of duckdb, small, files, server, bad, json
 
 Fails when a bar is not held. Ratios count; wall times are this machine's.

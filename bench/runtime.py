@@ -179,7 +179,7 @@ def history(world: World, count: int) -> float:
 def memory(world: World, runs: int) -> float:
     """Return by how many MiB this process grows over so many runs, the first tenth left out."""
     process = psutil.Process()
-    throughput(world, max(runs // 10, 100))
+    throughput(world, runs // 10)
     gc.collect()
     before = process.memory_info().rss
     throughput(world, runs)
@@ -221,8 +221,8 @@ def measure(name: str, url: str | None, folder: Path, bars: Bars, *, short: bool
 
     bar = 30 if url else 120
     own = fresh(url, "latency") if url else None
-    bars.hold("enqueue to start, p50", latency(own, folder, 5 if short else 31), bar, "ms")
-    rate = throughput(world("throughput"), 200 if short else 5_000)
+    bars.hold("enqueue to start, p50", latency(own, folder, 3 if short else 31), bar, "ms")
+    rate = throughput(world("throughput"), 50 if short else 5_000)
     bars.least("no-op runs a second", rate, 200, "/s")
     many = 1_000 if short else 100_000
     tick, fires = schedules(world("schedules"), many)
@@ -231,7 +231,7 @@ def measure(name: str, url: str | None, folder: Path, bars: Bars, *, short: bool
     many = 5_000 if short else 5_000_000
     page = history(world("history"), many)
     bars.hold(f"page of runs with {many:,} in history", page, 50, "ms")
-    many = 300 if short else 100_000
+    many = 50 if short else 100_000
     grown = memory(world("memory"), many)
     bars.hold(f"growth over {many:,} runs", grown, 20, "MiB")
 
