@@ -55,7 +55,7 @@ def small_pieces(monkeypatch):
 def ways(monkeypatch):
     """Return a list that tells how each quick try ended: complete or not."""
     found = []
-    for kind in (quick_csv.QuickCsv, quick_csv.QuickFiles):
+    for kind in (quick_csv.QuickCsv, quick_csv.QuickCsvFiles):
 
         def close(self, real=kind.close):
             found.append(self.complete())
@@ -69,7 +69,7 @@ def ways(monkeypatch):
 def many(request, monkeypatch):
     """Several files both ways."""
     if request.param == "a stream a file":
-        monkeypatch.setattr(csv_source, "PIECE_BYTES_MIN", 1)
+        monkeypatch.setattr(csv_source, "are_many", lambda _: False)
     return request.param
 
 

@@ -90,33 +90,38 @@ def records(draw):
     )
 
 
-def outcome(path, mapping, key, *, quick, sample=10_000):
+def outcome(path, mapping, key, *, quick, sample=10_000, many=False):
     """Return everything that a user would see of a load, and how the quick way went.
 
-    `sample`: how many records tell a column's type, and are glimpsed at.
+    `sample`: how many records tell a column's type, and are glimpsed at. `many`: several files go
+    by as few streams as there are threads.
     """
     folder = Path(tempfile.mkdtemp())
     (folder / "data").mkdir()
     ways = []
     real = json_source.JsonScan.quick
-    close = quick_json.QuickJson.close
 
     def chosen(self, *given, **more):
         return real(self, *given, **more) if quick else None
 
-    def closed(self):
-        ways.append(self.complete())
-        close(self)
-
     patch = pytest.MonkeyPatch()
-    patch.setattr(json_source, "SMALL_BYTES", 0 if quick else 1 << 60)
+    patch.setattr(json_source, "SMALL_BYTES", 0)
+    if not quick:
+        patch.setattr(json_source, "look", lambda *_, **__: None)
+    patch.setattr(json_source, "are_many", lambda files: many and len(files) > 1)
     patch.setattr(json_source, "SAMPLE_RECORDS", sample)
     patch.setattr(json_source, "GLIMPSE_RECORDS", 1)
     patch.setattr(quick_streams, "PIECE_BYTES_MIN", 20)
     patch.setattr(native, "MARK_BYTES", 40)
     patch.setattr(native, "CHUNK_BYTES", 64)
     patch.setattr(json_source.JsonScan, "quick", chosen)
-    patch.setattr(quick_json.QuickJson, "close", closed)
+    for kind in (quick_json.QuickJson, quick_json.QuickJsonFiles):
+
+        def closed(self, close=kind.close):
+            ways.append(self.complete())
+            close(self)
+
+        patch.setattr(kind, "close", closed)
     try:
         told = order(
             folder, ("json", {"url": str(path), "mapping": mapping}), ("duckdb", {"path": str(folder / "o.duckdb")}),
@@ -150,11 +155,11 @@ def signless(found):
 @given(
     texts=st.lists(records(), min_size=1, max_size=7), array=st.booleans(), mapping=MAPPINGS,
     end=st.sampled_from(["\n", "\r\n", "\n\n", " \n"]), bom=st.booleans(), keyed=st.booleans(),
-    sample=st.sampled_from([1, 2, 4, 10_000]),
+    sample=st.sampled_from([1, 2, 4, 10_000]), files=st.sampled_from([1, 1, 2, 3]), many=st.booleans(),
 )  # fmt: skip
 @example(
     texts=['{"i":1}', '{"i":"x"}'], array=True, mapping={}, end="\n", bom=True, keyed=False,
-    sample=9,
+    sample=9, files=1, many=False,
 )  # fmt: skip
 @example(
     texts=['{"i":1,"o":{"a": 1.50, "b":"\\u00e9"}}'],
@@ -164,16 +169,21 @@ def signless(found):
     bom=False,
     keyed=True,
     sample=9,
+    files=1,
+    many=False,
 )
-def test_both_ways_lead_to_the_same(texts, array, mapping, end, bom, keyed, sample):
+def test_both_ways_lead_to_the_same(texts, array, mapping, end, bom, keyed, sample, files, many):
     folder = Path(tempfile.mkdtemp())
-    path = folder / "x.json"
-    body = f"[{end}{(',' + end).join(texts)}{end}]" if array else end.join(texts) + end
-    path.write_bytes(b"\xef\xbb\xbf" * bom + body.encode(errors="surrogatepass"))
+    for number in range(files):
+        some = texts[number::files]
+        body = f"[{end}{(',' + end).join(some)}{end}]" if array else end.join(some) + end
+        bytes_ = b"\xef\xbb\xbf" * bom + body.encode(errors="surrogatepass")
+        (folder / f"{number}.json").write_bytes(bytes_)
+    path = folder / "*.json"
     try:
-        key = ("i",) if keyed and '"i"' in body else ()
+        key = ("i",) if keyed and any('"i"' in text for text in texts) else ()
         exact, none = outcome(path, mapping, key, quick=False, sample=sample)
-        found, _ = outcome(path, mapping, key, quick=True, sample=sample)
+        found, _ = outcome(path, mapping, key, quick=True, sample=sample, many=many)
         assert none == []
         assert signless(found) == signless(exact)
     finally:
@@ -196,6 +206,51 @@ def test_what_programs_write_goes_the_quick_way(tmp_path, array):
     assert ways == [True]
     assert found == exact
     assert found[2].inserted == 200
+
+
+@pytest.mark.parametrize("native_", [True, False])
+@pytest.mark.parametrize("nested", ["json", "columns"])
+def test_each_of_several_arrays_is_looked_at(tmp_path, monkeypatch, nested, native_):
+    """What only the last file's records have is a column, and no file is read in another's place."""
+    if not native_:
+        monkeypatch.setattr(native, "available", lambda: False)
+    (tmp_path / "data").mkdir()
+    for number in range(4):
+        more = {"tags": 7} if number == 3 else {}
+        (tmp_path / f"{number}.json").write_text(json.dumps([{"id": number}, {"id": 9} | more]))
+    told = order(
+        tmp_path, ("json", {"url": str(tmp_path / "*.json"), "nested": nested}),
+        ("duckdb", {"path": str(tmp_path / "o.duckdb")}),
+    )  # fmt: skip
+    receipt = work(told, Memory())
+    assert [(Path(one.name).name, one.books.read) for one in receipt.files] == [
+        (f"{n}.json", 2) for n in range(4)
+    ]
+    with duckdb.connect(str(tmp_path / "o.duckdb"), read_only=True) as con:
+        found = con.execute("select id, tags from t order by all").fetchall()
+    nine = [(9, 7), (9, None), (9, None), (9, None)]
+    assert found == [*((n, None) for n in range(4)), *nine]
+
+
+@pytest.mark.parametrize("array", [False, True])
+@pytest.mark.parametrize("key", [(), ("id",)])
+def test_many_files_go_by_few_streams_with_books_a_file(tmp_path, array, key):
+    """Odd records, an empty file and a late member are among them; the late twin of a key wins."""
+    for number in range(30):
+        some = [{"id": n, "of": number, "text": f"é{n}"} for n in range(number, number + 20)]
+        some[3] |= {"tags": [number, {"a": None}]} if number == 20 else {}
+        some[5] |= {"id": "odd"} if number == 7 and not array and not key else {}
+        lines = list(map(json.dumps, some))
+        body = f"[{', '.join(lines)}]" if array else "\n".join(lines)
+        body = ("[]" if array else "") if number == 11 else body
+        (tmp_path / f"{number:02}.json").write_text(body)
+    path = tmp_path / "*.json"
+    found, ways = outcome(path, {}, key, quick=True, sample=50, many=True)
+    exact, _ = outcome(path, {}, key, quick=False, sample=50)
+    assert found == exact
+    assert ways[-1]
+    assert found[2].inserted == (49 if key else 580 - (not array))
+    assert len(found[0]) == 4
 
 
 LINES = "".join(f'{{"id": {n}, "name": "n{n}"}}\n' for n in range(200))

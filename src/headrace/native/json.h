@@ -606,7 +606,7 @@ static enum outcome json_record(
         return fits ? ODD : failed_at(reader, &c);
     }
     c.at += json->lines && c.at < end;
-    for (int32_t n = 0; fill && n < reader->columns; n++)
+    for (int32_t n = 0; fill && n < reader->cells; n++)
         if (json->seen[n] != json->row)
             add_null(fill + n, row, reader->column + n);
     json->state = BEHIND;

@@ -816,6 +816,8 @@ static int next_file(struct reader *reader, int64_t base) {
     reader->offset = 0;
     reader->place = reader->length = 0;
     reader->at_end = 0;
+    if (reader->json)
+        reader->json->state = START;
     return refill(reader) && past_mark(reader) && past_heads(reader);
 }
 
@@ -1101,53 +1103,70 @@ EXPORT int headrace_csv_open(
     return stream_csv(reader, stream, delimiter, quote);
 }
 
-/* Open files of the same form as one stream. `paths` are each ended by 0, `size` bytes together.
- * The last of the columns is not in the files: it is the number of the file, from 0. */
+/* Have a reader that has opened the first of `paths` go on with the others. They are each ended by
+ * 0, `size` bytes together. Its last column is not in the files: it is the number of the file, from
+ * 0. Returns 0 without memory. */
+static int read_many(struct reader *reader, const char *paths, size_t size, int32_t files) {
+    char *copy = malloc(size + 1);
+    if (!copy)
+        return 0;
+    memcpy(copy, paths, size);
+    copy[size] = 0;
+    reader->paths = copy;
+    reader->path = copy;
+    reader->files = files;
+    reader->cells = reader->columns - 1;
+    return 1;
+}
+
+/* Open files of the same form as one stream: see `read_many`. */
 EXPORT int headrace_csv_open_many(
     const char *paths, size_t size, int32_t files, int32_t heads, uint8_t delimiter, uint8_t quote,
     const struct column *column, int32_t columns, size_t chunk, struct report *report,
     struct ArrowArrayStream **out) {
     struct reader *reader;
     struct ArrowArrayStream *stream = malloc(sizeof *stream);
-    char *copy = malloc(size + 1);
-    int number = stream && copy ? open_reader(
-                                      paths, 0, INT64_MAX, column, columns, chunk, RECORD_MAX,
-                                      report, &reader)
-                                : ENOMEM;
+    int number = stream ? open_reader(
+                              paths, 0, INT64_MAX, column, columns, chunk, RECORD_MAX, report,
+                              &reader)
+                        : ENOMEM;
+    if (!number && !read_many(reader, paths, size, files)) {
+        close_reader(reader);
+        number = ENOMEM;
+    }
     if (number) {
-        free(copy);
         free(stream);
         return number;
     }
-    memcpy(copy, paths, size);
-    copy[size] = 0;
-    reader->paths = copy;
-    reader->path = copy;
-    reader->files = files;
-    reader->cells = columns - 1;
     reader->heads = heads;
     *out = stream;
     return stream_csv(reader, stream, delimiter, quote);
 }
 
 /* Open JSON records as a stream, like CSV. `names` are those of the columns, one after the other,
- * `sizes` their bytes. Where `begin` is not 0 a record begins there. */
+ * `sizes` their bytes. Where `begin` is not 0 a record begins there. `paths` is one path, where
+ * `files` is 0; else see `read_many`. */
 EXPORT int headrace_json_open(
-    const char *path, int64_t begin, int64_t end, int32_t lines, const struct column *column,
-    int32_t columns, const uint8_t *names, const int32_t *sizes, size_t chunk,
-    struct report *report, struct ArrowArrayStream **out) {
+    const char *paths, size_t size, int32_t files, int64_t begin, int64_t end, int32_t lines,
+    const struct column *column, int32_t columns, const uint8_t *names, const int32_t *sizes,
+    size_t chunk, struct report *report, struct ArrowArrayStream **out) {
     struct reader *reader;
     struct ArrowArrayStream *stream = malloc(sizeof *stream);
     int number = stream ? open_reader(
-                              path, begin, end, column, columns, chunk, 2 * JSON_RECORD_MAX, report,
-                              &reader)
+                              paths, begin, end, column, columns, chunk, 2 * JSON_RECORD_MAX,
+                              report, &reader)
                         : ENOMEM;
+    if (!number && files && !read_many(reader, paths, size, files)) {
+        close_reader(reader);
+        number = ENOMEM;
+    }
     if (number) {
         free(stream);
         return number;
     }
     struct json *json = reader->json = calloc(1, sizeof *json);
     size_t bytes = 0;
+    columns = reader->cells;
     for (int32_t n = 0; n < columns; n++)
         bytes += (size_t)sizes[n];
     uint8_t *copy = malloc(bytes + 1);

@@ -78,8 +78,8 @@ def library() -> Any:  # Any: ctypes knows its functions by name
     found.headrace_lines_count.argtypes = (c_char_p, c_size_t)
     found.headrace_lines_count.restype = c_int64
     found.headrace_json_open.argtypes = (
-        c_char_p, c_int64, c_int64, c_int32, POINTER(_Column), c_int32, c_char_p, POINTER(c_int32),
-        c_size_t, POINTER(_Report), POINTER(ctypes.c_void_p),
+        c_char_p, c_size_t, c_int32, c_int64, c_int64, c_int32, POINTER(_Column), c_int32, c_char_p,
+        POINTER(c_int32), c_size_t, POINTER(_Report), POINTER(ctypes.c_void_p),
     )  # fmt: skip
     found.headrace_json_survey.argtypes = (
         c_char_p, c_int32, c_int64, c_int64, c_int64, c_size_t, POINTER(_Report), POINTER(_Survey),
@@ -236,7 +236,7 @@ class ManyCsvStream(CsvStream):
         self.paths = paths
 
     def _open(self, stream: ctypes.c_void_p) -> int:
-        paths = b"".join(os.fsencode(path) + b"\0" for path in self.paths)
+        paths = _ended(self.paths)
         found: int = library().headrace_csv_open_many(
             paths, len(paths), len(self.paths), *self._form, self._columns, len(self._columns),
             self._chunk_bytes, byref(self._report), byref(stream),
@@ -261,14 +261,34 @@ class JsonStream(_Stream):
         self._lines = lines
         self._names = b"".join(names)
         self._sizes = (c_int32 * len(names))(*map(len, names))
+        self.paths: Sequence[str] = ()
 
     def _open(self, stream: ctypes.c_void_p) -> int:
+        paths = _ended(self.paths) or os.fsencode(self._path)
         found: int = library().headrace_json_open(
-            os.fsencode(self._path), self.begin, self._end, self._lines, self._columns,
+            paths, len(paths), len(self.paths), self.begin, self._end, self._lines, self._columns,
             len(self._columns), self._names, self._sizes, self._chunk_bytes, byref(self._report),
             byref(stream),
         )  # fmt: skip
         return found
+
+
+class ManyJsonStream(JsonStream):
+    """The records of plain JSON files, all of lines or all arrays, one file after the other.
+
+    As in ManyCsvStream the number of the file is one column more.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], columns: Sequence[tuple[Kind, int, int]],
+        names: Sequence[bytes], *, lines: bool, chunk_bytes: int = CHUNK_BYTES, left_max: int = 0,
+        closed: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            paths[0], [*columns, ("integer", 0, 0)], names, lines=lines, chunk_bytes=chunk_bytes,
+            left_max=left_max, closed=closed,
+        )  # fmt: skip
+        self.paths = paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +368,10 @@ class Left:
     size: int
     record: int
     file: int = 0
+
+
+def _ended(paths: Sequence[str]) -> bytes:
+    return b"".join(os.fsencode(path) + b"\0" for path in paths)
 
 
 def _report(begin: int, left_max: int) -> tuple[_Report, Any]:  # Any: an array of _Left

@@ -11,8 +11,8 @@ import duckdb
 
 from headrace.connectors.families import files, text_scan
 from headrace.connectors.families.csv_text import LINE_BYTES_MAX, CsvText
-from headrace.connectors.families.quick_csv import QuickCsv, QuickFiles
-from headrace.connectors.families.quick_streams import PIECE_BYTES_MIN
+from headrace.connectors.families.quick_csv import QuickCsv, QuickCsvFiles
+from headrace.connectors.families.quick_streams import are_many
 from headrace.contract.columns import Column, literal
 from headrace.contract.source import Cell, File, RowCheck, Survey
 from headrace.contract.tools import Tools
@@ -21,7 +21,6 @@ from headrace.domain.rejected import Rule
 from headrace.native import text as native
 
 SMALL_BYTES: Final = 1 << 20  # below, the quick way is not quicker
-QUICK_FILES_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,17 +131,13 @@ class CsvScan:
 
     def quick(
         self, con: duckdb.DuckDBPyConnection, types: Mapping[str, str], *, in_order: bool
-    ) -> QuickCsv | None:
+    ) -> QuickCsv | QuickCsvFiles | None:
         form = self._form
         small = sum(file.bytes for file in self.files) < SMALL_BYTES
         if small or not native.readable(form.delimiter, form.quote):
             return None
         threads = con.execute("select current_setting('threads')").fetchone() or (1,)
-        largest = max(file.bytes for file in self.files)
-        many = len(self.files) > 1 and (
-            largest < PIECE_BYTES_MIN or len(self.files) > QUICK_FILES_MAX
-        )
-        return (QuickFiles if many else QuickCsv)(
+        return (QuickCsvFiles if are_many(self.files) else QuickCsv)(
             con, self.files, self.cells, types, self._tools, delimiter=form.delimiter,
             quote=form.quote, header=form.header, in_order=in_order, threads=int(threads[0]),
         )  # fmt: skip

@@ -5,6 +5,7 @@ are exact and records are counted in the bytes that are read.
 """
 
 import codecs
+import itertools
 import os
 import zipfile
 import zlib
@@ -33,6 +34,7 @@ HEAD_BYTES: Final = 4096
 UNPACKED_BYTES_MAX: Final = 64 << 30  # of one archive: a bomb stops here
 UNPACKED_RATIO_MAX: Final = 2000
 MEMBERS_MAX: Final = 10_000
+_spool_files: Final = itertools.count()  # of this process, whose spool is its own
 
 
 class FilesConfig(Config, frozen=True, kw_only=True):
@@ -435,11 +437,8 @@ def _spooled(body: Body, name: str, chunks: Iterator[bytes], tools: Tools) -> Bo
 
 
 def new_spool_file(tools: Tools, suffix: str = "") -> Path:
-    """Return a path in the spool that is not in use."""
-    number = sum(1 for _ in tools.spool.iterdir())
-    while (path := tools.spool / f"body-{number}{suffix}").exists():
-        number += 1
-    return path
+    """Return a path in the spool that nobody else has been given, whether or not it is written."""
+    return tools.spool / f"body-{next(_spool_files)}{suffix}"
 
 
 def _recoded(body: Body, encoding: str, tools: Tools) -> Body:

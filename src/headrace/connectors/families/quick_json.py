@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from headrace.connectors.families.quick_streams import LEFT_MAX, QuickStreams, cuts
+from headrace.connectors.families.quick_streams import LEFT_MAX, QuickParts, QuickStreams, cuts
 from headrace.contract.columns import Column, decimal_of
 from headrace.contract.source import Cell, File
 from headrace.contract.tools import Tools
@@ -50,8 +50,33 @@ class QuickJson(QuickStreams):
                 )
                 for begin, end in itertools.pairwise([0, *marks, text.WHOLE])
             ]  # fmt: skip
-        super().__init__(con, streams, read, tools)
-        self.cells = [_cell(column, number) for number, column in enumerate(columns)]
+        super().__init__(con, _cells(columns), streams, read, tools)
+
+
+class QuickJsonFiles(QuickParts):
+    """Many files, all of lines or all arrays."""
+
+    def __init__(
+        self, con: duckdb.DuckDBPyConnection, files: Sequence[File], columns: Sequence[Column],
+        tools: Tools, *, lines: bool, closed: bool, in_order: bool, threads: int,
+    ) -> None:  # fmt: skip
+        """`closed`: other members than the columns' end it."""
+        kinds = [kind_of(column.type) or ("text", 0, 0) for column in columns]
+        names = [column.name.encode() for column in columns]
+
+        def opened(paths: Sequence[str]) -> text.ManyJsonStream:
+            return text.ManyJsonStream(
+                paths,
+                kinds,
+                names,
+                lines=lines,
+                closed=closed,
+                left_max=0 if in_order else LEFT_MAX,
+            )
+
+        read = {file.path: file.text_path for file in files if file.text_path}
+        parts = 1 if in_order else threads
+        super().__init__(con, _cells(columns), files, read, opened, parts, tools)
 
 
 def kind_of(type_: str) -> tuple[text.Kind, int, int] | None:
@@ -61,10 +86,15 @@ def kind_of(type_: str) -> tuple[text.Kind, int, int] | None:
     return (_KINDS[type_], 0, 0) if type_ in _KINDS else None
 
 
-def _cell(column: Column, number: int) -> Cell:
+def _cells(columns: Sequence[Column]) -> list[Cell]:
     # Nested values come as they stand; DuckDB writes them as it does everywhere.
-    sql = f"json_extract(c{number}, '$')" if column.type == "json" else f"c{number}"
-    return Cell(column=column, sql=sql, typed=True)
+    return [
+        Cell(
+            column=column, typed=True,
+            sql=f"json_extract(c{number}, '$')" if column.type == "json" else f"c{number}",
+        )
+        for number, column in enumerate(columns)
+    ]  # fmt: skip
 
 
 def _chosen(marks: Sequence[int], pieces: int) -> Iterator[int]:

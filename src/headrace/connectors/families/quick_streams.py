@@ -1,7 +1,7 @@
 """The quick way through plain files: native streams that DuckDB reads like tables."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,11 +12,25 @@ from headrace.connectors.families import text_scan
 from headrace.contract.columns import FILE, literal
 from headrace.contract.source import Cell, File, LeftOver
 from headrace.contract.tools import Tools
-from headrace.native.text import CHUNK_BYTES, CsvStream, JsonStream, Left
+from headrace.native.text import (
+    CHUNK_BYTES,
+    CsvStream,
+    JsonStream,
+    Left,
+    ManyCsvStream,
+    ManyJsonStream,
+)
 
 PIECE_BYTES_MIN: Final = 32 << 20  # a smaller piece of a file is not worth a stream
 LEFT_MAX: Final = 10_000  # records of a stream that are passed over; of more the exact way knows
+FILES_MAX: Final = 64  # more are many, however large
 _numbers = itertools.count()
+
+
+def are_many(files: Sequence[File]) -> bool:
+    """Tell whether files are read one after the other by a stream a core, and none is cut."""
+    largest = max(file.bytes for file in files)
+    return len(files) > 1 and (largest < PIECE_BYTES_MIN or len(files) > FILES_MAX)
 
 
 def name() -> str:
@@ -25,12 +39,10 @@ def name() -> str:
 
 
 class QuickStreams:
-    """Files, each as one or more streams registered with a connection. Subclasses give `cells`."""
-
-    cells: Sequence[Cell] = ()
+    """Files, each as one or more streams registered with a connection."""
 
     def __init__(
-        self, con: duckdb.DuckDBPyConnection,
+        self, con: duckdb.DuckDBPyConnection, cells: Sequence[Cell],
         streams: Mapping[str, Sequence[CsvStream | JsonStream]], read: Mapping[str, str],
         tools: Tools, header: bytes = b"",
     ) -> None:  # fmt: skip
@@ -38,6 +50,7 @@ class QuickStreams:
 
         `header` is a line that stands before the records of such a file.
         """
+        self.cells = cells
         self._con = con
         self._read = read
         self._tools = tools
@@ -94,6 +107,89 @@ class QuickStreams:
         for named in self._streams.values():
             for name, _ in named:
                 self._con.unregister(name)
+
+
+class QuickParts:
+    """Many files of one form: a stream a core, each over a part of them."""
+
+    def __init__(
+        self, con: duckdb.DuckDBPyConnection, cells: Sequence[Cell], files: Sequence[File],
+        read: Mapping[str, str], opened: Callable[[Sequence[str]], ManyCsvStream | ManyJsonStream],
+        parts: int, tools: Tools, header: bytes = b"",
+    ) -> None:  # fmt: skip
+        """`read`: the path that is read of a file, where it is another than it is known by.
+
+        `opened` makes a stream over paths; of such there are at most `parts`.
+        """
+        self.cells = cells
+        self._con = con
+        self._read = read
+        self._tools = tools
+        self._header = header
+        self._parts = [
+            (name(), opened([read.get(file.path, file.path) for file in part]), part)
+            for part in _parts(files, parts)
+        ]
+        self._at = {
+            file.path: (number, place)
+            for number, (_, _, part) in enumerate(self._parts)
+            for place, file in enumerate(part)
+        }
+        self._total = sum(file.bytes for file in files)
+
+    def relation(self, files: Sequence[File], *, with_file: bool) -> str:
+        rows = []
+        for one, stream, part in self._parts:
+            self._con.register(one, stream.__arrow_c_stream__())
+            paths = ", ".join(literal(file.path) for file in part)
+            number = f"c{len(self.cells)}"
+            also = f", list_extract([{paths}], {number} + 1) as {FILE}" if with_file else ""
+            rows.append(f"select * exclude ({number}){also} from {one}")
+        return f"({' union all '.join(rows)})"
+
+    def streams(self, files: Sequence[File]) -> Sequence[CsvStream | JsonStream]:
+        return ()  # they have a column more
+
+    def share(self) -> float:
+        return min(sum(one.place for _, one, _ in self._parts) / max(self._total, 1), 1.0)
+
+    def stop(self) -> None:
+        for _, stream, _ in self._parts:
+            stream.stop()
+
+    def complete(self) -> bool:
+        return all(
+            stream.stopped_at == Path(stream.paths[-1]).stat().st_size
+            for _, stream, _ in self._parts
+        )
+
+    def left_over(self, file: File) -> LeftOver | None:
+        number, place = self._at[file.path]
+        stream = self._parts[number][1]
+        left = [one for one in stream.left if one.file == place]
+        if not left:
+            return None
+        target = local.new_spool_file(self._tools)
+        return left_over(file, stream.paths[place], left, target, self._header)
+
+    def close(self) -> None:
+        for one, _, _ in self._parts:
+            self._con.unregister(one)
+
+
+def _parts(files: Sequence[File], parts: int) -> Iterator[Sequence[File]]:
+    """Yield so many runs of files, in order, of about the same size."""
+    each = sum(file.bytes for file in files) / parts
+    some: list[File] = []
+    size = 0
+    for file in files:
+        some.append(file)
+        size += file.bytes
+        if size >= each:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 def left_over(

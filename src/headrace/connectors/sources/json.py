@@ -18,8 +18,8 @@ import msgspec
 
 from headrace.connectors.families import files, json_text, text_scan
 from headrace.connectors.families.files import FilesConfig
-from headrace.connectors.families.quick_json import QuickJson, kind_of
-from headrace.connectors.families.quick_streams import LEFT_MAX, left_over
+from headrace.connectors.families.quick_json import QuickJson, QuickJsonFiles, kind_of
+from headrace.connectors.families.quick_streams import LEFT_MAX, are_many, left_over
 from headrace.contract.columns import Column, literal
 from headrace.contract.source import Cell, File, LeftOver, RowCheck, Scan, SourceMaker, Survey
 from headrace.contract.spec import Spec
@@ -33,8 +33,7 @@ READER_LINE_BYTES: Final = 8_388_608
 COLUMNS_MAX: Final = 2_000
 SAMPLE_RECORDS: Final = 10_000
 GLIMPSE_RECORDS: Final = 100  # of a file that is not the first
-SMALL_BYTES: Final = 1 << 20  # below, the quick way is not quicker
-QUICK_FILES_MAX: Final = 64
+SMALL_BYTES: Final = 1 << 20  # all files together: below, the quick way is not quicker
 DEPTH_MAX: Final = 10
 SEPARATOR: Final = "__"  # between the names of an object and its member
 TOLD_RECORDS: Final = 10_000
@@ -336,18 +335,25 @@ class JsonScan:
 
     def quick(
         self, con: duckdb.DuckDBPyConnection, types: Mapping[str, str], *, in_order: bool
-    ) -> QuickJson | None:
+    ) -> QuickJson | QuickJsonFiles | None:
         columns = [Column(cell.column.name, types[cell.column.name]) for cell in self.cells]
-        small = min(file.bytes for file in self.files) < SMALL_BYTES
+        small = sum(file.bytes for file in self.files) < SMALL_BYTES
         able = all(kind_of(column.type) for column in columns)
         if small or not self._plain() or not able or not columns or self._nested:
             return None
-        if len(self.files) > QUICK_FILES_MAX:
-            return None
-        threads = con.execute("select current_setting('threads')").fetchone() or (1,)
+        found = con.execute("select current_setting('threads')").fetchone() or (1,)
+        threads, closed = int(found[0]), bool(self._glimpsed)
+        if are_many(self.files):
+            cut = sum(file.path in self._arrays for file in self.files)
+            if cut not in (0, len(self.files)):
+                return None  # lines and arrays: a stream reads one of them
+            return QuickJsonFiles(
+                con, self.files, columns, self._tools, lines=not cut, closed=closed,
+                in_order=in_order, threads=threads,
+            )  # fmt: skip
         return QuickJson(
             con, self._surveys, self.files, columns, self._tools, arrays=self._arrays,
-            closed=bool(self._glimpsed), in_order=in_order, threads=int(threads[0]),
+            closed=closed, in_order=in_order, threads=threads,
         )  # fmt: skip
 
     def head(self, file: File, bytes_max: int) -> File | None:
@@ -407,7 +413,7 @@ class Json:
                 file.known = sum(1 for _ in (cut if is_array else json_text.lines(file.path)))
                 return file
             surveys[file.path] = survey
-            if glimpses:
+            if glimpses and survey.records >= most:  # there may be more
                 glimpsed[file.path] = left
                 # Beside the loading: it takes a tenth of the time.
                 file.counting = self._counter.submit(native.count_lines, file.path)
@@ -435,11 +441,13 @@ class Json:
 def look(
     file: File, tools: Tools, *, sample: int, lines: bool, most: int = native.WHOLE
 ) -> JsonSurvey | None:
-    """Look at the first `most` records of a file; None if it is small, or mostly not plain."""
-    if file.bytes < SMALL_BYTES or not native.available():
+    """Look at the first `most` records of a file; None if too many of them are not plain."""
+    if not native.available():
         return None
     path = file.text_path or file.path
     surveying = native.Surveying(path, lines=lines, sample=sample, left_max=LEFT_MAX, most=most)
+    if file.bytes < SMALL_BYTES:
+        return surveying.run()
     with ThreadPoolExecutor(1, "headrace-survey") as thread:
         under_way = thread.submit(surveying.run)
         try:
