@@ -6,6 +6,7 @@
 Fails when a bar is not held. Ratios count; wall times are this machine's.
 """
 
+import itertools
 import json
 import statistics
 import subprocess
@@ -181,6 +182,8 @@ def records(rows: int):
 def bench_json(rounds: int, bars: Bars, folder: Path, rows: int) -> None:
     bars.begin(f"JSON: an array of {rows:,} objects, and half as many lines → DuckDB")
     array, lines, odd = (folder / name for name in ("array.json", "lines.jsonl", "odd.jsonl"))
+    many = folder / "json"
+    many.mkdir()
     with array.open("w") as one, lines.open("w") as other:
         one.write("[")
         for n, record in enumerate(records(rows)):
@@ -190,40 +193,46 @@ def bench_json(rounds: int, bars: Bars, folder: Path, rows: int) -> None:
                 other.write(text + "\n")
         one.write("]")
     added_to(lines, b'{"id": "x"}\n{broken\n', odd)
+    with lines.open() as all_:
+        for number in range(rows // 2000):
+            some = itertools.islice(all_, 1000)
+            (many / f"{number:05}.jsonl").write_text("".join(some))
+    for path, name, bar, least in (
+        (array, "array", 1.3, 381), (lines, "lines", 1.5, 763), (odd, "lines with bad rows", 2.5, 763),
+        (many, f"lines in {rows // 2000:,} files", 1.3, 763),
+    ):  # fmt: skip
+        given = f"{many}/*.jsonl" if path == many else path
+        # DuckDB's own cannot have bad rows in it.
+        _race_json(rounds, bars, folder, name, given, lines if path == odd else given, bar, least)
+    for path in (array, lines, odd):
+        path.unlink()
+
+
+def _race_json(
+    rounds: int, bars: Bars, folder: Path, name: str, ours_of: object, theirs_of: object,
+    bar: float, least: float,
+) -> None:  # fmt: skip
     types = {"id": "BIGINT", "name": "VARCHAR", "tags": "JSON", "price": "DOUBLE", "ok": "BOOLEAN",
              "at": "VARCHAR", "pad": "VARCHAR"}  # fmt: skip
     plain = (
         'import duckdb, sys; con = duckdb.connect(sys.argv[2]); con.execute("create table t as select * from'
         f' read_json(\'" + sys.argv[1] + "\', columns={types!r})")'
     )
-    for path, name, bar, least in (
-        (array, "array", 1.3, 381), (lines, "lines", 1.5, 763), (odd, "lines with bad rows", 2.5, 763),
-    ):  # fmt: skip
-        ours, theirs, peaks = [], [], []
-        for number in range(rounds):
-            for other in folder.glob("*.duckdb*"):
-                other.unlink()
-            given = lines if path == odd else path  # theirs cannot have bad rows in it
-            theirs.append(timed([sys.executable, "-c", plain, given, folder / "plain.duckdb"])[0])
-            command = [
-                BIN / "headrace",
-                "ingest",
-                path,
-                folder / "ours.duckdb",
-                "--table",
-                "t",
-                "--json",
-            ]
-            wall, _, peak = timed([*command, "--failure-threshold", "1"])
-            ours.append(wall)
-            peaks.append(peak)
-            if number == 0 and _same_json(folder) is False:
-                bars.wrong(f"JSON {name}: content differs from plain DuckDB's")
-        size = path.stat().st_size / 1e9
-        bars.against("plain DuckDB", ours, theirs, bar, f", {name}, {size:.2f} GB")
-        bars.hold(f"{name}: peak memory", max(peaks), least, "MiB")
-    for path in (array, lines, odd):
-        path.unlink()
+    ours, theirs, peaks = [], [], []
+    for number in range(rounds):
+        for other in folder.glob("*.duckdb*"):
+            other.unlink()
+        command = [sys.executable, "-c", plain, theirs_of, folder / "plain.duckdb"]
+        theirs.append(timed(command)[0])
+        end = folder / "ours.duckdb"
+        command = [BIN / "headrace", "ingest", ours_of, end, "--table", "t", "--json"]
+        wall, _, peak = timed([*command, "--failure-threshold", "1"])
+        ours.append(wall)
+        peaks.append(peak)
+        if number == 0 and not _same_json(folder):
+            bars.wrong(f"JSON {name}: content differs from plain DuckDB's")
+    bars.against("plain DuckDB", ours, theirs, bar, f", {name}")
+    bars.hold(f"{name}: peak memory", max(peaks), least, "MiB")
 
 
 def _same_json(folder: Path) -> bool:
