@@ -102,6 +102,7 @@ class Bars:
 
     def begin(self, title: str) -> None:
         """Begin a bench: what is measured from now on belongs to it."""
+        self._keep()  # of those before: this one may never end
         print(f"\n{title}", flush=True)
         self._title = title
 
@@ -150,20 +151,25 @@ class Bars:
         self._rows.append(row | {"most": most, "ok": ok} | more)
 
     def end(self) -> None:
-        """Keep what was measured in place of what was before, and exit: 1 if a bar is not held."""
-        if self.judged:
-            RESULTS.mkdir(parents=True, exist_ok=True)
-            before = json.loads(self._kept.read_text())["rows"] if self._kept.exists() else []
-            again = {row["bench"] for row in self._rows}
-            rows = [row for row in before if row["bench"] not in again] + self._rows
-            load = os.getloadavg()[0]
-            self._kept.write_text(
-                json.dumps({"on": time.strftime("%Y-%m-%d"), "load": load, "rows": rows})
-            )
+        """Keep what was measured, and exit: 1 if a bar is not held."""
+        self._keep()
         if self.failed:
             sys.exit(f"\nnot held: {'; '.join(self.failed)}")
         print(
             "\nEvery bar is held." if self.judged else "\nShort form: bars are shown, not judged."
+        )
+
+    def _keep(self) -> None:
+        """Keep what was measured in place of what was before."""
+        if not self.judged or not self._rows:
+            return
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        before = json.loads(self._kept.read_text())["rows"] if self._kept.exists() else []
+        again = {row["bench"] for row in self._rows}
+        rows = [row for row in before if row["bench"] not in again] + self._rows
+        load = os.getloadavg()[0]
+        self._kept.write_text(
+            json.dumps({"on": time.strftime("%Y-%m-%d"), "load": load, "rows": rows})
         )
 
 

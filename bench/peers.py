@@ -38,7 +38,7 @@ PACKAGES = {
     ),
 }  # fmt: skip
 TIMEOUT_S = 600
-SLOW = 20  # times our time: such a peer is run once, which is told
+SLOW = 10  # times our time: such a peer is run once, which is told
 # ADBC's own way to say where a driver is: DuckDB's is in the module of its Python package.
 MANIFEST = """manifest_version = 1
 name = "DuckDB"

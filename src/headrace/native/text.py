@@ -16,6 +16,8 @@ from typing import Any, Final, Literal
 _VALUES: Final = ("NULL", "BOOLEAN", "BIGINT", "DOUBLE", "VARCHAR", "OBJECT")
 LIBRARY: Final = Path(__file__).with_name("libheadrace.so")
 CHUNK_BYTES: Final = 1 << 20
+GLIMPSE_MAX: Final = 1_000  # records: of so few it reads
+GLIMPSE_BYTES: Final = 1 << 16  # at once
 MARK_BYTES: Final = 8 << 20
 DIGITS_MAX: Final = 38  # of a decimal that is read here
 WHOLE: Final = 1 << 62
@@ -321,7 +323,8 @@ class Surveying:
         self, path: str, *, lines: bool, sample: int, left_max: int = 0, most: int = WHOLE
     ) -> None:
         """`sample`: how many records are the first; `most`: how many are looked at."""
-        self._args = (os.fsencode(path), lines, sample, most, MARK_BYTES, CHUNK_BYTES)
+        chunk = min(CHUNK_BYTES, GLIMPSE_BYTES) if most <= GLIMPSE_MAX else CHUNK_BYTES
+        self._args = (os.fsencode(path), lines, sample, most, MARK_BYTES, chunk)
         self._path = path
         self._report, self._lefts = _report(0, left_max)
 
@@ -383,5 +386,6 @@ def _left(report: _Report, lefts: Any) -> list[Left]:  # Any: an array of _Left
     return [Left(one.offset, one.size, one.record, one.file) for one in lefts[: report.left]]
 
 
+@functools.cache
 def _kinds(bits: int) -> frozenset[str]:
     return frozenset(name for place, name in enumerate(_VALUES) if bits >> place & 1)

@@ -22,8 +22,13 @@ _BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 Element = tuple[int, int, bytes]  # line, byte, text
 
 
-def is_array(path: str) -> bool:
-    """Tell whether a file's first character that is not a space opens an array."""
+def is_array(path: str, head: bytes = b"") -> bool:
+    """Tell whether a file's first character that is not a space opens an array.
+
+    `head`: its first bytes, where they are at hand.
+    """
+    if known := head.removeprefix(BOM).lstrip():
+        return known.startswith(b"[")
     with Path(path).open("rb") as file:
         head = file.read(3)
         head = b"" if head == BOM else head

@@ -399,8 +399,8 @@ class Json:
 
         def counted(file: File) -> File:
             nonlocal left
+            is_array = json_text.is_array(file.path, file.head)
             files.refuse_html(file)
-            is_array = json_text.is_array(file.path)
             glimpses = not is_array and self._config.nested == "json"
             most = max(left, GLIMPSE_RECORDS) if glimpses else native.WHOLE
             survey = look(file, self._tools, sample=left, lines=not is_array, most=most)
