@@ -271,6 +271,7 @@ LINES = "".join(f'{{"id": {n}, "name": "n{n}"}}\n' for n in range(200))
             0,
         ),  # all was looked at in the first place
         (LINES + "\n \n\t\n" + LINES, [True], "id name", 0),
+        ("5\n{}\n" * 9 + LINES, [True], "id name", 9),
     ],
 )
 def test_a_file_that_was_glimpsed_at_is_loaded_again_when_it_holds_more(

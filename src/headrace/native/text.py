@@ -307,13 +307,15 @@ class Member:
 class JsonSurvey:
     """What plain records of a file have. `marks`: where one begins, every MARK_BYTES.
 
-    `left` are those that are not plain; `records` counts them too.
+    `left` are those that are not plain; `records` counts them too, and so does `sample`: how many
+    are the first, whose kinds are told apart.
     """
 
     records: int
     members: Sequence[Member]
     marks: Sequence[int]
     left: "Sequence[Left]"
+    sample: int
 
 
 class Surveying:
@@ -326,6 +328,7 @@ class Surveying:
         chunk = min(CHUNK_BYTES, GLIMPSE_BYTES) if most <= GLIMPSE_MAX else CHUNK_BYTES
         self._args = (os.fsencode(path), lines, sample, most, MARK_BYTES, chunk)
         self._path = path
+        self._sample = sample
         self._report, self._lefts = _report(0, left_max)
 
     @property
@@ -355,7 +358,8 @@ class Surveying:
             ]
             left = _left(self._report, self._lefts)
             marks = list(found.mark[: found.marks])
-            return JsonSurvey(int(found.records) + len(left), members, marks, left)
+            records = int(found.records) + len(left)
+            return JsonSurvey(records, members, marks, left, self._sample)
         finally:
             library().headrace_json_forget(byref(found))
 

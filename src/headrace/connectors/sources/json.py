@@ -190,8 +190,9 @@ class JsonScan:
                 if first:
                     sampled.setdefault(name, set()).update(first)
         untyped = kinds.keys() - self._config.mapping
-        if self._glimpsed and any(sampled.get(name, set()) <= {"NULL"} for name in untyped):
-            self._look_again()  # only another record tells what it is
+        nothing = not kinds or any(sampled.get(name, set()) <= {"NULL"} for name in untyped)
+        if self._glimpsed and nothing:
+            self._look_again()  # only other records tell what there is
             return self._surveyed() if self._plain() else self._looked()
         return _types(sampled, kinds)
 
@@ -230,7 +231,7 @@ class JsonScan:
         for number, place, name, kind in self._members(target):
             record = survey.left[number].record
             kinds = frozenset(filter(None, [kind]))
-            sampled = kinds if record < SAMPLE_RECORDS else frozenset()
+            sampled = kinds if record < survey.sample else frozenset()
             found.append(((record, place), name, sampled, kinds))
         return found
 
