@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from headrace.assembly import sample, work
 from headrace.connectors.families import quick_json, quick_streams
 from headrace.connectors.sources import json as json_source
+from headrace.domain.shape import Shape
 from headrace.domain.verification import Verify
 from headrace.engine.plan import Stopped
 from headrace.native import text as native
@@ -285,6 +286,21 @@ def test_a_file_that_was_glimpsed_at_is_loaded_again_when_it_holds_more(
     assert found == exact
     assert [name for name, *_ in found[0]] == columns.split()
     assert found[2].rejected == rejected
+
+
+@pytest.mark.parametrize("late", ["key", "select"])
+def test_a_column_that_somebody_names_may_come_late(tmp_path, monkeypatch, late):
+    monkeypatch.setattr(json_source, "SAMPLE_RECORDS", 5)
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "x.json"
+    path.write_text(LINES + '{"id": 200, "late": "1"}\n')
+    more = {
+        "key": {"key": ("late",), "failure_threshold": 100},
+        "select": {"shape": Shape(select=("id", "late"))},
+    }
+    end = ("duckdb", {"path": str(tmp_path / "o.duckdb")})
+    told = work(order(tmp_path, ("json", {"url": str(path)}), end, **more[late]), Memory())
+    assert told.books.inserted == (1 if late == "key" else 201)
 
 
 def test_a_glimpse_is_told_from_a_look_at_every_record(tmp_path):

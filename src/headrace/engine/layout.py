@@ -20,7 +20,7 @@ from headrace.contract.columns import (
     quoted,
 )
 from headrace.contract.source import Cell, File, Guessing, QuickScan, RowCheck, Scan
-from headrace.domain.errors import Misconfigured, Refused, Unchanged
+from headrace.domain.errors import Misconfigured, OwnerError, Refused, Unchanged
 from headrace.domain.rejected import Rule
 from headrace.domain.shape import PLAIN, Policy
 from headrace.domain.task import Action
@@ -164,9 +164,22 @@ def lay_out(
     `there` are the columns of the table that is there already. `guesses`: whoever asks finds out
     what a scan had only guessed.
     """
-    for scan in scans:
-        if isinstance(scan, Guessing) and not guesses and not plan.documents:
-            scan.settle()
+    guessing = [] if plan.documents else [scan for scan in scans if isinstance(scan, Guessing)]
+    if guesses:
+        try:
+            return _laid_out(plan, scans, con, there)
+        except OwnerError:  # what is missed may be there
+            if not sum(scan.settle() for scan in guessing):
+                raise
+    for scan in guessing:
+        scan.settle()
+    return _laid_out(plan, scans, con, there)
+
+
+def _laid_out(
+    plan: Plan, scans: Sequence[Scan], con: duckdb.DuckDBPyConnection,
+    there: Sequence[Column] | None,
+) -> list[Fitted]:  # fmt: skip
     shape = plan.shape
     if plan.documents and shape != PLAIN:
         raise Misconfigured(
