@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -163,14 +164,23 @@ class QuickParts:
             for _, stream, _ in self._parts
         )
 
+    @cached_property
+    def _left(self) -> Mapping[tuple[int, int], Sequence[Left]]:
+        """The records that were passed over, by stream and file; not known before the end."""
+        found: dict[tuple[int, int], list[Left]] = {}
+        for number, (_, stream, _) in enumerate(self._parts):
+            for one in stream.left:
+                found.setdefault((number, one.file), []).append(one)
+        return found
+
     def left_over(self, file: File) -> LeftOver | None:
         number, place = self._at[file.path]
-        stream = self._parts[number][1]
-        left = [one for one in stream.left if one.file == place]
+        left = self._left.get((number, place))
         if not left:
             return None
+        path = self._parts[number][1].paths[place]
         target = local.new_spool_file(self._tools)
-        return left_over(file, stream.paths[place], left, target, self._header)
+        return left_over(file, path, left, target, self._header)
 
     def close(self) -> None:
         for one, _, _ in self._parts:
