@@ -64,6 +64,8 @@ class CsvScan:
             f" quote={literal(self._form.quote)}, escape={literal(self._form.quote)},"
             f" allow_quoted_nulls=false, columns={{{columns}}}"
         )
+        if max(file.bytes for file in files) <= LINE_BYTES_MAX:  # each lies in one buffer
+            options += f", buffer_size={4 * LINE_BYTES_MAX}"  # a quarter of what it would take
         return text_scan.reader(files, options, with_file=with_file)
 
     def reader_rejects(self, con: duckdb.DuckDBPyConnection) -> dict[str, list[int]]:
