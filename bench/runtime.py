@@ -143,10 +143,11 @@ def schedules(world: World, count: int) -> tuple[float, float]:
         )
     fired = 0
     begun = time.perf_counter()
-    while more := world.runs.tick():
+    while fired < due:  # more, where a minute ends meanwhile
+        more = world.runs.tick()
+        assert more, (fired, due)
         fired += more
     spent = time.perf_counter() - begun
-    assert fired == due, (fired, due)
     return statistics.median(ticks) * 1000, fired / spent
 
 
