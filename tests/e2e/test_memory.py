@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from headrace.assembly import work
+from headrace.settings import RUN_BYTES_MIN
+from tests.engine import Memory, order
+
 MEGABYTES = 560
 
 
@@ -64,3 +68,14 @@ def test_a_file_twice_as_large_as_the_memory_is_loaded_in_it(tmp_path, kind):
     took, rows = peak(tmp_path / "x", kind, tmp_path)
     assert rows > 5_000_000
     assert took < 360, took  # MiB: 256 MB for the rows, and the program itself
+
+
+def test_the_least_that_a_run_may_have_holds_a_small_file(tmp_path):
+    """In 33 MB, which is what DuckDB gets of it; its own buffer for a file of CSV takes 32."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "x.csv").write_text("id,name,at\n" + "1,a,2024-02-29\n" * 1000)
+    told = order(
+        tmp_path, ("csv", {"url": str(tmp_path / "x.csv")}),
+        ("duckdb", {"path": str(tmp_path / "o.duckdb")}), memory_bytes=RUN_BYTES_MIN,
+    )  # fmt: skip
+    assert work(told, Memory()).books.inserted == 1000
