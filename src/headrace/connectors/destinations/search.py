@@ -6,8 +6,10 @@ pushes get in between, and shows everything in one short transaction.
 
 import contextlib
 import hashlib
+import json
 import sqlite3
 from collections.abc import Callable
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -85,13 +87,22 @@ class Search:
                 "select id, object_id, body from records where id >= ? order by id limit ?",
                 [int(cursor or 0), limit + 1],
             ).fetchall()
-        rows = [{"objectID": row[1]} | msgspec.json.decode(row[2]) for row in found[:limit]]
+        rows = [
+            {"objectID": row[1]} | json.loads(row[2], parse_float=_exact) for row in found[:limit]
+        ]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         following = str(found[limit][0]) if len(found) > limit else None
         return Page(columns=columns, rows=rows, next=following)
 
     def close(self) -> None:
         pass
+
+
+def _exact(number: str) -> float | Decimal:
+    """Return a number as a double, or as a decimal where a double would be another number."""
+    double = float(number)
+    exact = Decimal(number)
+    return double if Decimal(repr(double)) == exact else exact
 
 
 def path_of(data_dir: Path, tenant: str, name: str) -> Path:
