@@ -190,8 +190,9 @@ class JsonScan:
                 if first:
                     sampled.setdefault(name, set()).update(first)
         untyped = kinds.keys() - self._config.mapping
-        nothing = not kinds or any(sampled.get(name, set()) <= {"NULL"} for name in untyped)
-        if self._glimpsed and nothing:
+        unseen = not kinds or self._config.mapping.keys() - kinds  # whose place is not known
+        nulls = any(sampled.get(name, set()) <= {"NULL"} for name in untyped)
+        if self._glimpsed and (unseen or nulls):
             self._look_again()  # only other records tell what there is
             return self._surveyed() if self._plain() else self._looked()
         return _types(sampled, kinds)
