@@ -233,6 +233,18 @@ def test_each_of_several_arrays_is_looked_at(tmp_path, monkeypatch, nested, nati
     assert found == [*((n, None) for n in range(4)), *nine]
 
 
+@pytest.mark.parametrize("key", [(), ("id",)])
+def test_lines_and_arrays_together_go_the_quick_way_too(tmp_path, key):
+    for number in range(6):
+        some = [{"id": n, "of": number} for n in range(number, number + 20)]
+        body = json.dumps(some) if number % 2 else "\n".join(map(json.dumps, some))
+        (tmp_path / f"{number}.json").write_text(body)
+    found, ways = outcome(tmp_path / "*.json", {}, key, quick=True, many=True)
+    exact, _ = outcome(tmp_path / "*.json", {}, key, quick=False)
+    assert found == exact
+    assert ways == [True]
+
+
 @pytest.mark.parametrize("array", [False, True])
 @pytest.mark.parametrize("key", [(), ("id",)])
 def test_many_files_go_by_few_streams_with_books_a_file(tmp_path, array, key):

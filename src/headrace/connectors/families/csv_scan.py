@@ -12,7 +12,7 @@ import duckdb
 from headrace.connectors.families import files, text_scan
 from headrace.connectors.families.csv_text import LINE_BYTES_MAX, CsvText
 from headrace.connectors.families.quick_csv import QuickCsv, QuickCsvFiles
-from headrace.connectors.families.quick_streams import are_many
+from headrace.connectors.families.quick_streams import are_many, threads_of
 from headrace.contract.columns import Column, literal
 from headrace.contract.source import Cell, File, RowCheck, Survey
 from headrace.contract.tools import Tools
@@ -138,10 +138,9 @@ class CsvScan:
         small = sum(file.bytes for file in self.files) < SMALL_BYTES
         if small or not native.readable(form.delimiter, form.quote):
             return None
-        threads = con.execute("select current_setting('threads')").fetchone() or (1,)
         return (QuickCsvFiles if are_many(self.files) else QuickCsv)(
             con, self.files, self.cells, types, self._tools, delimiter=form.delimiter,
-            quote=form.quote, header=form.header, in_order=in_order, threads=int(threads[0]),
+            quote=form.quote, header=form.header, in_order=in_order, threads=threads_of(con),
         )  # fmt: skip
 
 

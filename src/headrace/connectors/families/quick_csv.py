@@ -10,13 +10,18 @@ from pathlib import Path
 
 import duckdb
 
-from headrace.connectors.families.quick_streams import LEFT_MAX, QuickParts, QuickStreams, cuts
-from headrace.contract.columns import decimal_of
+from headrace.connectors.families.quick_streams import (
+    LEFT_MAX,
+    TEXT,
+    Kind,
+    QuickParts,
+    QuickStreams,
+    cuts,
+    kind_of,
+)
 from headrace.contract.source import Cell, File
 from headrace.contract.tools import Tools
 from headrace.native import text
-
-_Kind = tuple[text.Kind, int, int]
 
 
 class QuickCsv(QuickStreams):
@@ -28,7 +33,7 @@ class QuickCsv(QuickStreams):
         in_order: bool, threads: int,
     ) -> None:  # fmt: skip
         kinds = [_kind(types[cell.column.name]) for cell in cells]
-        columns = [kind or ("text", 0, 0) for kind in kinds]
+        columns = [kind or TEXT for kind in kinds]
         streams: dict[str, list[text.CsvStream]] = {}
         for file in files:
             pieces = 1 if in_order else threads
@@ -40,10 +45,10 @@ class QuickCsv(QuickStreams):
                 )
                 for begin, end in itertools.pairwise([0, *marks, text.WHOLE])
             ]  # fmt: skip
-        line = _header(len(cells), delimiter) if header else b""
         super().__init__(
-            con, _cells(cells, kinds), streams, {path: path for path in streams}, tools, line
-        )
+            con, _cells(cells, kinds), streams, {path: path for path in streams}, tools,
+            _line(len(cells), delimiter, header=header),
+        )  # fmt: skip
 
 
 class QuickCsvFiles(QuickParts):
@@ -55,7 +60,7 @@ class QuickCsvFiles(QuickParts):
         in_order: bool, threads: int,
     ) -> None:  # fmt: skip
         kinds = [_kind(types[cell.column.name]) for cell in cells]
-        columns = [kind or ("text", 0, 0) for kind in kinds]
+        columns = [kind or TEXT for kind in kinds]
 
         def opened(paths: Sequence[str]) -> text.ManyCsvStream:
             return text.ManyCsvStream(
@@ -66,11 +71,11 @@ class QuickCsvFiles(QuickParts):
         parts = 1 if in_order else threads
         super().__init__(
             con, _cells(cells, kinds), files, {}, opened, parts, tools,
-            header=_header(len(cells), delimiter) if header else b"",
+            _line(len(cells), delimiter, header=header),
         )  # fmt: skip
 
 
-def _cells(cells: Sequence[Cell], kinds: Sequence[_Kind | None]) -> list[Cell]:
+def _cells(cells: Sequence[Cell], kinds: Sequence[Kind | None]) -> list[Cell]:
     """Return the cells as the native reader gives them."""
     return [
         cell if kind is None else Cell(column=cell.column, sql=cell.sql, typed=True)
@@ -78,16 +83,11 @@ def _cells(cells: Sequence[Cell], kinds: Sequence[_Kind | None]) -> list[Cell]:
     ]
 
 
-def _header(cells: int, delimiter: str) -> bytes:
-    return delimiter.join("x" * cells).encode() + b"\n"
+def _line(cells: int, delimiter: str, *, header: bool) -> bytes:
+    """Return what stands before records of such a file, whatever the columns are called."""
+    return delimiter.join("x" * cells).encode() + b"\n" if header else b""
 
 
-def _kind(type_: str) -> _Kind | None:
+def _kind(type_: str) -> Kind | None:
     """Return what the native reader makes of a type, or None where it only copies the text."""
-    if size := decimal_of(type_):
-        return ("decimal", *size) if size[0] <= text.DIGITS_MAX else None
-    kinds: dict[str, text.Kind] = {
-        "string": "text", "integer": "integer", "date": "date", "float": "float",
-        "timestamp": "timestamp", "boolean": "boolean",
-    }  # fmt: skip
-    return (kinds[type_], 0, 0) if type_ in kinds else None
+    return None if type_ == "json" else kind_of(type_)

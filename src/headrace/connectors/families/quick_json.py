@@ -6,16 +6,18 @@ from pathlib import Path
 
 import duckdb
 
-from headrace.connectors.families.quick_streams import LEFT_MAX, QuickParts, QuickStreams, cuts
-from headrace.contract.columns import Column, decimal_of
+from headrace.connectors.families.quick_streams import (
+    LEFT_MAX,
+    TEXT,
+    QuickParts,
+    QuickStreams,
+    cuts,
+    kind_of,
+)
+from headrace.contract.columns import Column
 from headrace.contract.source import Cell, File
 from headrace.contract.tools import Tools
 from headrace.native import text
-
-_KINDS: Mapping[str, text.Kind] = {
-    "string": "text", "integer": "integer", "date": "date", "float": "float", "json": "json",
-    "timestamp": "timestamp", "boolean": "boolean",
-}  # fmt: skip
 
 
 class QuickJson(QuickStreams):
@@ -30,7 +32,7 @@ class QuickJson(QuickStreams):
 
         `closed`: other members than the columns' end it.
         """
-        kinds = [kind_of(column.type) for column in columns]
+        kinds = [kind_of(column.type) or TEXT for column in columns]
         names = [column.name.encode() for column in columns]
         streams, read = {}, {}
         for file in files:
@@ -44,7 +46,7 @@ class QuickJson(QuickStreams):
             )
             streams[file.path] = [
                 text.JsonStream(
-                    path, [kind or ("text", 0, 0) for kind in kinds], names,
+                    path, kinds, names,
                     lines=lines, begin=begin, end=end, closed=closed,
                     left_max=0 if in_order else LEFT_MAX,
                 )
@@ -61,29 +63,18 @@ class QuickJsonFiles(QuickParts):
         tools: Tools, *, lines: bool, closed: bool, in_order: bool, threads: int,
     ) -> None:  # fmt: skip
         """`closed`: other members than the columns' end it."""
-        kinds = [kind_of(column.type) or ("text", 0, 0) for column in columns]
+        kinds = [kind_of(column.type) or TEXT for column in columns]
         names = [column.name.encode() for column in columns]
 
         def opened(paths: Sequence[str]) -> text.ManyJsonStream:
             return text.ManyJsonStream(
-                paths,
-                kinds,
-                names,
-                lines=lines,
-                closed=closed,
+                paths, kinds, names, lines=lines, closed=closed,
                 left_max=0 if in_order else LEFT_MAX,
-            )
+            )  # fmt: skip
 
         read = {file.path: file.text_path for file in files if file.text_path}
         parts = 1 if in_order else threads
         super().__init__(con, _cells(columns), files, read, opened, parts, tools)
-
-
-def kind_of(type_: str) -> tuple[text.Kind, int, int] | None:
-    """Return what the native reader makes of a type; None where it makes nothing."""
-    if size := decimal_of(type_):
-        return ("decimal", *size) if size[0] <= text.DIGITS_MAX else None
-    return (_KINDS[type_], 0, 0) if type_ in _KINDS else None
 
 
 def _cells(columns: Sequence[Column]) -> list[Cell]:

@@ -10,21 +10,22 @@ import duckdb
 
 from headrace.connectors.families import files as local
 from headrace.connectors.families import text_scan
-from headrace.contract.columns import FILE, literal
+from headrace.contract.columns import FILE, decimal_of, literal
 from headrace.contract.source import Cell, File, LeftOver
 from headrace.contract.tools import Tools
-from headrace.native.text import (
-    CHUNK_BYTES,
-    CsvStream,
-    JsonStream,
-    Left,
-    ManyCsvStream,
-    ManyJsonStream,
-)
+from headrace.native import text
+from headrace.native.text import CHUNK_BYTES
+
+Kind = tuple[text.Kind, int, int]  # with precision and scale of a decimal
 
 PIECE_BYTES_MIN: Final = 32 << 20  # a smaller piece of a file is not worth a stream
 LEFT_MAX: Final = 10_000  # records of a stream that are passed over; of more the exact way knows
 FILES_MAX: Final = 64  # more are many, however large
+TEXT: Final[Kind] = ("text", 0, 0)
+_KINDS: Final[Mapping[str, text.Kind]] = {
+    "string": "text", "integer": "integer", "date": "date", "float": "float", "json": "json",
+    "timestamp": "timestamp", "boolean": "boolean",
+}  # fmt: skip
 _numbers = itertools.count()
 
 
@@ -32,6 +33,19 @@ def are_many(files: Sequence[File]) -> bool:
     """Tell whether files are read one after the other by a stream a core, and none is cut."""
     largest = max(file.bytes for file in files)
     return len(files) > 1 and (largest < PIECE_BYTES_MIN or len(files) > FILES_MAX)
+
+
+def threads_of(con: duckdb.DuckDBPyConnection) -> int:
+    """Return how many threads a connection works with."""
+    found = con.execute("select current_setting('threads')").fetchone() or (1,)
+    return int(found[0])
+
+
+def kind_of(type_: str) -> Kind | None:
+    """Return what a native reader makes of a type; None where it makes nothing."""
+    if size := decimal_of(type_):
+        return ("decimal", *size) if size[0] <= text.DIGITS_MAX else None
+    return (_KINDS[type_], 0, 0) if type_ in _KINDS else None
 
 
 def name() -> str:
@@ -44,7 +58,7 @@ class QuickStreams:
 
     def __init__(
         self, con: duckdb.DuckDBPyConnection, cells: Sequence[Cell],
-        streams: Mapping[str, Sequence[CsvStream | JsonStream]], read: Mapping[str, str],
+        streams: Mapping[str, Sequence[text.CsvStream | text.JsonStream]], read: Mapping[str, str],
         tools: Tools, header: bytes = b"",
     ) -> None:  # fmt: skip
         """`streams` by the path that a file is known by; `read`: the path that they read.
@@ -72,7 +86,7 @@ class QuickStreams:
             rows += [f"select *{also} from {name}" for name, _ in self._streams[file.path]]
         return f"({' union all '.join(rows)})"
 
-    def streams(self, files: Sequence[File]) -> Sequence[CsvStream | JsonStream]:
+    def streams(self, files: Sequence[File]) -> Sequence[text.CsvStream | text.JsonStream]:
         return [stream for file in files for _, stream in self._streams[file.path]]
 
     def share(self) -> float:
@@ -94,10 +108,10 @@ class QuickStreams:
         return True
 
     def left_over(self, file: File) -> LeftOver | None:
-        left: list[Left] = []
+        left: list[text.Left] = []
         before = 0
         for _, stream in self._streams[file.path]:
-            left += [Left(one.offset, one.size, before + one.record) for one in stream.left]
+            left += [text.Left(one.offset, one.size, before + one.record) for one in stream.left]
             before += stream.records + len(stream.left)
         if not left:
             return None
@@ -115,8 +129,9 @@ class QuickParts:
 
     def __init__(
         self, con: duckdb.DuckDBPyConnection, cells: Sequence[Cell], files: Sequence[File],
-        read: Mapping[str, str], opened: Callable[[Sequence[str]], ManyCsvStream | ManyJsonStream],
-        parts: int, tools: Tools, header: bytes = b"",
+        read: Mapping[str, str],
+        opened: Callable[[Sequence[str]], text.ManyCsvStream | text.ManyJsonStream], parts: int,
+        tools: Tools, header: bytes = b"",
     ) -> None:  # fmt: skip
         """`read`: the path that is read of a file, where it is another than it is known by.
 
@@ -124,7 +139,6 @@ class QuickParts:
         """
         self.cells = cells
         self._con = con
-        self._read = read
         self._tools = tools
         self._header = header
         self._parts = [
@@ -148,7 +162,7 @@ class QuickParts:
             rows.append(f"select * exclude ({number}){also} from {one}")
         return f"({' union all '.join(rows)})"
 
-    def streams(self, files: Sequence[File]) -> Sequence[CsvStream | JsonStream]:
+    def streams(self, files: Sequence[File]) -> Sequence[text.CsvStream | text.JsonStream]:
         return ()  # they have a column more
 
     def share(self) -> float:
@@ -165,9 +179,9 @@ class QuickParts:
         )
 
     @cached_property
-    def _left(self) -> Mapping[tuple[int, int], Sequence[Left]]:
+    def _left(self) -> Mapping[tuple[int, int], Sequence[text.Left]]:
         """The records that were passed over, by stream and file; not known before the end."""
-        found: dict[tuple[int, int], list[Left]] = {}
+        found: dict[tuple[int, int], list[text.Left]] = {}
         for number, (_, stream, _) in enumerate(self._parts):
             for one in stream.left:
                 found.setdefault((number, one.file), []).append(one)
@@ -203,7 +217,7 @@ def _parts(files: Sequence[File], parts: int) -> Iterator[Sequence[File]]:
 
 
 def left_over(
-    file: File, path: str, left: Sequence[Left], target: Path, header: bytes = b""
+    file: File, path: str, left: Sequence[text.Left], target: Path, header: bytes = b""
 ) -> LeftOver:
     """Write records that were passed over in `path` to a file of their own, a line each."""
     places = []

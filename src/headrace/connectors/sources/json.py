@@ -18,8 +18,15 @@ import msgspec
 
 from headrace.connectors.families import files, json_text, text_scan
 from headrace.connectors.families.files import FilesConfig
-from headrace.connectors.families.quick_json import QuickJson, QuickJsonFiles, kind_of
-from headrace.connectors.families.quick_streams import LEFT_MAX, are_many, left_over
+from headrace.connectors.families.quick_json import QuickJson, QuickJsonFiles
+from headrace.connectors.families.quick_streams import (
+    FILES_MAX,
+    LEFT_MAX,
+    are_many,
+    kind_of,
+    left_over,
+    threads_of,
+)
 from headrace.contract.columns import Column, literal
 from headrace.contract.source import Cell, File, LeftOver, RowCheck, Scan, SourceMaker, Survey
 from headrace.contract.spec import Spec
@@ -307,9 +314,7 @@ class JsonScan:
                     self._tools.told(f"cutting {file.name}", done=byte, total=file.bytes)
 
     def _records(self, file: File) -> Iterator[tuple[int, int, bytes]]:
-        if file.path in self._arrays:
-            return json_text.elements(file.text_path, file.name)
-        return json_text.lines(file.text_path or file.path)
+        return records_of(file, cut=file.path in self._arrays)
 
     def survey(self, file: File, wanted: Sequence[int], keep: int) -> Survey:
         surveyor = text_scan.Surveyor(wanted, keep)
@@ -343,16 +348,15 @@ class JsonScan:
         able = all(kind_of(column.type) for column in columns)
         if small or not self._plain() or not able or not columns or self._nested:
             return None
-        found = con.execute("select current_setting('threads')").fetchone() or (1,)
-        threads, closed = int(found[0]), bool(self._glimpsed)
-        if are_many(self.files):
-            cut = sum(file.path in self._arrays for file in self.files)
-            if cut not in (0, len(self.files)):
-                return None  # lines and arrays: a stream reads one of them
+        threads, closed = threads_of(con), bool(self._glimpsed)
+        cut = sum(file.path in self._arrays for file in self.files)
+        if are_many(self.files) and cut in (0, len(self.files)):
             return QuickJsonFiles(
                 con, self.files, columns, self._tools, lines=not cut, closed=closed,
                 in_order=in_order, threads=threads,
             )  # fmt: skip
+        if len(self.files) > FILES_MAX:
+            return None  # both lines and arrays, and a stream for each would be too many
         return QuickJson(
             con, self._surveys, self.files, columns, self._tools, arrays=self._arrays,
             closed=closed, in_order=in_order, threads=threads,
@@ -411,8 +415,7 @@ class Json:
                 file = replace(file, path=str(target), text_path=file.path)
                 arrays.add(file.path)
             if survey is None:
-                cut = json_text.elements(file.text_path, file.name)
-                file.known = sum(1 for _ in (cut if is_array else json_text.lines(file.path)))
+                file.known = sum(1 for _ in records_of(file, cut=is_array))
                 return file
             surveys[file.path] = survey
             if glimpses and survey.records >= most:  # there may be more
@@ -440,6 +443,13 @@ class Json:
         self._counter.shutdown(cancel_futures=True)
 
 
+def records_of(file: File, *, cut: bool) -> Iterator[tuple[int, int, bytes]]:
+    """Yield line, byte and text of every record of a file; `cut`: they are an array's elements."""
+    if cut:
+        return json_text.elements(file.text_path, file.name)
+    return json_text.lines(file.text_path or file.path)
+
+
 def look(
     file: File, tools: Tools, *, sample: int, lines: bool, most: int = native.WHOLE
 ) -> JsonSurvey | None:
@@ -448,7 +458,7 @@ def look(
         return None
     path = file.text_path or file.path
     surveying = native.Surveying(path, lines=lines, sample=sample, left_max=LEFT_MAX, most=most)
-    if file.bytes < SMALL_BYTES:
+    if file.bytes < SMALL_BYTES:  # over before there is anything to tell
         return surveying.run()
     with ThreadPoolExecutor(1, "headrace-survey") as thread:
         under_way = thread.submit(surveying.run)
