@@ -25,7 +25,7 @@ setup: .venv/ready  ## put everything into .venv
 	$(BIN)/python -m compileall -q src
 	@touch $@
 
-demo: setup  ## real data through the server, in well under a minute
+demo: setup  ## real data through the server, in about a minute
 	@$(BIN)/python demo/run.py
 
 serve: setup  ## start the server

@@ -1,6 +1,6 @@
 """The demo: real flights through a real server, from CSV files served over HTTP to two places.
 
-It ends by itself in well under a minute. Everything lies in demo-data/ and is made anew each time.
+It ends by itself in about a minute. Everything lies in demo-data/ and is made anew each time.
 """
 
 import contextlib
