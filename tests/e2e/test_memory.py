@@ -8,10 +8,12 @@ import sys
 import pytest
 
 from headrace.assembly import work
-from headrace.settings import RUN_BYTES_MIN
+from headrace.engine.plan import Stopped
+from headrace.settings import RUN_BYTES_MIN, Settings
 from tests.engine import Memory, order
 
 MEGABYTES = 560
+ACTIONS = [("replace", ()), ("save", ("c0",)), ("append", ())]
 
 
 def write(path, kind, megabytes):
@@ -48,11 +50,11 @@ sys.stdout.buffer.write(told)
 """
 
 
-def peak(path, kind, folder):
+def peak(path, kind, folder, to="o.duckdb", *how):
     """Load a file in a process of its own; return its peak in MiB, and the rows that landed."""
     command = [
-        sys.executable, "-c", STARTER, sys.executable, "-m", "headrace", "ingest", str(path), "o.duckdb",
-        "--table", "t", "--json", "--format", "csv" if kind == "csv" else "json",
+        sys.executable, "-c", STARTER, sys.executable, "-m", "headrace", "ingest", str(path), to,
+        "--table", "t", "--json", "--format", "csv" if kind == "csv" else "json", *how,
     ]  # fmt: skip
     env = os.environ | {"HEADRACE_MEMORY": "256MB", "MALLOC_ARENA_MAX": "2"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, check=True)
@@ -79,3 +81,69 @@ def test_the_least_that_a_run_may_have_holds_a_small_file(tmp_path):
         ("duckdb", {"path": str(tmp_path / "o.duckdb")}), memory_bytes=RUN_BYTES_MIN,
     )  # fmt: skip
     assert work(told, Memory()).books.inserted == 1000
+
+
+def wide(path, columns, rows):
+    """Write a table of numbers, texts and days, all rows but for their key the same."""
+    values = [
+        ("7", "a text of some length", "2024-02-29", "1.5")[n % 4] for n in range(columns - 1)
+    ]
+    rest = ",".join(values)
+    with path.open("w") as out:
+        out.write(",".join(f"c{n}" for n in range(columns)) + "\n")
+        for n in range(rows):
+            out.write(f"{n},{rest}\n")
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "actions"), [(200, 20_000, ACTIONS), (1_500, 400, ACTIONS[:1])]
+)
+def test_a_wide_table_goes_into_what_a_run_has_by_default(tmp_path, columns, rows, actions):
+    """In 288 MiB: a share of 1 GB for two at a time. New, then merged into, then added to."""
+    (tmp_path / "data").mkdir()
+    wide(tmp_path / "x.csv", columns, rows)
+    books = []
+    for action, key in actions:
+        told = order(
+            tmp_path, ("csv", {"url": str(tmp_path / "x.csv")}),
+            ("duckdb", {"path": str(tmp_path / "o.duckdb")}), action=action, key=key,
+            memory_bytes=Settings().run_memory_bytes,
+        )  # fmt: skip
+        table = work(told, Memory()).tables[0]
+        books.append((table.books.inserted, table.books.updated, table.rows_after))
+    assert books == [(rows, 0, rows), (0, rows, rows), (rows, 0, 2 * rows)][: len(actions)]
+
+
+def test_what_is_too_wide_is_told_by_its_columns(tmp_path):
+    (tmp_path / "data").mkdir()
+    wide(tmp_path / "x.csv", 1_000, 20_000)
+    told = order(
+        tmp_path, ("csv", {"url": str(tmp_path / "x.csv")}),
+        ("duckdb", {"path": str(tmp_path / "o.duckdb")}), memory_bytes=RUN_BYTES_MIN * 4,
+    )  # fmt: skip
+    with pytest.raises(Stopped) as stopped:
+        work(told, Memory())
+    assert "A table of 1,000 columns takes a lot." in str(stopped.value.error)
+    assert "HEADRACE_MEMORY" in stopped.value.error.hint
+
+
+@pytest.mark.parametrize(("to", "most"), [("o.sqlite", 260), ("o.parquet", 300)])
+def test_long_rows_are_held_by_their_bytes_and_not_by_their_number(tmp_path, to, most):
+    with (tmp_path / "x.csv").open("w") as out:
+        out.write("id,name,note\n")
+        for n in range(6_000):
+            out.write(f"{n},name {n},{n:050000}\n")  # 50 kB
+    took, rows = peak(tmp_path / "x.csv", "csv", tmp_path, to)
+    assert rows == 6_000
+    assert took < most, took  # MiB
+
+
+def test_long_rows_are_merged_into_postgresql_a_few_at_a_time(tmp_path, fresh_database):
+    with (tmp_path / "x.csv").open("w") as out:
+        out.write("id,name,note\n")
+        for n in range(5_000):
+            out.write(f"{n},name {n},{n:050000}\n")  # 50 kB
+    url = fresh_database.replace("+psycopg", "")
+    took, rows = peak(tmp_path / "x.csv", "csv", tmp_path, url, "--mode", "merge", "--key", "id")
+    assert rows == 5_000
+    assert took < 640, took  # MiB: DuckDB's own 2,048 rows twice, and no more

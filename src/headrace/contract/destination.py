@@ -61,7 +61,8 @@ class Rows:
     """Rows on their way: SQL on a connection. Columns FILE, KEY, DOCUMENT as the load needs.
 
     `streams` are the same rows as Arrow streams, column by column, where no SQL is needed to make
-    them: objects with `__arrow_c_stream__`. Reading both reads the rows twice.
+    them: objects with `__arrow_c_stream__`. Reading both reads the rows twice. `row_bytes`: about
+    how long a row is; 0 where nobody knows.
     """
 
     con: duckdb.DuckDBPyConnection
@@ -70,6 +71,16 @@ class Rows:
     with_file: bool
     with_attributes: bool = False
     streams: Sequence[Any] = ()
+    row_bytes: int = 0
+
+
+def buffered(bytes_: int, width: int, row_bytes: int) -> int:
+    """Return what DuckDB must be told so that it holds so many bytes of rows for who takes them.
+
+    It counts a fixed size a value, however long the value is. Told nothing it would give no rows.
+    """
+    fixed = max(width, 1) * 16
+    return max(bytes_ * fixed // (fixed + row_bytes), 1)
 
 
 def _takes_all(document: str) -> None:

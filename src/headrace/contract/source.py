@@ -129,6 +129,9 @@ class Scan(Protocol):
         Keeps the first `keep` broken records.
         """
 
+    def record_bytes(self) -> int:
+        """Return about how long a record is, as a sample tells; 0 where nobody knows."""
+
     def cleaned(self, file: File) -> File:
         """Return a copy of `file` that holds only its unbroken records, in the simplest form."""
 

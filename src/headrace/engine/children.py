@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import duckdb
 
+from headrace.contract.chunks import chunks
 from headrace.contract.columns import Column, literal, quoted
 from headrace.domain.books import Receipt
 from headrace.domain.errors import Misconfigured, Refused
@@ -208,7 +209,7 @@ def _write_lines(con: duckdb.DuckDBPyConnection, query: str, path: Path) -> None
     """Write one column of texts as lines; an empty array of JSON where there are none."""
     found, empty = con.execute(query), True
     with path.open("wb") as out:
-        while some := found.fetchmany(ROWS_AT_ONCE):
+        for some in chunks(found, ROWS_AT_ONCE):
             empty = False
             out.write("".join(f"{line}\n" for (line,) in some).encode())
         if empty:

@@ -6,6 +6,7 @@ from typing import Any, Final
 import duckdb
 import msgspec
 
+from headrace.contract.chunks import chunks
 from headrace.contract.columns import DOCUMENT, FILE, KEY
 from headrace.contract.destination import DocumentRules
 from headrace.domain.errors import TooManyRejected
@@ -76,9 +77,12 @@ class Documents:
     def rewriting(self) -> Iterator[list[Row]]:
         """Make an empty table SPARE like the stage, and yield the stage's rows in order."""
         self.con.execute(f"create or replace table {SPARE} as select * from {STAGE} limit 0")
-        found = self.con.cursor().execute(f"select {self.row} from {STAGE} order by rowid")
-        while rows := found.fetchmany(BATCH_ROWS):
-            yield rows
+        yield from self._chunks(f"select {self.row} from {STAGE} order by rowid")
+
+    def _chunks(self, query: str) -> Iterator[list[Any]]:
+        cursor = self.con.cursor()  # the connection is used meanwhile
+        cursor.execute("set streaming_buffer_size = '1B'")  # nothing ahead: documents may be long
+        yield from chunks(cursor.execute(query), BATCH_ROWS)
 
     def insert(self, rows: Sequence[Row]) -> None:
         """Put rows into SPARE."""
@@ -133,11 +137,11 @@ class Documents:
             for some in self.rewriting():
                 self.insert([(row[0], shaped(row[1]), row[2], row[3]) for row in some])
             self.replace_by(SPARE)
-        found = con.cursor().execute(
+        suspects = self._chunks(
             f"select rowid, {self.row} from {STAGE} where {rules.suspect} order by rowid"
         )
         gone: list[tuple[int]] = []
-        while rows := found.fetchmany(BATCH_ROWS):
+        for rows in suspects:
             for place, key, document, path, number in rows:
                 if (why := rules.why(document)) is not None:
                     self.counts[path].landed -= 1

@@ -39,7 +39,7 @@ from headrace.engine.documents import Documents
 from headrace.engine.layout import Fitted, keys_of, lay_out, shut
 from headrace.engine.plan import Journal, Plan, Segment, Stopped
 from headrace.engine.quarantine import write_segment
-from headrace.engine.stage import STAGE, FileCount, Staged, Stager, told_rules
+from headrace.engine.stage import LONG, STAGE, WIDE, FileCount, Staged, Stager, told_rules
 from headrace.engine.transform import transform
 from headrace.observe import faults
 
@@ -70,7 +70,8 @@ def execute(
         raise Stopped(error, failed, known.segments) from error
     except duckdb.Error as error:
         load.abort()
-        raise Stopped(told(error), None, known.segments) from error
+        form = (known.stager.width, known.stager.row_bytes) if known.stager else (0, 0)
+        raise Stopped(told(error, *form), None, known.segments) from error
     except BaseException:
         load.abort()
         raise
@@ -84,6 +85,7 @@ def execute(
 class _Known:
     """What is known of a run while it goes on."""
 
+    stager: Stager | None = None
     staged: Staged | None = None
     segments: tuple[Segment, ...] = ()
     digests: Digests | None = None
@@ -96,7 +98,7 @@ def _executed(
     if children is not None:
         judge(plan)
     con = load.con or scratch(plan)
-    stager = Stager(plan, load, con, journal, destination.document_rules)
+    known.stager = stager = Stager(plan, load, con, journal, destination.document_rules)
     with watched(stager, journal):
         scans = scanned(plan, source, con, journal)
         known.digests = digests = Digests([file for scan in scans for file in scan.files])
@@ -299,18 +301,26 @@ class RejectsTo:
         self.name = name
 
 
-def told(error: duckdb.Error) -> HeadraceError:
-    """Translate what DuckDB says outside of what connectors expect."""
+def told(error: duckdb.Error, width: int = 0, row_bytes: int = 0) -> HeadraceError:
+    """Translate what DuckDB says outside of what connectors expect.
+
+    `width`: how many columns the table has; `row_bytes`: how long its rows are; 0: not known.
+    """
     text = str(error)
     if "No space left" in text or "Could not write" in text:
         why = text.splitlines()[0].rpartition(": ")[2]
         return Refused(
             f"A file cannot be written: {why}.", hint="Make room; nothing was published."
         )
-    if isinstance(error, duckdb.OutOfMemoryException):
+    if isinstance(error, duckdb.OutOfMemoryException) or "memory limit" in text:  # of a commit
+        why = ""
+        if width >= WIDE:
+            why = f" A table of {width:,} columns takes a lot."
+        elif row_bytes >= LONG:
+            why = f" Rows of about {row_bytes:,} bytes take a lot."
         return Refused(
-            "The run needs more memory than it may have.",
-            hint="Raise HEADRACE_MEMORY, or load fewer rows at a time.",
+            f"The run needs more memory than it may have.{why}",
+            hint="Raise HEADRACE_MEMORY, or lower HEADRACE_WORKERS: docs/server.md has figures.",
         )
     if isinstance(error, duckdb.ConstraintException):
         return Refused(
@@ -445,7 +455,7 @@ def _hand_over(load: Load, stager: Stager, staged: Staged, con: duckdb.DuckDBPyC
     landed = load.write(
         Rows(
             con=con, sql=f"select * from {STAGE}", columns=staged.columns, with_file=with_file,
-            with_attributes=stager.with_attributes,
+            with_attributes=stager.with_attributes, row_bytes=stager.row_bytes,
         )
     )  # fmt: skip
     for count in staged.counts:

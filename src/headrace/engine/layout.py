@@ -37,6 +37,7 @@ from headrace.engine.shaping import (
 )
 
 HEAD_BYTES: Final = 1 << 20
+STACKED: Final = 250  # cells whose types are told by one query: their values are held at once
 
 
 @dataclass(slots=True, kw_only=True)
@@ -259,22 +260,24 @@ def _infer(
         return
     file = max(scan.files[:100], key=lambda file: min(file.bytes, HEAD_BYTES))
     sample = scan.head(file, HEAD_BYTES) or file
-    wanted = [cells[number] for number in open_]
-    held = {
-        place: type_
-        for place, cell in enumerate(wanted)
-        if is_ours(type_ := known.get(cell.column.name, ""))
-    }
+    for start in range(0, len(open_), STACKED):
+        some = open_[start : start + STACKED]
+        wanted = [cells[number] for number in some]
+        held = {
+            place: type_
+            for place, cell in enumerate(wanted)
+            if is_ours(type_ := known.get(cell.column.name, ""))
+        }
 
-    def query(file: File) -> str:
-        return fit.inference(wanted, held, scan.relation([file], with_file=False))
+        def query(file: File, wanted: Any = wanted, held: Any = held) -> str:
+            return fit.inference(wanted, held, scan.relation([file], with_file=False))
 
-    (types, odd, filled), _ = sampled(con, scan, sample, query)
-    for place, (number, cell) in enumerate(zip(open_, wanted, strict=True)):
-        type_ = types[place]
-        if place in held:
-            type_ = _kept(held[place], type_, odd[place], filled[place])
-        cells[number] = replace(cell, column=Column(cell.column.name, type_))
+        (types, odd, filled), _ = sampled(con, scan, sample, query)
+        for place, (number, cell) in enumerate(zip(some, wanted, strict=True)):
+            type_ = types[place]
+            if place in held:
+                type_ = _kept(held[place], type_, odd[place], filled[place])
+            cells[number] = replace(cell, column=Column(cell.column.name, type_))
 
 
 def _kept(old: str, new: str, odd: int, filled: int) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 import duckdb
 
 from headrace.contract.columns import ATTRIBUTES, FILE, KEY, MISFIT, Column, literal, quoted
-from headrace.contract.destination import DocumentRules, Load, Rows
+from headrace.contract.destination import DocumentRules, Load, Rows, buffered
 from headrace.contract.source import File, Guessing, LeftOver, Place, Survey
 from headrace.domain.errors import TooManyRejected, Unbalanced
 from headrace.domain.rejected import Rejected, Rule
@@ -27,6 +27,12 @@ STORM_ROWS: Final = 100  # fewer rows than this are no storm
 STORM_SHARE: Final = 0.95
 OFFSET_SLACK: Final = 2  # bytes; DuckDB 1.5 tells some offsets after its first buffer one too high
 STAGE: Final = "__headrace_scratch_stage"
+WIDE: Final = 100  # columns
+LONG: Final = 10_000  # bytes of a row
+COLUMN_BYTES: Final = 720_000  # what DuckDB holds for each column that a thread writes: its values,
+# which of them are null, and a block on its way to the file
+STREAM_BYTES: Final = 1_000_000  # of rows that are ahead of whoever takes them
+VECTOR_ROWS: Final = 2_048  # that DuckDB works on at once, however long they are
 
 Misfit = tuple[int, int, str | None]  # ordinal among unbroken records, broken test, value
 
@@ -72,6 +78,8 @@ class Stager:
         self.with_file = False
         self.with_attributes = False
         self.fitted: Sequence[Fitted] = ()
+        self.width = 0  # columns
+        self.row_bytes = 0  # about
         self._judged = False  # where the scans begin
         self._files: dict[int, list[File]] = {}
         self._quick: Sequence[Fitted] = ()
@@ -109,7 +117,20 @@ class Stager:
         self.with_file = sum(map(len, self._files.values())) > 1
         self.with_attributes = any(ATTRIBUTES in item for one in fitted for item in one.extra)
         self._judged = False
+        self._fit_memory()
         return fitted
+
+    def _fit_memory(self) -> None:
+        """Take as many threads as there is room for: wide tables and long rows take more."""
+        # A document is two values, its key and its text.
+        columns = 2 if self._plan.documents else max(len(one.columns) for one in self.fitted)
+        self.width = columns
+        self.row_bytes = max(one.scan.record_bytes() for one in self.fitted)
+        each = max(columns * COLUMN_BYTES, self.row_bytes * VECTOR_ROWS * 4)
+        threads = min(self._plan.threads, self._plan.memory_bytes // 2 // each)
+        self._con.execute(f"set threads = {max(threads, 1)}")
+        ahead = buffered(STREAM_BYTES, columns, self.row_bytes)
+        self._con.execute(f"set streaming_buffer_size = '{ahead}B'")
 
     def _staged_exactly(self, fitted: Sequence[Fitted]) -> Staged:
         self._judge_heads(fitted)
@@ -201,7 +222,10 @@ class Stager:
             self._con.execute(f"insert into {self.table} by name {sql}")
             added = self._landed().get(count.file.path if self.with_file else "", 0) - count.landed
         else:
-            rows = Rows(con=self._con, sql=sql, columns=one.columns, with_file=self.with_file)
+            rows = Rows(
+                con=self._con, sql=sql, columns=one.columns, with_file=self.with_file,
+                row_bytes=self.row_bytes,
+            )  # fmt: skip
             added = sum(self._load.write(rows).values())
         out = one.scan.reader_rejects(self._con).get(own.path, [])
         before = len(staged.rejects)
@@ -255,12 +279,16 @@ class Stager:
             if self.local:
                 how = f"insert into {self.table} by name" if number else None
                 own = not self._load.stages and not self.documents
-                kind = "temp table" if own or self._load.temporary else "table"
+                temporary = (own or self._load.temporary) and self.width < WIDE
+                kind = "temp table" if temporary else "table"
                 self._con.execute(f"{how or f'create {kind} {self.table} as'} {sql}")
+                if self.width >= WIDE:  # what is in the file takes less memory to be read
+                    self._con.execute("checkpoint")
             else:
                 rows = Rows(
                     con=self._con, sql=sql, columns=one.columns, with_file=self.with_file,
                     streams=one.streams(self._files[number]) if not self.with_file else (),
+                    row_bytes=self.row_bytes,
                 )  # fmt: skip
                 for path, added in self._load.write(rows).items():
                     landed[path] = landed.get(path, 0) + added

@@ -22,7 +22,7 @@
 #define RECORD_MAX 2000000 /* bytes; as in csv_text.py */
 #define PADDING 32
 #define ROWS_MAX 16384
-#define BATCH_MAX (16 << 20) /* bytes of the file in one batch, but for its last record */
+#define BATCH_MAX (4 << 20) /* bytes of the file in one batch, but for its last record */
 #define POOL_MAX 4
 #define DIGITS_MAX 18       /* of a decimal of 64 bits; one of 128 has more */
 #define WIDE_MAX 38

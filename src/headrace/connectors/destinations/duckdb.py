@@ -13,7 +13,7 @@ import duckdb
 import msgspec
 
 from headrace.connectors.families import sql
-from headrace.connectors.families.duckdb_file import connect, our_type
+from headrace.connectors.families.duckdb_file import connect, limit, our_type
 from headrace.connectors.families.duckdb_table import DuckdbSnapshot
 from headrace.connectors.families.paging import page_of
 from headrace.connectors.families.table_source import side_of
@@ -79,7 +79,7 @@ class Duckdb:
     def load(self, target: Target) -> Load:
         if target.table.startswith(("_headrace_", "__headrace_")) or not target.table:
             raise Misconfigured(f"{target.table!r} cannot be a table's name.", field="table")
-        return DuckdbLoad(connect(self._path, self._tools), target)
+        return DuckdbLoad(connect(self._path, self._tools), target, self._tools.memory_bytes)
 
     def read(self, table: str, limit: int, cursor: str | None) -> Page:
         if not self._path.exists():
@@ -141,7 +141,8 @@ class DuckdbLoad:
 
     stages = True
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, target: Target) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, target: Target, memory_bytes: int) -> None:
+        self._memory_bytes = memory_bytes
         self.con: duckdb.DuckDBPyConnection | None = con
         self._con = con
         self._target = target
@@ -210,6 +211,7 @@ class DuckdbLoad:
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         con, target = self._con, self._target
         con.execute("set preserve_insertion_order = false")  # a table has no order
+        limit(con, self._memory_bytes * 4 // 5)  # nothing is on its way through us any more
         con.begin()
         self._check_fence()
         counts = self._apply()

@@ -31,7 +31,7 @@ from headrace.domain.secret import Secret
 from headrace.domain.task import OF_TASKS
 from headrace.observe import faults
 
-ROWS_AT_ONCE: Final = 20_000
+ROWS_AT_ONCE: Final = 2_048  # in memory, however long they are
 STATEMENT_BYTES: Final = 4 << 20  # of an INSERT, where the server takes as much
 MODE: Final = "ANSI_QUOTES,NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE"
 NO_PADDING_SINCE: Final = (8, 0, 17)  # MySQL's collation that tells all texts apart

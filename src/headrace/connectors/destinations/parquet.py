@@ -161,6 +161,7 @@ class ParquetLoad:
         con.execute(f"set allowed_directories = [{literal(f'{folder}/')}]")
         self.con: duckdb.DuckDBPyConnection | None = con
         self._con = con
+        self._group_bytes = tools.memory_bytes // 16  # of rows that a thread collects
         self._part = f"{target.fence:020d}"
         self._written: list[str] = []  # files
         self._counts = Counts()
@@ -222,10 +223,11 @@ class ParquetLoad:
             counted = dict(found)
         columns = ", ".join(self._items(rows.columns))
         path = self._new_file()
+        rows.con.execute("set preserve_insertion_order = false")  # or groups have no size in bytes
         with _written_through(path):
             copied = rows.con.execute(
-                f"copy (select {columns} from ({sql})) to {literal(str(path))}"
-                " (format parquet, compression zstd)"
+                f"copy (select {columns} from ({sql})) to {literal(str(path))} (format parquet,"
+                f" compression zstd, row_group_size_bytes {self._group_bytes})"
             ).fetchone()
         if not rows.with_file:
             counted = {"": copied[0] if copied else 0}

@@ -32,6 +32,7 @@ from headrace.contract.destination import (
     Page,
     Rows,
     Target,
+    buffered,
 )
 from headrace.contract.side import Side
 from headrace.contract.spec import Config, Spec
@@ -49,7 +50,11 @@ from headrace.domain.task import OF_TASKS, Action
 from headrace.observe import faults
 
 BATCH_ROWS: Final = 16_384
-BUFFER_MB: Final = 64  # of DuckDB ahead of the COPYs
+BATCH_CELLS: Final = 1_000_000  # a wide table's batches have fewer rows
+BATCH_BYTES: Final = 1 << 20  # a batch of so many is a long one too
+LONG_BYTES: Final = 16_000_000  # of rows that are encoded at once
+VECTOR_ROWS: Final = 2_048  # that DuckDB gives at once at least
+BUFFER_BYTES: Final = 64_000_000  # of rows that are ahead of the COPYs
 COPIES_MAX: Final = 4
 NAME_BYTES_MAX: Final = 63
 LOCK_TIMEOUT_MS: Final = 2_000
@@ -541,7 +546,9 @@ class _Feed:
         self.error: BaseException | None = None
         self._json = {column.name for column in rows.columns if column.type == "json"}
         self._readers = [_Reader(reader) for reader in _readers(rows, text)]
-        self.is_long = self._readers[0].is_long
+        # Each COPY holds a batch, and of rows that are long a batch is a lot.
+        few = bool(rows.streams) or rows.row_bytes * VECTOR_ROWS < LONG_BYTES
+        self.is_long = self._readers[0].is_long and few
 
     def copy(self, con: psycopg.Connection[tuple[Any, ...]], into: str, number: int) -> int:
         """Send batches until there are none; return the rows that PostgreSQL counted.
@@ -558,7 +565,8 @@ class _Feed:
                         while (batch := reader.next()) is not None:
                             if self.error is not None:
                                 raise self.error
-                            copy.write(encoder.write_batch(batch))
+                            for start in range(0, batch.num_rows, few := _few(batch)):
+                                copy.write(encoder.write_batch(batch.slice(start, few)))
                             faults.reach("child.half_staged")
                     copy.write(encoder.finish())
                 landed = cursor.rowcount
@@ -581,6 +589,11 @@ class _Feed:
         return ArrowToPostgresBinaryEncoder.new_with_encoders(arrow, made)
 
 
+def _few(batch: Any) -> int:
+    """Return how many rows of a batch are encoded at once."""
+    return max(LONG_BYTES * int(batch.num_rows) // max(int(batch.nbytes), 1), 1)
+
+
 class _Reader:
     """An Arrow reader that several COPYs share."""
 
@@ -589,7 +602,9 @@ class _Reader:
         self._batches = iter(reader)
         self._one_at_a_time = threading.Lock()
         self._first = next(self._batches, None)
-        self.is_long = self._first is not None and self._first.num_rows >= BATCH_ROWS
+        self.is_long = self._first is not None and (
+            self._first.num_rows >= BATCH_ROWS or self._first.nbytes >= BATCH_BYTES
+        )
 
     def next(self) -> Any:
         """Return a batch, or None at the end."""
@@ -606,8 +621,10 @@ def _readers(rows: Rows, text: str) -> list[Any]:
     # Measured on 6 M rows: 3.3 s so, 6.5 s with either setting at its quick-looking value,
     # because without batches in order, or room for them, DuckDB scans on one core.
     rows.con.execute("set preserve_insertion_order = true")
-    rows.con.execute(f"set streaming_buffer_size = '{BUFFER_MB}MB'")
-    return [rows.con.execute(text).to_arrow_reader(BATCH_ROWS)]
+    ahead = buffered(BUFFER_BYTES, len(rows.columns), rows.row_bytes)
+    rows.con.execute(f"set streaming_buffer_size = '{ahead}B'")
+    few = min(BATCH_ROWS, BATCH_CELLS // len(rows.columns), LONG_BYTES // (rows.row_bytes + 1))
+    return [rows.con.execute(text).to_arrow_reader(max(few, 1))]
 
 
 def _warm_up() -> None:

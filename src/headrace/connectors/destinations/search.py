@@ -20,6 +20,7 @@ import msgspec
 from headrace.connectors.families.attributes import excluded
 from headrace.connectors.families.index_form import IndexConfig
 from headrace.connectors.families.sqlite import told
+from headrace.contract.chunks import chunks
 from headrace.contract.columns import DOCUMENT, FILE, KEY
 from headrace.contract.destination import (
     NOTE_DAYS,
@@ -188,7 +189,7 @@ class SearchLoad:
         names = [KEY, DOCUMENT, *([FILE] if rows.with_file else [])]
         found = rows.con.execute(f"select {', '.join(names)} from ({rows.sql})")
         with _told():
-            while chunk := found.fetchmany(CHUNK_ROWS):
+            for chunk in chunks(found, CHUNK_ROWS):
                 self._write_chunk(chunk, with_file=rows.with_file)
             counted = self._db.execute(
                 f"select file, count(*) from {self._stage} group by file"

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from headrace.connectors.families import sqlite
 from headrace.connectors.families.portable import INDEX, Dialect, PortableDestination
+from headrace.contract.chunks import chunks
 from headrace.contract.columns import Column, decimal_of, quoted
 from headrace.contract.destination import DestinationMaker, Page, Rows
 from headrace.contract.spec import Config, Spec
@@ -70,7 +71,7 @@ class _Sqlite(Dialect):
         insert = f"insert into {quoted(stage.name)} values ({marks})"
         cursor: sqlite3.Cursor = con.connection.cursor()  # type: ignore[assignment]  # the driver's
         landed = 0
-        while some := found.fetchmany(ROWS_AT_ONCE):
+        for some in chunks(found, ROWS_AT_ONCE):
             cursor.executemany(insert, some)
             landed += cursor.rowcount
             faults.reach("child.half_staged")

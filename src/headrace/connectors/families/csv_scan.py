@@ -122,6 +122,9 @@ class CsvScan:
             cleaned=True,
         )  # fmt: skip
 
+    def record_bytes(self) -> int:
+        return text_scan.record_bytes(self.files)
+
     def head(self, file: File, bytes_max: int) -> File | None:
         head = text_scan.cut_head(file, bytes_max)
         if head is None:

@@ -47,9 +47,14 @@ def connect(path: Path, tools: Tools, *, read_only: bool = False) -> duckdb.Duck
         else:
             if waited:
                 tools.waiting(None)
-            con.execute(f"set memory_limit = '{tools.memory_bytes // 2 // 1_000_000}MB'")
+            limit(con, tools.memory_bytes // 2)
             con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
             return con
+
+
+def limit(con: duckdb.DuckDBPyConnection, memory_bytes: int) -> None:
+    """Hold a connection to so much memory."""
+    con.execute(f"set memory_limit = '{memory_bytes // 1_000_000}MB'")
 
 
 def our_type(type_: str) -> str:

@@ -14,7 +14,7 @@ from headrace.contract.source import Stream
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Refused
 
-ROWS_AT_ONCE: Final = 16_384
+ROWS_AT_ONCE: Final = 2_048  # in memory, however long they are
 
 
 class DuckdbSnapshot:

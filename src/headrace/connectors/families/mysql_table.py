@@ -19,6 +19,7 @@ from pymysql.constants import CR, ER, FIELD_TYPE
 from headrace.connectors.families.mysql import Connection
 from headrace.connectors.families.table_source import moment_of, number_of, selected, shared_out
 from headrace.contract.canonical import MYSQL
+from headrace.contract.chunks import chunks
 from headrace.contract.side import CursorKind, TableColumn
 from headrace.contract.source import Stream
 from headrace.contract.tools import Tools
@@ -254,7 +255,7 @@ class MysqlSnapshot:
         count = 0
         with path.open("ab") as out, pymysql.cursors.SSCursor(self._con) as cursor:
             cursor.execute(query)
-            while some := cursor.fetchmany(ROWS_AT_ONCE):
+            for some in chunks(cursor, ROWS_AT_ONCE):
                 count += len(some)
                 out.write(b"".join(b",".join(map(_cell, row)) + b"\n" for row in some))
                 self._tools.told(f"reading {self._name}", done=out.tell())

@@ -97,6 +97,15 @@ class ParquetScan:
     ) -> None:
         return None
 
+    def record_bytes(self) -> int:
+        largest = max(self.files, key=lambda file: file.bytes)
+        found = self._con.execute(
+            "select sum(total_uncompressed_size) // greatest(any_value(num_rows), 1) from"
+            " parquet_metadata($1) join parquet_file_metadata($1) using (file_name)",
+            [largest.path],
+        ).fetchone() or (0,)
+        return int(found[0] or 0)
+
     def head(self, file: File, bytes_max: int) -> File | None:
         return None
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from headrace.connectors.families import sql
 from headrace.connectors.families.paging import page_of
+from headrace.contract.chunks import chunks
 from headrace.contract.columns import ATTRIBUTES, FILE, Column, decimal_of, literal, quoted
 from headrace.contract.destination import NOTE_DAYS, Counts, Load, Page, Rows, Target
 from headrace.contract.spec import Config, Spec
@@ -90,7 +91,7 @@ class Dialect:
         wanted = ", ".join(map(quoted, names))
         found = rows.con.execute(f"select {wanted} from ({rows.sql})")
         insert, landed = sa.insert(stage), 0
-        while some := found.fetchmany(ROWS_AT_ONCE):
+        for some in chunks(found, ROWS_AT_ONCE):
             con.execute(insert, [dict(zip(names, row, strict=True)) for row in some])
             landed += len(some)
             faults.reach("child.half_staged")

@@ -43,6 +43,14 @@ def told(end: str = "destination") -> Iterator[None]:
         raise Refused(f"PostgreSQL refused: {line_of(error)}") from error
     except (errors.InvalidPassword, errors.InvalidAuthorizationSpecification) as error:
         raise Refused(f"PostgreSQL refused: {line_of(error)}", field="input.url") from error
+    except (
+        errors.ProgramLimitExceeded,
+        errors.TooManyColumns,
+        errors.StatementTooComplex,
+    ) as error:
+        raise Refused(
+            f"PostgreSQL refused: {line_of(error)}", hint="Load fewer columns, or shorter keys."
+        ) from error
     except errors.InvalidCatalogName as error:
         raise Refused(f"PostgreSQL refused: {line_of(error)}", field="input.url") from error
     except psycopg.OperationalError as error:

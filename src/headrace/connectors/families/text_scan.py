@@ -16,6 +16,7 @@ from headrace.contract.source import Broken, File, Place, Survey
 from headrace.domain.rejected import RAW_BYTES_MAX, Rule
 
 REJECTS_KEPT_BY_READER: Final = 1_000_000
+HEAD_BYTES: Final = 1 << 20
 
 
 def reader(files: Sequence[File], options: str, *, with_file: bool) -> str:
@@ -86,6 +87,13 @@ class Surveyor:
             self.found.wanted[self._good] = place(self.found.records, line, byte, raw)
             self._next = next(self._wanted, -1)
         self._good += 1
+
+
+def record_bytes(files: Sequence[File]) -> int:
+    """Return how long a line is where the largest of the files begins."""
+    with Path(max(files, key=lambda file: file.bytes).path).open("rb") as body:
+        head = body.read(HEAD_BYTES)
+    return len(head) // max(head.count(b"\n"), 1)
 
 
 def cut_head(file: File, bytes_max: int) -> bytes | None:

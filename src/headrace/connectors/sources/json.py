@@ -362,6 +362,15 @@ class JsonScan:
             closed=closed, in_order=in_order, threads=threads,
         )  # fmt: skip
 
+    def record_bytes(self) -> int:
+        lines = [file for file in self.files if file.path not in self._arrays]
+        known = [
+            file.bytes // max(self._surveys[file.path].records, 1)
+            for file in self.files
+            if file.path in self._arrays and file.path in self._surveys
+        ]
+        return max([text_scan.record_bytes(lines) if lines else 0, *known])
+
     def head(self, file: File, bytes_max: int) -> File | None:
         if file.bytes <= bytes_max:
             return None

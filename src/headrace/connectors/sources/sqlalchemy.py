@@ -24,6 +24,7 @@ from headrace.connectors.families.table_source import (
     number_of,
     selected,
 )
+from headrace.contract.chunks import FEW, chunks
 from headrace.contract.columns import literal
 from headrace.contract.side import CursorKind, TableColumn
 from headrace.contract.source import SourceMaker, Stream
@@ -126,15 +127,13 @@ class _Snapshot:
         import pyarrow.csv as arrow_csv
 
         plain = arrow_csv.WriteOptions(include_header=False)
-        streaming = self._con.execution_options(
-            stream_results=True, max_row_buffer=ROWS_AT_ONCE, **VERBATIM
-        )
+        streaming = self._con.execution_options(stream_results=True, max_row_buffer=FEW, **VERBATIM)
         found = streaming.exec_driver_sql(query)
         names = [f"c{number}" for number in range(len(found.keys()))]
         schema = pa.schema([(name, pa.string()) for name in names])
         rows = 0
         with path.open("ab") as out, arrow_csv.CSVWriter(out, schema, write_options=plain) as to:
-            while some := found.fetchmany(ROWS_AT_ONCE):
+            for some in chunks(found, ROWS_AT_ONCE):
                 columns = [list(map(_text, column)) for column in zip(*some, strict=True)]
                 arrays = [pa.array(column, pa.string()) for column in columns]
                 to.write_batch(pa.record_batch(arrays, schema=schema))

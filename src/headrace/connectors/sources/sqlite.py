@@ -24,6 +24,7 @@ from headrace.connectors.families.table_source import (
     number_of,
     selected,
 )
+from headrace.contract.chunks import chunks
 from headrace.contract.columns import decimal_of, literal, quoted
 from headrace.contract.side import TableColumn
 from headrace.contract.source import SourceMaker, Stream
@@ -146,7 +147,7 @@ class _Snapshot:
         rows = 0
         with path.open("ab") as out:
             cursor = self._con.execute(f"select {line} || char(10) from ({query}) as r")
-            while some := cursor.fetchmany(ROWS_AT_ONCE):
+            for some in chunks(cursor, ROWS_AT_ONCE):
                 rows += len(some)
                 out.write(b"".join(row[0] for row in some))
                 self._tools.told(f"reading {self._name}", done=rows)
