@@ -40,7 +40,9 @@ def test_one_long_row_at_the_end_of_a_few_is_seen():
     assert [len(chunk) for chunk in chunks(Rows(sizes), 10_000)] == [FEW] * 3
 
 
-@pytest.mark.parametrize(("width", "row_bytes"), [(0, 0), (1, 8_000_000), (3, 50_000), (200, 2_000)])
+@pytest.mark.parametrize(
+    ("width", "row_bytes"), [(0, 0), (1, 8_000_000), (3, 50_000), (200, 2_000)]
+)
 def test_whatever_is_told_of_a_buffer_all_rows_come(width, row_bytes):
     con = duckdb.connect()
     con.execute(f"set streaming_buffer_size = '{buffered(1_000_000, width, row_bytes)}B'")
