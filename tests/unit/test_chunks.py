@@ -43,8 +43,11 @@ def test_one_long_row_at_the_end_of_a_few_is_seen():
 @pytest.mark.parametrize(
     ("width", "row_bytes"), [(0, 0), (1, 8_000_000), (3, 50_000), (200, 2_000)]
 )
-def test_whatever_is_told_of_a_buffer_all_rows_come(width, row_bytes):
+@pytest.mark.parametrize("threads", [1, 2, 64])
+def test_whatever_is_told_of_a_buffer_all_rows_come(width, row_bytes, threads):
     con = duckdb.connect()
+    con.execute(f"set threads = {threads}")
+    con.execute("create table t as select range as n, repeat('x', 1000) from range(30000)")
     con.execute(f"set streaming_buffer_size = '{buffered(1_000_000, width, row_bytes)}B'")
-    found = con.execute("select range, repeat('x', 100) from range(10000)")
-    assert sum(map(len, chunks(found, 1_000))) == 10_000
+    for query in ("from t", "from t order by n", "select n, sum(n) over () from t"):
+        assert sum(map(len, chunks(con.execute(query), 1_000))) == 30_000

@@ -8,7 +8,7 @@ import msgspec
 
 from headrace.contract.chunks import chunks
 from headrace.contract.columns import DOCUMENT, FILE, KEY
-from headrace.contract.destination import DocumentRules
+from headrace.contract.destination import BUFFER_BYTES_MIN, DocumentRules
 from headrace.domain.errors import TooManyRejected
 from headrace.domain.rejected import RAW_BYTES_MAX, Rejected, Rule
 from headrace.engine.plan import Plan
@@ -81,7 +81,8 @@ class Documents:
 
     def _chunks(self, query: str) -> Iterator[list[Any]]:
         cursor = self.con.cursor()  # the connection is used meanwhile
-        cursor.execute("set streaming_buffer_size = '1B'")  # nothing ahead: documents may be long
+        # Nothing is ahead: documents may be long.
+        cursor.execute(f"set streaming_buffer_size = '{BUFFER_BYTES_MIN}B'")
         yield from chunks(cursor.execute(query), BATCH_ROWS)
 
     def insert(self, rows: Sequence[Row]) -> None:

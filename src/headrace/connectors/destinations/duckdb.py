@@ -252,8 +252,7 @@ class DuckdbLoad:
             self._refuse_view()
         if not exists and target.action in sql.NEED_A_TABLE:
             return sql.without_table(target.action, self._stage_counts(with_file=with_file))
-        stays = target.keeps_columns or bool(target.within) or self._has_dependants()
-        if not exists or (target.action is Action.REPLACE and not stays):
+        if not exists or (target.action is Action.REPLACE and not self._stays()):
             return self._swap(exists=exists, with_file=with_file)
         replaced_out = 0
         after: list[str] = []
@@ -380,6 +379,11 @@ class DuckdbLoad:
             [self._target.table],
         ).fetchone():
             raise Refused(f"{self._target.table!r} is a view.", field="table")
+
+    def _stays(self) -> bool:
+        """Tell whether a replace leaves the table, and changes its rows."""
+        target = self._target
+        return target.keeps_columns or bool(target.within) or self._has_dependants()
 
     def _has_dependants(self) -> bool:
         """Tell whether a rename would lose something that hangs on the table."""
