@@ -80,6 +80,7 @@ class Stager:
         self.fitted: Sequence[Fitted] = ()
         self.width = 0  # columns
         self.row_bytes = 0  # about
+        [(self._threads,)] = con.execute("select current_setting('threads')").fetchall()
         self._judged = False  # where the scans begin
         self._files: dict[int, list[File]] = {}
         self._quick: Sequence[Fitted] = ()
@@ -127,8 +128,8 @@ class Stager:
         self.width = columns
         self.row_bytes = max(one.scan.record_bytes() for one in self.fitted)
         each = max(columns * COLUMN_BYTES, self.row_bytes * VECTOR_ROWS * 4)
-        threads = min(self._plan.threads, self._plan.memory_bytes // 2 // each)
-        self._con.execute(f"set threads = {max(threads, 1)}")
+        threads = max(min(self._threads, self._plan.memory_bytes // 2 // each), 1)
+        self._con.execute(f"set threads = {threads}")
         ahead = buffered(STREAM_BYTES, columns, self.row_bytes)
         self._con.execute(f"set streaming_buffer_size = '{ahead}B'")
 
