@@ -21,6 +21,9 @@ def test_threads_follow_the_rows(columns, row_bytes, threads):
     scan = SimpleNamespace(files=(), record_bytes=lambda: row_bytes)
     fitted = [SimpleNamespace(scan=scan, columns=["c"] * columns, extra=())]
     stager._begin(fitted)
-    assert con.execute("select current_setting('threads')").fetchone() == (threads,)
-    stager._begin(fitted)  # once more, after an odd record
+    for _ in range(2):
+        stager._take_threads(quickly=True)
+        assert con.execute("select current_setting('threads')").fetchone() == (threads,)
+    stager._take_threads(quickly=False)
+    threads = threads if columns > 16 else 8
     assert con.execute("select current_setting('threads')").fetchone() == (threads,)

@@ -118,22 +118,26 @@ class Stager:
         self.with_file = sum(map(len, self._files.values())) > 1
         self.with_attributes = any(ATTRIBUTES in item for one in fitted for item in one.extra)
         self._judged = False
-        self._fit_memory()
+        # A document is two values, its key and its text.
+        self.width = 2 if self._plan.documents else max(len(one.columns) for one in fitted)
+        self.row_bytes = max(one.scan.record_bytes() for one in fitted)
+        ahead = buffered(STREAM_BYTES, self.width, self.row_bytes)
+        self._con.execute(f"set streaming_buffer_size = '{ahead}B'")
         return fitted
 
-    def _fit_memory(self) -> None:
-        """Take as many threads as there is room for: wide tables and long rows take more."""
-        # A document is two values, its key and its text.
-        columns = 2 if self._plan.documents else max(len(one.columns) for one in self.fitted)
-        self.width = columns
-        self.row_bytes = max(one.scan.record_bytes() for one in self.fitted)
-        each = max(columns * COLUMN_BYTES, self.row_bytes * VECTOR_ROWS * 4)
+    def _take_threads(self, *, quickly: bool) -> None:
+        """Take as many threads as there is room for: wide tables and long rows take more.
+
+        DuckDB's own reader gives a thread alone more rows at once than two: long ones by buffers.
+        """
+        each = self.width * COLUMN_BYTES
+        if quickly:
+            each = max(each, self.row_bytes * VECTOR_ROWS * 4)
         threads = max(min(self._threads, self._plan.memory_bytes // 2 // each), 1)
         self._con.execute(f"set threads = {threads}")
-        ahead = buffered(STREAM_BYTES, columns, self.row_bytes)
-        self._con.execute(f"set streaming_buffer_size = '{ahead}B'")
 
     def _staged_exactly(self, fitted: Sequence[Fitted]) -> Staged:
+        self._take_threads(quickly=False)
         self._judge_heads(fitted)
         strict, cleaned = True, False
         while True:
@@ -165,6 +169,7 @@ class Stager:
 
     def _staged_quickly(self, fitted: Sequence[Fitted]) -> Staged | None:
         """Stage everything the quick way; None, and an empty stage, if it met anything odd."""
+        self._take_threads(quickly=True)
         self._quick = quickened(self._plan, fitted, self._con) or ()
         if not self._quick:
             return None
