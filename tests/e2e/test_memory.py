@@ -127,22 +127,24 @@ def test_what_is_too_wide_is_told_by_its_columns(tmp_path):
     assert "HEADRACE_MEMORY" in stopped.value.error.hint
 
 
+def long(path, rows):
+    """Write rows of 50 kB."""
+    with path.open("w") as out:
+        out.write("id,name,note\n")
+        for n in range(rows):
+            out.write(f"{n},name {n},{n:050000}\n")
+
+
 @pytest.mark.parametrize(("to", "most"), [("o.sqlite", 260), ("o.parquet", 300)])
 def test_long_rows_are_held_by_their_bytes_and_not_by_their_number(tmp_path, to, most):
-    with (tmp_path / "x.csv").open("w") as out:
-        out.write("id,name,note\n")
-        for n in range(6_000):
-            out.write(f"{n},name {n},{n:050000}\n")  # 50 kB
+    long(tmp_path / "x.csv", 6_000)
     took, rows = peak(tmp_path / "x.csv", "csv", tmp_path, to)
     assert rows == 6_000
     assert took < most, took  # MiB
 
 
 def test_long_rows_are_merged_into_postgresql_a_few_at_a_time(tmp_path, fresh_database):
-    with (tmp_path / "x.csv").open("w") as out:
-        out.write("id,name,note\n")
-        for n in range(5_000):
-            out.write(f"{n},name {n},{n:050000}\n")  # 50 kB
+    long(tmp_path / "x.csv", 5_000)
     url = fresh_database.replace("+psycopg", "")
     took, rows = peak(tmp_path / "x.csv", "csv", tmp_path, url, "--mode", "merge", "--key", "id")
     assert rows == 5_000

@@ -3,8 +3,7 @@
 import duckdb
 import pytest
 
-from headrace.contract.chunks import BYTES_MAX, FEW, chunks
-from headrace.contract.destination import buffered
+from headrace.contract.chunks import BYTES_MAX, FEW, buffered, chunks
 
 
 class Rows:

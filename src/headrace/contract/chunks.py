@@ -1,4 +1,4 @@
-"""Rows of a cursor in chunks that fit the memory, however wide or long a row is."""
+"""Rows on their way in chunks that fit the memory, however wide or long a row is."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
@@ -6,6 +6,8 @@ from typing import Any, Final, Protocol
 BYTES_MAX: Final = 16 << 20  # of a chunk, about
 FEW: Final = 64  # rows that are taken at once: of so many the first and the last tell the size
 CELL_BYTES: Final = 50  # of any value in Python
+VECTOR_ROWS: Final = 2_048  # that DuckDB works on at once, however long they are
+BUFFER_BYTES_MIN: Final = 10_000  # of 0 DuckDB gives no rows, with 1 it waits for ever
 
 
 class Cursor(Protocol):
@@ -32,3 +34,12 @@ def _bytes_of(row: Sequence[Any]) -> int:
     return (
         sum(len(value) for value in row if isinstance(value, str | bytes)) + len(row) * CELL_BYTES
     )
+
+
+def buffered(bytes_: int, width: int, row_bytes: int) -> int:
+    """Return what DuckDB must be told so that it holds so many bytes of rows for who takes them.
+
+    It counts a fixed size a value, however long the value is.
+    """
+    fixed = max(width, 1) * 16
+    return max(bytes_ * fixed // (fixed + row_bytes), BUFFER_BYTES_MIN)

@@ -14,7 +14,6 @@ from headrace.domain.task import Action
 
 TIDY_EVERY: Final = 50
 NOTE_DAYS: Final = 60  # that the note of a commit is kept: no run is tried again after so long
-BUFFER_BYTES_MIN: Final = 10_000  # of 0 DuckDB gives no rows, with 1 it waits for ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,15 +72,6 @@ class Rows:
     with_attributes: bool = False
     streams: Sequence[Any] = ()
     row_bytes: int = 0
-
-
-def buffered(bytes_: int, width: int, row_bytes: int) -> int:
-    """Return what DuckDB must be told so that it holds so many bytes of rows for who takes them.
-
-    It counts a fixed size a value, however long the value is.
-    """
-    fixed = max(width, 1) * 16
-    return max(bytes_ * fixed // (fixed + row_bytes), BUFFER_BYTES_MIN)
 
 
 def _takes_all(document: str) -> None:

@@ -6,9 +6,9 @@ from typing import Any, Final
 import duckdb
 import msgspec
 
-from headrace.contract.chunks import chunks
+from headrace.contract.chunks import BUFFER_BYTES_MIN, chunks
 from headrace.contract.columns import DOCUMENT, FILE, KEY
-from headrace.contract.destination import BUFFER_BYTES_MIN, DocumentRules
+from headrace.contract.destination import DocumentRules
 from headrace.domain.errors import TooManyRejected
 from headrace.domain.rejected import RAW_BYTES_MAX, Rejected, Rule
 from headrace.engine.plan import Plan
@@ -77,10 +77,11 @@ class Documents:
     def rewriting(self) -> Iterator[list[Row]]:
         """Make an empty table SPARE like the stage, and yield the stage's rows in order."""
         self.con.execute(f"create or replace table {SPARE} as select * from {STAGE} limit 0")
-        yield from self._chunks(f"select {self.row} from {STAGE} order by rowid")
+        yield from self.chunks(f"select {self.row} from {STAGE} order by rowid")
 
-    def _chunks(self, query: str) -> Iterator[list[Any]]:
-        cursor = self.con.cursor()  # the connection is used meanwhile
+    def chunks(self, query: str) -> Iterator[list[Any]]:
+        """Yield what a query gives, while the connection is used for other things."""
+        cursor = self.con.cursor()
         # Nothing is ahead: documents may be long.
         cursor.execute(f"set streaming_buffer_size = '{BUFFER_BYTES_MIN}B'")
         yield from chunks(cursor.execute(query), BATCH_ROWS)
@@ -138,7 +139,7 @@ class Documents:
             for some in self.rewriting():
                 self.insert([(row[0], shaped(row[1]), row[2], row[3]) for row in some])
             self.replace_by(SPARE)
-        suspects = self._chunks(
+        suspects = self.chunks(
             f"select rowid, {self.row} from {STAGE} where {rules.suspect} order by rowid"
         )
         gone: list[tuple[int]] = []

@@ -262,22 +262,30 @@ def _infer(
     sample = scan.head(file, HEAD_BYTES) or file
     for start in range(0, len(open_), STACKED):
         some = open_[start : start + STACKED]
-        wanted = [cells[number] for number in some]
-        held = {
-            place: type_
-            for place, cell in enumerate(wanted)
-            if is_ours(type_ := known.get(cell.column.name, ""))
-        }
+        types = _inferred(scan, [cells[number] for number in some], con, known, sample)
+        for number, type_ in zip(some, types, strict=True):
+            cells[number] = replace(cells[number], column=Column(cells[number].column.name, type_))
 
-        def query(file: File, wanted: Any = wanted, held: Any = held) -> str:
-            return fit.inference(wanted, held, scan.relation([file], with_file=False))
 
-        (types, odd, filled), _ = sampled(con, scan, sample, query)
-        for place, (number, cell) in enumerate(zip(some, wanted, strict=True)):
-            type_ = types[place]
-            if place in held:
-                type_ = _kept(held[place], type_, odd[place], filled[place])
-            cells[number] = replace(cell, column=Column(cell.column.name, type_))
+def _inferred(
+    scan: Scan, cells: Sequence[Cell], con: duckdb.DuckDBPyConnection, known: Mapping[str, str],
+    sample: File,
+) -> list[str]:  # fmt: skip
+    """Return what the cells look like in a sample."""
+    held = {
+        place: type_
+        for place, cell in enumerate(cells)
+        if is_ours(type_ := known.get(cell.column.name, ""))
+    }
+
+    def query(file: File) -> str:
+        return fit.inference(cells, held, scan.relation([file], with_file=False))
+
+    (types, odd, filled), _ = sampled(con, scan, sample, query)
+    return [
+        _kept(held[place], type_, odd[place], filled[place]) if place in held else type_
+        for place, type_ in enumerate(types)
+    ]
 
 
 def _kept(old: str, new: str, odd: int, filled: int) -> str:

@@ -13,8 +13,9 @@ from typing import Final
 
 import duckdb
 
+from headrace.contract.chunks import VECTOR_ROWS, buffered
 from headrace.contract.columns import ATTRIBUTES, FILE, KEY, MISFIT, Column, literal, quoted
-from headrace.contract.destination import DocumentRules, Load, Rows, buffered
+from headrace.contract.destination import DocumentRules, Load, Rows
 from headrace.contract.source import File, Guessing, LeftOver, Place, Survey
 from headrace.domain.errors import TooManyRejected, Unbalanced
 from headrace.domain.rejected import Rejected, Rule
@@ -32,7 +33,6 @@ LONG: Final = 10_000  # bytes of a row
 COLUMN_BYTES: Final = 720_000  # what DuckDB holds for each column that a thread writes: its values,
 # which of them are null, and a block on its way to the file
 STREAM_BYTES: Final = 1_000_000  # of rows that are ahead of whoever takes them
-VECTOR_ROWS: Final = 2_048  # that DuckDB works on at once, however long they are
 
 Misfit = tuple[int, int, str | None]  # ordinal among unbroken records, broken test, value
 

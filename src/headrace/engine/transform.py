@@ -9,7 +9,7 @@ import msgspec
 from headrace.contract.columns import KEY
 from headrace.domain.event import EventKind, EventStatus, NewEvent
 from headrace.domain.rejected import Rule
-from headrace.engine.documents import BATCH_ROWS, SPARE, Documents, Row, object_id
+from headrace.engine.documents import SPARE, Documents, Row, object_id
 from headrace.engine.javascript import LINES_MAX, JavaScript, Outcome
 
 
@@ -77,10 +77,9 @@ def _drop_twins(documents: Documents) -> None:
         f" from {SPARE}"
     )
     twins = f"rowid in (select place from ({ranked}) where back > 1)"
-    found = documents.con.cursor().execute(
+    for rows in documents.chunks(
         f"select {documents.row} from {SPARE} where {twins} order by rowid"
-    )
-    while rows := found.fetchmany(BATCH_ROWS):
+    ):
         for row in rows:
             message = f"The transformation made {row[0][:80]!r} of a later record too; that stands."
             documents.reject(row, Rule.DUPLICATE_KEY, message)

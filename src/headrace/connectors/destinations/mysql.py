@@ -21,6 +21,7 @@ from headrace.connectors.families.portable import (
     PortableDestination,
 )
 from headrace.connectors.families.table_source import side_of
+from headrace.contract.chunks import VECTOR_ROWS
 from headrace.contract.columns import Column, decimal_of, quoted
 from headrace.contract.destination import DestinationMaker, Rows
 from headrace.contract.side import Side
@@ -31,7 +32,6 @@ from headrace.domain.secret import Secret
 from headrace.domain.task import OF_TASKS
 from headrace.observe import faults
 
-ROWS_AT_ONCE: Final = 2_048  # in memory, however long they are
 STATEMENT_BYTES: Final = 4 << 20  # of an INSERT, where the server takes as much
 MODE: Final = "ANSI_QUOTES,NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE"
 NO_PADDING_SINCE: Final = (8, 0, 17)  # MySQL's collation that tells all texts apart
@@ -106,7 +106,7 @@ class _Mysql(Dialect):
         driver: Any = con.connection.driver_connection
         head = f"insert into {quoted(stage.name)} ({', '.join(map(quoted, names))}) values "
         landed = 0
-        reader = found.to_arrow_reader(ROWS_AT_ONCE)
+        reader = found.to_arrow_reader(VECTOR_ROWS)
         for values in _statements(reader, min(packet // 2, STATEMENT_BYTES)):
             if len(values) + len(head.encode()) >= packet:
                 raise Refused(

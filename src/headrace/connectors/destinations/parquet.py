@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Final
 import duckdb
 import msgspec
 
-from headrace.connectors.families.duckdb_file import our_type
+from headrace.connectors.families.duckdb_file import confine, our_type
 from headrace.connectors.families.duckdb_table import DuckdbSnapshot
 from headrace.connectors.families.paging import page_of
 from headrace.connectors.families.table_source import side_of
@@ -98,8 +98,7 @@ class Parquet:
             raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
         paths = ", ".join(literal(str(folder / file)) for file in files)
         with duckdb.connect() as con:
-            con.execute(f"set memory_limit = '{self._tools.memory_bytes // 2 // 1_000_000}MB'")
-            con.execute(f"set temp_directory = {literal(str(self._tools.spool / 'duckdb'))}")
+            confine(con, self._tools)
             relation = f"read_parquet([{paths}], union_by_name=true)"
             yield side_of(DuckdbSnapshot(con, relation, table, self._tools))
 
@@ -156,8 +155,7 @@ class ParquetLoad:
         self._folder = folder
         self._target = target
         con = duckdb.connect(str(tools.spool / "parquet-stage.duckdb"))
-        con.execute(f"set memory_limit = '{tools.memory_bytes // 2 // 1_000_000}MB'")
-        con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
+        confine(con, tools)
         con.execute(f"set allowed_directories = [{literal(f'{folder}/')}]")
         self.con: duckdb.DuckDBPyConnection | None = con
         self._con = con

@@ -23,6 +23,7 @@ from headrace.connectors.families import postgres, sql
 from headrace.connectors.families.paging import page_of
 from headrace.connectors.families.postgres_table import PostgresSnapshot
 from headrace.connectors.families.table_source import side_of
+from headrace.contract.chunks import VECTOR_ROWS, buffered
 from headrace.contract.columns import ATTRIBUTES, FILE, Column, decimal_of, quoted
 from headrace.contract.destination import (
     NOTE_DAYS,
@@ -32,7 +33,6 @@ from headrace.contract.destination import (
     Page,
     Rows,
     Target,
-    buffered,
 )
 from headrace.contract.side import Side
 from headrace.contract.spec import Config, Spec
@@ -53,7 +53,6 @@ BATCH_ROWS: Final = 16_384
 BATCH_CELLS: Final = 1_000_000  # a wide table's batches have fewer rows
 BATCH_BYTES: Final = 1 << 20  # a batch of so many is a long one too
 LONG_BYTES: Final = 16_000_000  # of rows that are encoded at once
-VECTOR_ROWS: Final = 2_048  # that DuckDB gives at once at least
 BUFFER_BYTES: Final = 64_000_000  # of rows that are ahead of the COPYs
 COPIES_MAX: Final = 4
 NAME_BYTES_MAX: Final = 63
@@ -547,8 +546,8 @@ class _Feed:
         self._json = {column.name for column in rows.columns if column.type == "json"}
         self._readers = [_Reader(reader) for reader in _readers(rows, text)]
         # Each COPY holds a batch, and of rows that are long a batch is a lot.
-        few = bool(rows.streams) or rows.row_bytes * VECTOR_ROWS < LONG_BYTES
-        self.is_long = self._readers[0].is_long and few
+        has_room = bool(rows.streams) or rows.row_bytes * VECTOR_ROWS < LONG_BYTES
+        self.is_long = self._readers[0].is_long and has_room
 
     def copy(self, con: psycopg.Connection[tuple[Any, ...]], into: str, number: int) -> int:
         """Send batches until there are none; return the rows that PostgreSQL counted.

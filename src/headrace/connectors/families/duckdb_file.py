@@ -47,9 +47,14 @@ def connect(path: Path, tools: Tools, *, read_only: bool = False) -> duckdb.Duck
         else:
             if waited:
                 tools.waiting(None)
-            limit(con, tools.memory_bytes // 2)
-            con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
+            confine(con, tools)
             return con
+
+
+def confine(con: duckdb.DuckDBPyConnection, tools: Tools) -> None:
+    """Hold a connection to half of a run's memory; what has no room goes into the spool."""
+    limit(con, tools.memory_bytes // 2)
+    con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
 
 
 def limit(con: duckdb.DuckDBPyConnection, memory_bytes: int) -> None:

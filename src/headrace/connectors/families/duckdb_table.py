@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import duckdb
 
 from headrace.connectors.families.table_source import moment_of, number_of, selected
 from headrace.contract.canonical import DUCKDB
+from headrace.contract.chunks import VECTOR_ROWS
 from headrace.contract.columns import decimal_of, literal, ours_of, quoted, text_of
 from headrace.contract.side import CursorKind, TableColumn
 from headrace.contract.source import Stream
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Refused
-
-ROWS_AT_ONCE: Final = 2_048  # in memory, however long they are
 
 
 class DuckdbSnapshot:
@@ -76,7 +74,7 @@ class DuckdbSnapshot:
     def pour(self, query: str, path: Path) -> int:
         import pyarrow.csv as arrow_csv
 
-        reader = self._con.execute(query).to_arrow_reader(ROWS_AT_ONCE)
+        reader = self._con.execute(query).to_arrow_reader(VECTOR_ROWS)
         plain = arrow_csv.WriteOptions(include_header=False)
         rows = 0
         with (

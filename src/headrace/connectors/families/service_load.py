@@ -6,6 +6,7 @@ from typing import Final
 import duckdb
 
 from headrace.connectors.families.ledger import Ledger
+from headrace.contract.chunks import chunks
 from headrace.contract.columns import DOCUMENT, FILE
 from headrace.contract.destination import Rows
 from headrace.contract.tools import Tools
@@ -59,7 +60,7 @@ class ServiceLoad:
             found = rows.con.execute(f"select {key}, {DOCUMENT}, {file} from ({rows.sql})")
             batch: list[Sent] = []
             size = 0
-            while chunk := found.fetchmany(most):
+            for chunk in chunks(found, most):
                 for one in chunk:
                     more = sent_bytes(one[1])
                     if batch and (len(batch) == most or size + more > bytes_max):
