@@ -207,6 +207,7 @@ def run(described: str, benches: Callable[..., Mapping[str, Callable]]) -> None:
     bars = Bars(sys.argv[0], judged=not given.short)
     csv = lineitem(0.02 if given.short else 1)
     folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
+    os.environ["TMPDIR"] = str(folder)  # what a peer leaves behind goes with it
     load = os.getloadavg()
     print(f"{os.cpu_count()} cores, load {load[0]:.1f}, {csv.stat().st_size / 1e6:.0f} MB CSV")
     try:
