@@ -367,15 +367,14 @@ def preview_rows(
 
 
 def _sampled(order: Order, limit: int) -> tuple[list[Column], list[dict[str, Any]]]:
-    import duckdb
-
     from headrace.connectors.families.paging import plain
+    from headrace.contract.instance import instance
     from headrace.engine.layout import lay_out
 
     with spooled(_spool_of(order)) as spool:
         tools = tools_for(order, spool)
         source = make_source(order.source_type, order.source_input, tools)
-        with contextlib.closing(source), duckdb.connect() as con:
+        with contextlib.closing(source), instance() as con:
             scans = list(source.scans(con))
             if tools.bad and not scans:
                 raise tools.bad[0].error

@@ -9,6 +9,7 @@ import msgspec
 from headrace.contract.chunks import BUFFER_BYTES_MIN, chunks
 from headrace.contract.columns import DOCUMENT, FILE, KEY
 from headrace.contract.destination import DocumentRules
+from headrace.contract.instance import another
 from headrace.domain.errors import TooManyRejected
 from headrace.domain.rejected import RAW_BYTES_MAX, Rejected, Rule
 from headrace.engine.plan import Plan
@@ -81,7 +82,7 @@ class Documents:
 
     def chunks(self, query: str) -> Iterator[list[Any]]:
         """Yield what a query gives, while the connection is used for other things."""
-        cursor = self.con.cursor()
+        cursor = another(self.con)
         # Nothing is ahead: documents may be long.
         cursor.execute(f"set streaming_buffer_size = '{BUFFER_BYTES_MIN}B'")
         yield from chunks(cursor.execute(query), BATCH_ROWS)

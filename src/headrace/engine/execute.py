@@ -17,6 +17,7 @@ import duckdb
 
 from headrace.contract.columns import duckdb_type, literal, quoted
 from headrace.contract.destination import Counts, Destination, Load, Rows, Target
+from headrace.contract.instance import instance, instance_in
 from headrace.contract.source import Deleting, File, Scan, Source
 from headrace.domain.books import Books, FileBooks, Receipt, TableBooks
 from headrace.domain.errors import (
@@ -121,6 +122,9 @@ def _executed(
             _keep(plan, source, con, load, fitted[0])
         if plan.keys:
             _keep_those(plan, con, load, fitted[0])
+    if load.con is not None and (stager.width >= WIDE or stager.row_bytes >= LONG):
+        # Nothing is on its way through us any more. Of other tables DuckDB would only keep more.
+        load.con.execute(f"set memory_limit = '{plan.memory_bytes * 4 // 5 // 1_000_000}MB'")
     journal.told("committing", rows=sum(count.landed for count in staged.counts))
     faults.reach("child.before_commit")
     signer = _Signer(plan, staged, known.segments, digests, landed, with_file=stager.with_file)
@@ -349,7 +353,7 @@ def _finish(
 
 
 def scratch(plan: Plan) -> duckdb.DuckDBPyConnection:
-    con = duckdb.connect(str(plan.spool / "scratch.duckdb") if plan.key else ":memory:")
+    con = instance_in(plan.spool) if plan.key else instance()
     limit(con, plan)
     return con
 

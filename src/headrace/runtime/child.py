@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from headrace.assembly import read_table, sample, streams, work, work_phases, work_pushes
+from headrace.contract.instance import prepare
 from headrace.domain.books import Receipt
 from headrace.domain.errors import (
     Cancelled,
@@ -37,6 +38,7 @@ from headrace.runtime import messages
 from headrace.service.queue import told
 
 TOLD_EVERY_S: Final = 0.2
+IDLE_S: Final = 0.01  # without an order: then there is time
 PR_SET_PDEATHSIG: Final = 1
 NICE: Final = 5
 
@@ -128,11 +130,16 @@ class Child:
         os._exit(0)
 
     def serve(self) -> None:
-        """Do runs until the process ends."""
+        """Do runs until the process ends; make ready for the next one while there is none."""
         threading.Thread(target=self.listen, daemon=True).start()
         self.say(messages.Ready())
         while True:
-            self._work(self._orders.get())
+            try:
+                order = self._orders.get(timeout=IDLE_S)
+            except queue.Empty:
+                prepare()
+                order = self._orders.get()
+            self._work(order)
 
     def _work(self, given: messages.Work) -> None:
         faults.reach("child.started")
@@ -213,13 +220,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.nice(NICE)
-    import duckdb  # warm: half a second that no run waits for
-
-    import headrace.connectors.destinations.duckdb
+    import headrace.connectors.destinations.duckdb  # warm: half a second that no run waits for
     import headrace.connectors.sources.csv
     import headrace.engine.execute  # noqa: F401
 
-    duckdb.connect(":memory:").close()
+    prepare()
     Child().serve()
 
 

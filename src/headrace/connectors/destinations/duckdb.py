@@ -13,7 +13,7 @@ import duckdb
 import msgspec
 
 from headrace.connectors.families import sql
-from headrace.connectors.families.duckdb_file import connect, limit, our_type
+from headrace.connectors.families.duckdb_file import opened, our_type
 from headrace.connectors.families.duckdb_table import DuckdbSnapshot
 from headrace.connectors.families.paging import page_of
 from headrace.connectors.families.table_source import side_of
@@ -67,7 +67,7 @@ class Duckdb:
         parent = self._path.parent
         if not parent.is_dir():
             raise Misconfigured(f"There is no folder {parent}.", field="input.path")
-        with self._connected():
+        with opened(self._path, self._tools):
             pass
 
     def table_for(self, wanted: str | None, stream: str) -> str:
@@ -79,34 +79,23 @@ class Duckdb:
     def load(self, target: Target) -> Load:
         if target.table.startswith(("_headrace_", "__headrace_")) or not target.table:
             raise Misconfigured(f"{target.table!r} cannot be a table's name.", field="table")
-        return DuckdbLoad(connect(self._path, self._tools), target, self._tools.memory_bytes)
+        return DuckdbLoad(opened(self._path, self._tools), target)
 
     def read(self, table: str, limit: int, cursor: str | None) -> Page:
         if not self._path.exists():
             raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
-        with self._connected() as con:
+        with opened(self._path, self._tools) as con:
             return read_page(con, table, limit, cursor)
 
     @contextlib.contextmanager
     def side(self, table: str) -> Iterator[Side]:
         if not self._path.exists():
             raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
-        con = connect(self._path, self._tools, read_only=True)
-        try:
-            if not _exists(con, table):
+        with opened(self._path, self._tools, read_only=True) as con:
+            if not _kind(con, table):
                 raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
             con.execute("begin transaction")
             yield side_of(DuckdbSnapshot(con, quoted(table), table, self._tools))
-        finally:
-            con.close()
-
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        con = connect(self._path, self._tools)
-        try:
-            yield con
-        finally:
-            con.close()
 
     def close(self) -> None:
         pass
@@ -114,7 +103,7 @@ class Duckdb:
 
 def read_page(con: duckdb.DuckDBPyConnection, table: str, limit: int, cursor: str | None) -> Page:
     """Read a page of a table in rowid order; also used beside a running load."""
-    if not _exists(con, table):
+    if not _kind(con, table):
         raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
     found = con.execute(
         f"select rowid as __headrace_rowid, * from {quoted(table)}"
@@ -125,15 +114,15 @@ def read_page(con: duckdb.DuckDBPyConnection, table: str, limit: int, cursor: st
     return page_of(names, found.fetchall(), limit)
 
 
-def _exists(con: duckdb.DuckDBPyConnection, table: str) -> bool:
-    return bool(
-        con.execute(
-            "select 1 from duckdb_tables() where schema_name = 'main' and lower(table_name) ="
-            " lower($1) union all select 1 from duckdb_views() where schema_name = 'main'"
-            " and not internal and lower(view_name) = lower($1)",
-            [table],
-        ).fetchone()
-    )
+def _kind(con: duckdb.DuckDBPyConnection, table: str) -> str:
+    """Return `table` or `view`, or nothing if there is neither."""
+    found = con.execute(
+        "select 'table' from duckdb_tables() where schema_name = 'main' and lower(table_name) ="
+        " lower($1) union all select 'view' from duckdb_views() where schema_name = 'main'"
+        " and not internal and lower(view_name) = lower($1)",
+        [table],
+    ).fetchone()
+    return str(found[0]) if found else ""
 
 
 class DuckdbLoad:
@@ -141,14 +130,19 @@ class DuckdbLoad:
 
     stages = True
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, target: Target, memory_bytes: int) -> None:
-        self._memory_bytes = memory_bytes
+    def __init__(
+        self,
+        file: contextlib.AbstractContextManager[duckdb.DuckDBPyConnection],
+        target: Target,
+    ) -> None:
+        self._file = contextlib.ExitStack()
+        con = self._file.enter_context(file)
         self.con: duckdb.DuckDBPyConnection | None = con
         self._con = con
         self._target = target
         self._table = quoted(target.table)
         # What is merged into a table is written there; what takes its place is the stage itself.
-        self.temporary = target.action in KEYED and _exists(con, target.table)
+        self.temporary = target.action in KEYED and bool(_kind(con, target.table))
         own = f"_{hashlib.sha256(target.scope.encode()).hexdigest()[:16]}" if target.inner else ""
         self._stage = f"{STAGE}{own}"
         self.stage = quoted(self._stage)
@@ -211,7 +205,6 @@ class DuckdbLoad:
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         con, target = self._con, self._target
         con.execute("set preserve_insertion_order = false")  # a table has no order
-        limit(con, self._memory_bytes * 4 // 5)  # nothing is on its way through us any more
         con.begin()
         self._check_fence()
         counts = self._apply()
@@ -247,13 +240,13 @@ class DuckdbLoad:
         columns = staged = [name for name, _ in self._columns(self._stage)]
         with_file = FILE in columns
         columns = [name for name in columns if name not in sql.INTERNAL]
-        exists = _exists(con, target.table)
-        if exists:
-            self._refuse_view()
+        exists = _kind(con, target.table)
+        if exists == "view":
+            raise Refused(f"{target.table!r} is a view.", field="table")
         if not exists and target.action in sql.NEED_A_TABLE:
             return sql.without_table(target.action, self._stage_counts(with_file=with_file))
         if not exists or (target.action is Action.REPLACE and not self._stays()):
-            return self._swap(exists=exists, with_file=with_file)
+            return self._swap(exists=bool(exists), with_file=with_file)
         replaced_out = 0
         after: list[str] = []
         if target.action is Action.REPLACE and not target.within:
@@ -321,8 +314,9 @@ class DuckdbLoad:
         return self._con.execute(text).fetchall()
 
     def _stage_counts(self, *, with_file: bool) -> dict[str, int]:
-        file = FILE if with_file else "''"
-        return dict(self._query(f"select {file}, count(*) from {self.stage} group by 1"))
+        what = f"{FILE}, count(*)" if with_file else "'', count(*)"
+        by = " group by 1" if with_file else ""
+        return dict(self._query(f"select {what} from {self.stage}{by}"))
 
     def _swap(self, *, exists: bool, with_file: bool) -> Counts:
         """Put the stage in the table's place by a rename: no row is written again."""
@@ -367,18 +361,11 @@ class DuckdbLoad:
 
     def _columns(self, table: str) -> list[tuple[str, str]]:
         """Return name and type of a table's columns; none without a table."""
-        if table != self._stage and not _exists(self._con, table):
+        if table != self._stage and not _kind(self._con, table):
             return []  # a table of DuckDB's own may have the name
         # duckdb_columns() would look at every column that there is.
         found = self._con.execute(f"describe {quoted(table)}").fetchall()
         return [(name, type_) for name, type_, *_ in found]
-
-    def _refuse_view(self) -> None:
-        if self._con.execute(
-            "select 1 from duckdb_views() where lower(view_name) = lower(?) and not internal",
-            [self._target.table],
-        ).fetchone():
-            raise Refused(f"{self._target.table!r} is a view.", field="table")
 
     def _stays(self) -> bool:
         """Tell whether a replace leaves the table, and changes its rows."""
@@ -387,17 +374,15 @@ class DuckdbLoad:
 
     def _has_dependants(self) -> bool:
         """Tell whether a rename would lose something that hangs on the table."""
-        name = [self._target.table]
-        where = "where lower(table_name) = lower(?)"
-        return any(
-            self._con.execute(f"select 1 from {what}", name).fetchone()
-            for what in (
-                f"duckdb_indexes() {where}",
-                f"duckdb_constraints() {where}",
-                f"duckdb_tables() {where} and comment is not null",
-                f"duckdb_columns() {where} and comment is not null",
-            )
+        where = "where lower(table_name) = lower($1)"
+        found = self._con.execute(
+            f"select 1 from duckdb_indexes() {where}"
+            f" union all select 1 from duckdb_constraints() {where}"
+            f" union all select 1 from duckdb_tables() {where} and comment is not null"
+            f" union all select 1 from duckdb_columns() {where} and comment is not null",
+            [self._target.table],
         )
+        return found.fetchone() is not None
 
     def _evolve(self, columns: list[str]) -> frozenset[str]:
         there = {
@@ -434,7 +419,7 @@ class DuckdbLoad:
 
     def _close(self) -> None:
         self._closed = True
-        self._con.close()
+        self._file.close()
 
     def close(self) -> None:
         """Let go of the file."""

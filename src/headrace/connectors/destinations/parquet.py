@@ -24,6 +24,7 @@ from headrace.connectors.families.paging import page_of
 from headrace.connectors.families.table_source import side_of
 from headrace.contract.columns import FILE, Column, duckdb_type, literal, quoted
 from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
+from headrace.contract.instance import instance, instance_in
 from headrace.contract.side import Side
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
@@ -82,7 +83,7 @@ class Parquet:
             raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
         paths = ", ".join(literal(str(folder / file)) for file in files)
         start = int(cursor or 0)
-        with duckdb.connect() as con:
+        with instance() as con:
             found = con.execute(
                 f"select row_number() over () - 1 as place, * from read_parquet([{paths}],"
                 f" union_by_name=true) limit {limit + 1} offset {start}"
@@ -97,7 +98,7 @@ class Parquet:
         if not (files := _manifest(folder)["files"]):
             raise NotFound(f"There is no table {table!r} yet.", hint="Has a run succeeded?")
         paths = ", ".join(literal(str(folder / file)) for file in files)
-        with duckdb.connect() as con:
+        with instance() as con:
             confine(con, self._tools)
             relation = f"read_parquet([{paths}], union_by_name=true)"
             yield side_of(DuckdbSnapshot(con, relation, table, self._tools))
@@ -154,7 +155,7 @@ class ParquetLoad:
     def __init__(self, folder: Path, target: Target, tools: Tools) -> None:
         self._folder = folder
         self._target = target
-        con = duckdb.connect(str(tools.spool / "parquet-stage.duckdb"))
+        con = instance_in(tools.spool)
         confine(con, tools)
         con.execute(f"set allowed_directories = [{literal(f'{folder}/')}]")
         self.con: duckdb.DuckDBPyConnection | None = con

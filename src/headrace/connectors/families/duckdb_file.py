@@ -1,13 +1,19 @@
 """DuckDB files: opening one, and what its types are here."""
 
+import contextlib
+import os
 import re
+import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import duckdb
 
 from headrace.contract.columns import literal
+from headrace.contract.instance import another, instance
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Refused, Unavailable
 
@@ -16,14 +22,41 @@ LOCK_RETRY_S: Final = 0.2
 _HELD_BY: Final = re.compile(r"\(PID (\d+)\)")
 
 
-def connect(path: Path, tools: Tools, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
-    """Open the file; wait, and tell for whom, while another process holds it."""
+@dataclass(slots=True)
+class _Open:
+    """A file that this process has open: DuckDB lets a process open a file once."""
+
+    con: duckdb.DuckDBPyConnection  # nobody's: those made of it are closed with it
+    read_only: bool
+    users: int = 0
+
+
+_lock = threading.Lock()
+_open: dict[str, _Open] = {}
+
+
+@contextlib.contextmanager
+def opened(
+    path: Path, tools: Tools, *, read_only: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Lend a connection to the file; wait, and tell for whom, while another process holds it.
+
+    Raises Refused if it cannot be opened, or this process has it open the other way.
+    """
+    con = _waited_for(path, tools, read_only=read_only)
+    try:
+        yield con
+    finally:
+        _let_go(path, con)
+
+
+def _waited_for(path: Path, tools: Tools, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     until = time.monotonic() + LOCK_WAIT_S
     waited = False
     while True:
         try:
-            con = duckdb.connect(str(path), read_only=read_only)
-        except duckdb.IOException as error:
+            con = _shared(path, tools, read_only=read_only)
+        except duckdb.Error as error:
             text = str(error)
             if "Could not set lock" not in text:
                 if "not a valid DuckDB" in text or "serialization" in text.lower():
@@ -47,19 +80,43 @@ def connect(path: Path, tools: Tools, *, read_only: bool = False) -> duckdb.Duck
         else:
             if waited:
                 tools.waiting(None)
-            confine(con, tools)
             return con
+
+
+def _shared(path: Path, tools: Tools, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    """Open the file, or share what is open."""
+    key = os.path.realpath(path)
+    with _lock:
+        if found := _open.get(key):
+            if found.read_only is not read_only:
+                raise Refused(
+                    f"{path.name} is being {'read' if found.read_only else 'written'} by this very"
+                    " run.",
+                    hint="Load into another file than the one that is read.", field="input.path",
+                )  # fmt: skip
+        else:
+            con = instance(path, read_only=read_only)
+            confine(con, tools)
+            found = _open[key] = _Open(con, read_only)
+        found.users += 1
+        return another(found.con)
+
+
+def _let_go(path: Path, con: duckdb.DuckDBPyConnection) -> None:
+    key = os.path.realpath(path)
+    with _lock:  # who comes next finds the file closed
+        con.close()
+        found = _open[key]
+        found.users -= 1
+        if not found.users:
+            del _open[key]
+            found.con.close()
 
 
 def confine(con: duckdb.DuckDBPyConnection, tools: Tools) -> None:
     """Hold a connection to half of a run's memory; what has no room goes into the spool."""
-    limit(con, tools.memory_bytes // 2)
+    con.execute(f"set memory_limit = '{tools.memory_bytes // 2 // 1_000_000}MB'")
     con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
-
-
-def limit(con: duckdb.DuckDBPyConnection, memory_bytes: int) -> None:
-    """Hold a connection to so much memory."""
-    con.execute(f"set memory_limit = '{memory_bytes // 1_000_000}MB'")
 
 
 def our_type(type_: str) -> str:

@@ -8,7 +8,7 @@ import duckdb
 import msgspec
 
 from headrace.connectors.families import files
-from headrace.connectors.families.duckdb_file import connect
+from headrace.connectors.families.duckdb_file import opened
 from headrace.connectors.families.duckdb_table import DuckdbSnapshot
 from headrace.connectors.families.table_source import Snapshot, TableConfig, TableSource
 from headrace.contract.columns import quoted
@@ -35,28 +35,20 @@ class Duckdb(TableSource):
     @contextmanager
     def _snapshot(self, threads: int) -> Iterator[Snapshot]:
         path = files.one_file(self._config.path, self._tools)
-        try:
-            con = connect(path, self._tools, read_only=True)
-        except duckdb.ConnectionException as error:
-            raise Refused(
-                f"{path.name} is being written by this very run.",
-                hint="Load into another file than the one that is read.", field="input.path",
-            ) from error  # fmt: skip
-        try:
-            con.execute("set timezone = 'UTC'")
-            # A query and a view are their author's; the files of this machine are not.
-            con.execute("set enable_external_access = false")
-            con.execute("set lock_configuration = true")
-            con.execute("begin transaction")
-            config = self._config
-            table = f"{quoted(config.schema)}.{quoted(config.table)}"
-            relation = f"({config.query})" if config.query else table
-            yield DuckdbSnapshot(con, relation, self._name, self._tools)
-        except duckdb.Error as error:
-            line = str(error).partition("\n")[0][:300]
-            raise Refused(f"DuckDB refused: {line}", field="input") from error
-        finally:
-            con.close()
+        with opened(path, self._tools, read_only=True) as con:
+            try:
+                con.execute("set timezone = 'UTC'")
+                # A query and a view are their author's; the files of this machine are not.
+                con.execute("set enable_external_access = false")
+                con.execute("set lock_configuration = true")
+                con.execute("begin transaction")
+                config = self._config
+                table = f"{quoted(config.schema)}.{quoted(config.table)}"
+                relation = f"({config.query})" if config.query else table
+                yield DuckdbSnapshot(con, relation, self._name, self._tools)
+            except duckdb.Error as error:
+                line = str(error).partition("\n")[0][:300]
+                raise Refused(f"DuckDB refused: {line}", field="input") from error
 
 
 CONNECTOR: Final[SourceMaker] = Duckdb  # type: ignore[assignment]  # its config is narrower

@@ -1,0 +1,73 @@
+"""Instances of DuckDB: each run has one of its own.
+
+To make one and to look at its catalogue for the first time takes 40 ms. A process that waits for
+work makes the next one meanwhile, and a file is attached to it.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from headrace.contract.columns import literal, quoted
+
+_EMPTY: Final = "memory"  # the database that each instance begins with
+_ready: list[duckdb.DuckDBPyConnection] = []
+
+
+def instance(path: Path | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+    """Return a connection to an instance that nobody else has: in memory, or of a file.
+
+    Raises duckdb.Error if the file cannot be opened.
+    """
+    try:
+        con = _ready.pop()
+    except IndexError:
+        con = duckdb.connect()
+    if path is None:
+        return con
+    try:
+        mode = ", read_only" if read_only else ""
+        con.execute(f"attach {literal(str(path))} (type duckdb{mode})")
+        _use(con)
+    except duckdb.BinderException as error:
+        con.close()
+        if "already exists" not in str(error):
+            raise
+        return duckdb.connect(str(path), read_only=read_only)  # its name is that of the empty one
+    except BaseException:
+        con.close()
+        raise
+    return con
+
+
+def instance_in(folder: Path) -> duckdb.DuckDBPyConnection:
+    """Return a connection to an instance of a new file in a folder, which goes with the folder."""
+    return instance(Path(tempfile.mkdtemp(prefix="duckdb-", dir=folder), "scratch.duckdb"))
+
+
+def another(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Return one more connection to an instance, which uses the file that is attached to it."""
+    other = con.cursor()
+    _use(other)
+    return other
+
+
+def _use(con: duckdb.DuckDBPyConnection) -> None:
+    """Make the only database that is attached, or the empty one, the one that is meant."""
+    found = con.execute(
+        "select database_name from duckdb_databases() where not internal"
+        f" order by database_name = '{_EMPTY}' limit 1"
+    ).fetchone()
+    assert found
+    con.execute(f"use {quoted(found[0])}")
+
+
+def prepare() -> None:
+    """Make an instance for the next who asks, if there is none."""
+    if _ready:
+        return
+    con = duckdb.connect()
+    con.execute("select 1 from duckdb_columns()").fetchone()  # its own views are bound at first
+    _ready.append(con)

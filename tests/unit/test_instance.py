@@ -1,0 +1,135 @@
+"""Instances of DuckDB: whose they are, and what a file's name may be."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import duckdb
+import pytest
+
+from headrace.connectors.families.duckdb_file import opened
+from headrace.contract import instance as instances
+from headrace.contract.instance import another, instance, instance_in, prepare
+from headrace.domain.errors import Refused
+
+OTHER = """
+import duckdb, sys
+try:
+    duckdb.connect(sys.argv[1]).execute("select 1")
+except duckdb.IOException as error:
+    sys.exit("Could not set lock" not in str(error))
+else:
+    sys.exit("it is open")
+"""
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> SimpleNamespace:
+    return SimpleNamespace(spool=tmp_path, memory_bytes=100_000_000)
+
+
+def held(path: Path) -> bool:
+    """Tell whether another process finds the file held."""
+    return not subprocess.run([sys.executable, "-c", OTHER, str(path)], check=False).returncode
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "memory.duckdb",
+        "Memory.a.db",
+        "temp.duckdb",
+        "system.db",
+        "main.duckdb",
+        "a b.duckdb",
+        'it\'s "q".db',
+    ],
+)
+def test_a_file_of_any_name_is_the_database_that_is_meant(tmp_path, name):
+    path = tmp_path / name
+    with instance(path) as con:
+        con.execute("create table t as select 1 as a")
+    with duckdb.connect(str(path)) as con:
+        assert con.execute("from t").fetchall() == [(1,)]
+        con.execute("create view v as from t")
+        [(plain,)] = con.execute("select current_database()").fetchall()
+    with instance(path) as con:  # a view may name its database
+        assert con.execute(
+            f'select a from "{plain.replace(chr(34), chr(34) * 2)}".main.v'
+        ).fetchone()
+
+
+def test_what_is_prepared_is_given_once_and_is_empty(monkeypatch):
+    monkeypatch.setattr(instances, "_ready", [])
+    prepare()
+    prepare()
+    assert len(instances._ready) == 1
+    one, other = instance(), instance()
+    one.execute("set threads = 1; create table t as select 1")
+    assert other.execute("select count(*) from duckdb_tables()").fetchone() == (0,)
+    assert instances._ready == []
+
+
+def test_two_stages_in_one_folder_are_not_one(tmp_path):
+    with instance_in(tmp_path) as one, instance_in(tmp_path) as other:
+        one.execute("create table t as select 1")
+        assert other.execute("select count(*) from duckdb_tables()").fetchone() == (0,)
+        assert another(one).execute("from t").fetchall() == [(1,)]
+
+
+def test_a_file_that_is_open_is_shared_in_this_process_and_held_against_others(tmp_path, tools):
+    path = tmp_path / "t.duckdb"
+    with opened(path, tools) as one:
+        one.execute("create table t as select 1 as a")
+        found = []
+
+        def read() -> None:
+            with opened(path, tools) as other:
+                found.extend(other.execute("from t").fetchall())
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        reader.join()
+        assert found == [(1,)]
+        assert held(path)
+        one.execute("insert into t values (2)")  # the other's end has not closed it
+    assert not held(path)
+    with duckdb.connect(str(path)) as con:
+        assert con.execute("select sum(a) from t").fetchone() == (3,)
+
+
+def test_who_opened_a_file_first_may_close_it_first(tmp_path, tools):
+    path = tmp_path / "t.duckdb"
+    first, second = opened(path, tools), opened(path, tools)
+    first.__enter__().execute("create table t as select 1 as a")
+    con = second.__enter__()
+    first.__exit__(None, None, None)
+    assert con.execute("from t").fetchall() == [(1,)]
+    assert held(path)
+    second.__exit__(None, None, None)
+    assert not held(path)
+
+
+def test_a_file_is_not_written_while_this_process_reads_it(tmp_path, tools):
+    path = tmp_path / "t.duckdb"
+    with opened(path, tools) as con:
+        con.execute("create table t as select 1 as a")
+    with (
+        opened(path, tools, read_only=True), pytest.raises(Refused, match="being read"),
+        opened(path, tools),
+    ):  # fmt: skip
+        pass
+    with opened(path, tools) as con:
+        con.execute("insert into t values (2)")
+
+
+def test_what_is_no_duckdb_file_is_told_so_and_may_be_mended(tmp_path, tools):
+    path = tmp_path / "t.duckdb"
+    path.write_bytes(b"SQLite format 3\0" * 1000)
+    with pytest.raises(Refused, match="is not a DuckDB file"), opened(path, tools):
+        pass
+    path.unlink()
+    with opened(path, tools) as con:
+        con.execute("create table t as select 1 as a")
