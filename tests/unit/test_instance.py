@@ -125,6 +125,27 @@ def test_a_file_is_not_written_while_this_process_reads_it(tmp_path, tools):
         con.execute("insert into t values (2)")
 
 
+@pytest.mark.parametrize("name", ["t.duckdb", "memory.duckdb"])
+def test_a_process_that_has_time_later_lets_go_of_the_file_at_once(
+    tmp_path, tools, monkeypatch, name
+):
+    for kept in ("_ready", "_spent"):
+        monkeypatch.setattr(instances, kept, [])
+    monkeypatch.setattr(instances, "_prepares", False)
+    prepare()
+    path = tmp_path / name
+    with opened(path, tools) as con:
+        con.execute("create table t as select 1 as a")
+        assert held(path)
+    assert not held(path)
+    assert not Path(f"{path}.wal").exists()
+    with opened(path, tools) as con:  # what was left is ended before there is another one
+        assert instances._spent == []
+        assert con.execute("from t").fetchall() == [(1,)]
+    prepare()
+    assert (len(instances._ready), len(instances._spent)) == (1, 0)
+
+
 def test_what_is_no_duckdb_file_is_told_so_and_may_be_mended(tmp_path, tools):
     path = tmp_path / "t.duckdb"
     path.write_bytes(b"SQLite format 3\0" * 1000)

@@ -4,6 +4,7 @@ To make one and to look at its catalogue for the first time takes 40 ms. A proce
 work makes the next one meanwhile, and a file is attached to it.
 """
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,8 @@ from headrace.contract.columns import literal, quoted
 
 _EMPTY: Final = "memory"  # the database that each instance begins with
 _ready: list[duckdb.DuckDBPyConnection] = []
+_spent: list[duckdb.DuckDBPyConnection] = []
+_prepares = False
 
 
 def instance(path: Path | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
@@ -21,6 +24,7 @@ def instance(path: Path | None = None, *, read_only: bool = False) -> duckdb.Duc
 
     Raises duckdb.Error if the file cannot be opened.
     """
+    _end_spent()
     try:
         con = _ready.pop()
     except IndexError:
@@ -42,6 +46,26 @@ def instance(path: Path | None = None, *, read_only: bool = False) -> duckdb.Duc
     return con
 
 
+def let_go(con: duckdb.DuckDBPyConnection) -> None:
+    """End an instance: its file is closed now, the rest of it where the process has time.
+
+    Nobody may use another connection to it any more.
+    """
+    if _prepares and (name := _database(con)) != _EMPTY:
+        with contextlib.suppress(duckdb.Error):  # what is committed is in the log beside the file
+            con.execute(f"use {_EMPTY}")
+            con.execute(f"detach {quoted(name)}")
+            _spent.append(con)
+            return
+    con.close()
+
+
+def _end_spent() -> None:
+    with contextlib.suppress(IndexError):
+        while True:
+            _spent.pop().close()
+
+
 def instance_in(folder: Path) -> duckdb.DuckDBPyConnection:
     """Return a connection to an instance of a new file in a folder, which goes with the folder."""
     return instance(Path(tempfile.mkdtemp(prefix="duckdb-", dir=folder), "scratch.duckdb"))
@@ -56,16 +80,23 @@ def another(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
 
 def _use(con: duckdb.DuckDBPyConnection) -> None:
     """Make the only database that is attached, or the empty one, the one that is meant."""
+    con.execute(f"use {quoted(_database(con))}")
+
+
+def _database(con: duckdb.DuckDBPyConnection) -> str:
     found = con.execute(
         "select database_name from duckdb_databases() where not internal"
         f" order by database_name = '{_EMPTY}' limit 1"
     ).fetchone()
     assert found
-    con.execute(f"use {quoted(found[0])}")
+    return str(found[0])
 
 
 def prepare() -> None:
-    """Make an instance for the next who asks, if there is none."""
+    """Make an instance for the next who asks, if there is none; end what is left of others."""
+    global _prepares
+    _prepares = True
+    _end_spent()
     if _ready:
         return
     con = duckdb.connect()

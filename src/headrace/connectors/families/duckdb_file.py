@@ -13,7 +13,7 @@ from typing import Final
 import duckdb
 
 from headrace.contract.columns import literal
-from headrace.contract.instance import another, instance
+from headrace.contract.instance import another, instance, let_go
 from headrace.contract.tools import Tools
 from headrace.domain.errors import Refused, Unavailable
 
@@ -110,7 +110,7 @@ def _let_go(path: Path, con: duckdb.DuckDBPyConnection) -> None:
         found.users -= 1
         if not found.users:
             del _open[key]
-            found.con.close()
+            let_go(found.con)
 
 
 def confine(con: duckdb.DuckDBPyConnection, tools: Tools) -> None:
