@@ -150,6 +150,7 @@ class SearchLoad:
         self._stage = f"stage_{target.fence}"
         self._files: list[str] = []
         self._staged: dict[str, int] = {}  # rows by file
+        self._whole = False  # the stage takes the place of the records: its text is made with it
 
     def begin(self) -> str | None:
         with _told():
@@ -170,7 +171,10 @@ class SearchLoad:
                 f"create table {self._stage} (id integer primary key, object_id text not null"
                 " unique, body text not null, file integer)"
             )
-            if target.action in WHOLE:
+            self._whole = target.action in WHOLE or (
+                target.action in (Action.SAVE, Action.APPEND) and self._is_empty()
+            )
+            if self._whole:
                 db.execute(f"create virtual table {self._stage}_text using fts5(text)")
             db.execute("commit")
         return None
@@ -210,7 +214,7 @@ class SearchLoad:
         marks = "?, ?, ?" if with_file else "?, ?, null"
         db.execute("begin immediate")
         db.executemany(f"insert into {self._stage} (object_id, body, file) values ({marks})", chunk)
-        if self._target.action in WHOLE:
+        if self._whole:
             db.execute(
                 f"insert into {self._stage}_text (rowid, text) select id, {_TEXT}"
                 f" from {self._stage} where id > ?",
@@ -254,8 +258,14 @@ class SearchLoad:
                 return self._delete()
             case Action.PARTIAL | Action.PARTIAL_NO_CREATE:
                 return self._partial(create=self._target.action is Action.PARTIAL)
+            case _ if self._whole and self._is_empty():
+                return self._replace()
             case _:
+                self._db.execute(f"drop table if exists {self._stage}_text")
                 return self._save()
+
+    def _is_empty(self) -> bool:
+        return self._db.execute("select 1 from records limit 1").fetchone() is None
 
     def _by_file(self, where: str) -> dict[str, int]:
         found = self._db.execute(
