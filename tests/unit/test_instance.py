@@ -63,6 +63,7 @@ def test_a_file_of_any_name_is_the_database_that_is_meant(tmp_path, name):
 
 def test_what_is_prepared_is_given_once_and_is_empty(monkeypatch):
     monkeypatch.setattr(instances, "_ready", [])
+    monkeypatch.setattr(instances, "_prepares", False)  # and so again after the test
     prepare()
     prepare()
     assert len(instances._ready) == 1

@@ -43,19 +43,22 @@ def opened(
 
     Raises Refused if it cannot be opened, or this process has it open the other way.
     """
-    con = _waited_for(path, tools, read_only=read_only)
+    key = os.path.realpath(path)  # once: a link may change
+    con = _waited_for(path, key, tools, read_only=read_only)
     try:
         yield con
     finally:
-        _let_go(path, con)
+        _let_go(key, con)
 
 
-def _waited_for(path: Path, tools: Tools, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+def _waited_for(
+    path: Path, key: str, tools: Tools, *, read_only: bool
+) -> duckdb.DuckDBPyConnection:
     until = time.monotonic() + LOCK_WAIT_S
     waited = False
     while True:
         try:
-            con = _shared(path, tools, read_only=read_only)
+            con = _shared(path, key, tools, read_only=read_only)
         except duckdb.Error as error:
             text = str(error)
             if "Could not set lock" not in text:
@@ -83,9 +86,8 @@ def _waited_for(path: Path, tools: Tools, *, read_only: bool) -> duckdb.DuckDBPy
             return con
 
 
-def _shared(path: Path, tools: Tools, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+def _shared(path: Path, key: str, tools: Tools, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     """Open the file, or share what is open."""
-    key = os.path.realpath(path)
     with _lock:
         if found := _open.get(key):
             if found.read_only is not read_only:
@@ -98,12 +100,12 @@ def _shared(path: Path, tools: Tools, *, read_only: bool) -> duckdb.DuckDBPyConn
             con = instance(path, read_only=read_only)
             confine(con, tools)
             found = _open[key] = _Open(con, read_only)
+        con = another(found.con)
         found.users += 1
-        return another(found.con)
+        return con
 
 
-def _let_go(path: Path, con: duckdb.DuckDBPyConnection) -> None:
-    key = os.path.realpath(path)
+def _let_go(key: str, con: duckdb.DuckDBPyConnection) -> None:
     with _lock:  # who comes next finds the file closed
         con.close()
         found = _open[key]
