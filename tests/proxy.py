@@ -8,7 +8,10 @@ from urllib.parse import urlsplit
 
 
 class Proxy:
-    """Passes bytes on. `cut_after`: bytes from the client after which both sides are cut."""
+    """Passes bytes on. `cut_after`: bytes from the client after which both sides are cut.
+
+    `stall_after`: bytes from the server after which nothing is passed on any more.
+    """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
@@ -17,6 +20,7 @@ class Proxy:
         self.refuses = False
         self.stalls = threading.Event()
         self.cut_after: int | None = None
+        self.stall_after: int | None = None
         self.cuts = 0
         self.connections = 0
         self._open: list[socket.socket] = []
@@ -46,7 +50,9 @@ class Proxy:
             while data := source.recv(65536):
                 while self.stalls.is_set() and not self._done:
                     threading.Event().wait(0.05)
-                passed += len(data) if counted else 0
+                passed += len(data)
+                if not counted and self.stall_after is not None and passed > self.stall_after:
+                    self.stalls.set()
                 if counted and self.cut_after is not None and passed > self.cut_after:
                     self.cuts += 1
                     break

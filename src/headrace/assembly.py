@@ -369,7 +369,7 @@ def preview_rows(
 def _sampled(order: Order, limit: int) -> tuple[list[Column], list[dict[str, Any]]]:
     from headrace.connectors.families.paging import plain
     from headrace.contract.instance import instance
-    from headrace.engine.layout import lay_out
+    from headrace.engine.layout import HEAD_BYTES, lay_out
 
     with spooled(_spool_of(order)) as spool:
         tools = tools_for(order, spool)
@@ -384,8 +384,11 @@ def _sampled(order: Order, limit: int) -> tuple[list[Column], list[dict[str, Any
                 memory_bytes=order.memory_bytes, threads=order.threads, spool=spool,
             )  # fmt: skip
             fitted = lay_out(plan, scans[:1], con)[0]
-            sql = fitted.rows(fitted.scan.files[:1], with_file=False)
-            found = con.execute(f"{sql} limit {limit}").fetchall()
+            found: list[tuple[Any, ...]] = []
+            for file in (fitted.scan.head(fitted.scan.files[0], HEAD_BYTES), fitted.scan.files[0]):
+                if file is not None and len(found) < limit:  # its beginning says enough, mostly
+                    sql = fitted.rows([file], with_file=False)
+                    found = con.execute(f"{sql} limit {limit}").fetchall()
             names = [column.name for column in fitted.columns]
             rows = [dict(zip(names, map(plain, row), strict=True)) for row in found]
     return list(fitted.columns), rows

@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import duckdb
+import psycopg
 import pytest
 
+from tests.proxy import proxied
 from tests.serving import KEY, serving
 
 
@@ -132,6 +134,28 @@ def test_an_interrupt_exits_130_and_leaves_the_old_table(tmp_path):
     assert process.returncode == 130, (out, err)
     with duckdb.connect(str(tmp_path / "o.duckdb")) as con:
         assert con.execute("select count(*) from t").fetchone()[0] == 1
+
+
+def test_an_interrupt_is_seen_while_the_source_is_silent(tmp_path, fresh_database):
+    """The rows of a large table are loaded while they come: also the wait for them can be ended."""
+    with psycopg.connect(fresh_database, autocommit=True) as con:
+        con.execute(
+            "create table t as select n, repeat('x', 150) from generate_series(1, 300000) n"
+        )
+    with proxied(fresh_database) as (proxy, url):
+        proxy.stall_after = 8 << 20
+        process = subprocess.Popen(
+            [sys.executable, "-m", "headrace", "ingest", f"{url}#t", "o.duckdb"],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert proxy.stalls.wait(60)
+        time.sleep(1)  # what had come is read
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        out, err = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 20
+    assert b"Traceback" not in err
+    assert process.returncode == 130, (out, err)
 
 
 def test_runs_logs_and_cancel_of_a_server(tmp_path):

@@ -1,8 +1,11 @@
 """The native reader and counter: right where they answer, and silent where they should be."""
 
+import ctypes
 import datetime as dt
 import decimal
 import gc
+import threading
+import time
 from pathlib import Path
 
 import duckdb
@@ -341,3 +344,59 @@ def test_many_files_are_read_as_each_of_them_alone(tmp_path_factory, bodies, chu
     assert together.records == len(expected)
     assert together.stopped_at == len(b"a,b\n" + bodies[-1])
     assert together.place == sum(len(b"a,b\n" + body) for body in bodies)
+
+
+def growing(tmp_path, parts, *, pause=0.004, end=text.GROWN, chunk=64):
+    """Write a file in parts while it is read; return what was read, and the stream."""
+    path = tmp_path / "growing.csv"
+    path.write_bytes(parts[0])
+    growth = ctypes.c_int64(text.GROWING)
+    stream = text.CsvStream(
+        str(path), [("integer", 0, 0), ("text", 0, 0)], delimiter=",", quote='"', header=True,
+        chunk_bytes=chunk, growth=growth,
+    )  # fmt: skip
+
+    def write():
+        with path.open("ab", buffering=0) as out:
+            for part in parts[1:]:
+                time.sleep(pause)
+                out.write(part)
+        growth.value = end
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        return pa.RecordBatchReader.from_stream(stream), stream
+    finally:
+        stream.writer = thread
+
+
+WRITTEN = b'id,t\n1,"a ""b"", c"\n22,\n333,"l1\nl2"\n\n4444,"\xc3\xa4"\n5,last'
+LANDED = [(1, 'a "b", c'), (22, None), (333, "l1\nl2"), (4444, "ä"), (5, "last")]
+
+
+@pytest.mark.parametrize("cut", range(5, len(WRITTEN), 3))
+def test_a_file_that_grows_is_read_to_its_end_wherever_its_parts_are_cut(tmp_path, cut):
+    reader, stream = growing(tmp_path, [WRITTEN[:cut], WRITTEN[cut : cut + 5], WRITTEN[cut + 5 :]])
+    found = [tuple(row.values()) for row in reader.read_all().to_pylist()]
+    assert found == LANDED
+    assert (stream.records, stream.stopped_at) == (5, len(WRITTEN))
+    stream.writer.join()
+
+
+def test_a_file_whose_writer_gives_up_does_not_end_well(tmp_path):
+    reader, stream = growing(tmp_path, [WRITTEN[:20], WRITTEN[20:]], end=text.CUT)
+    with pytest.raises(pa.ArrowInvalid, match=MISFIT):
+        reader.read_all()
+    assert stream.stopped_at is None
+    stream.writer.join()
+
+
+def test_who_waits_for_a_file_to_grow_can_be_stopped(tmp_path):
+    reader, stream = growing(tmp_path, [WRITTEN[:20], WRITTEN[20:]], pause=3)
+    begun = time.monotonic()
+    threading.Timer(0.1, stream.stop).start()
+    with pytest.raises(OSError, match="stopped"):
+        reader.read_all()
+    assert time.monotonic() - begun < 2
+    stream.writer.join()

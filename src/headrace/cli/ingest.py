@@ -165,13 +165,24 @@ class _Done:
 
 
 def _stop_on_interrupt(journal: TerminalJournal) -> None:
-    """Make the first Ctrl-C a cancel, so that what is staged is cleaned up; the second ends it."""
+    """Make the first Ctrl-C a cancel, so that what is staged is cleaned up; the second ends it.
+
+    It is seen at once, also while this thread waits for rows outside of Python.
+    """
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
 
     def cancel(_signal: int, _frame: object) -> None:
-        journal.cancelled.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    def watch() -> None:
+        while number := os.read(told, 1):
+            if number[0] == signal.SIGINT:
+                journal.cancelled.set()
+
     signal.signal(signal.SIGINT, cancel)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    threading.Thread(target=watch, name="headrace-signals", daemon=True).start()
 
 
 def _print_nothing(why: Unchanged, *, as_json: bool, run: str) -> None:

@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define RECORD_MAX 2000000 /* bytes; as in csv_text.py */
@@ -64,6 +65,9 @@ struct left {
     int64_t offset, size, record, file;
 };
 
+/* A file that is read while it is written: it grows, is whole, or its writer has given up. */
+enum growth { GROWN, GROWING, CUT };
+
 /* What a reader tells when it has ended. */
 struct report {
     int64_t records, place;        /* so far */
@@ -72,6 +76,7 @@ struct report {
     int64_t left, left_max;        /* records that were passed over; how many may be */
     struct left *lefts;            /* room for so many */
     int64_t closed;                /* a member that is no column ends it all */
+    int64_t *growing;              /* how the file is, while it is written; 0: it is whole */
 };
 
 struct reader {
@@ -596,14 +601,19 @@ static enum outcome record(
 
 #include "json.h"
 
-/* Move what is left to the front and read on. 0 for an error. */
+/* Move what is left to the front and read on; of a file that grows, wait for more. 0 for an error. */
 static int refill(struct reader *reader) {
+    struct report *report = reader->report;
+    const struct timespec pause = {.tv_nsec = 2000000};
     size_t left = reader->length - reader->place;
     memmove(reader->buffer, reader->buffer + reader->place, left);
     reader->offset += (int64_t)reader->place;
     reader->place = 0;
     reader->length = left;
     while (reader->length + reader->chunk + PADDING <= reader->capacity) {
+        /* Looked at first: to what was whole before it was read, nothing is added. */
+        int64_t growth =
+            report->growing ? __atomic_load_n(report->growing, __ATOMIC_ACQUIRE) : GROWN;
         ssize_t got = pread(
             reader->fd, reader->buffer + reader->length, reader->chunk,
             reader->offset + (int64_t)reader->length);
@@ -612,6 +622,14 @@ static int refill(struct reader *reader) {
         if (got < 0) {
             reader->error_number = errno;
             return 0;
+        }
+        if (growth == CUT || (growth == GROWING && report->stop)) {
+            reader->error_number = growth == CUT ? EPIPE : ECANCELED;
+            return 0;
+        }
+        if (growth == GROWING && got == 0) {
+            nanosleep(&pause, 0);
+            continue;
         }
         reader->length += (size_t)got;
         reader->at_end = got == 0;
@@ -629,7 +647,11 @@ static int odd(struct reader *reader) {
 }
 
 static int failed(struct reader *reader, int number) {
-    strcpy(reader->error, "headrace: the file cannot be read");
+    if (number == EPIPE) /* who gave up tells why to whoever reads the exact way */
+        return odd(reader);
+    strcpy(
+        reader->error,
+        number == ECANCELED ? "headrace: stopped" : "headrace: the file cannot be read");
     return number ? number : EIO;
 }
 
@@ -829,10 +851,8 @@ static int get_next(struct ArrowArrayStream *stream, struct ArrowArray *out) {
         return 0;
     if (report->odd_at >= 0)
         return odd(reader);
-    if (report->stop) {
-        strcpy(reader->error, "headrace: stopped");
-        return ECANCELED;
-    }
+    if (report->stop)
+        return failed(reader, ECANCELED);
     struct block *block = take_block(reader);
     if (!block)
         return ENOMEM;

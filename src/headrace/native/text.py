@@ -21,6 +21,7 @@ GLIMPSE_BYTES: Final = 1 << 16  # at once
 MARK_BYTES: Final = 8 << 20
 DIGITS_MAX: Final = 38  # of a decimal that is read here
 WHOLE: Final = 1 << 62
+GROWN, GROWING, CUT = range(3)  # of a file that is read while it is written
 _NAME: Final = b"arrow_array_stream"  # PyCapsule keeps the pointer
 
 Kind = Literal["text", "integer", "decimal", "date", "float", "timestamp", "boolean", "json"]
@@ -41,7 +42,7 @@ class _Report(Structure):
     _fields_ = (
         ("records", c_int64), ("place", c_int64), ("stopped_at", c_int64), ("odd_at", c_int64),
         ("stop", c_int64), ("left", c_int64), ("left_max", c_int64), ("lefts", ctypes.c_void_p),
-        ("closed", c_int64),
+        ("closed", c_int64), ("growing", POINTER(c_int64)),
     )  # fmt: skip
 
 
@@ -207,10 +208,16 @@ class CsvStream(_Stream):
     def __init__(
         self, path: str, columns: Sequence[tuple[Kind, int, int]], *, delimiter: str, quote: str,
         header: bool, begin: int = 0, end: int = WHOLE, chunk_bytes: int = CHUNK_BYTES,
-        left_max: int = 0,
+        left_max: int = 0, growth: c_int64 | None = None,
     ) -> None:  # fmt: skip
+        """`growth`: what becomes of a file that is still written.
+
+        The stream waits while it is GROWING; when it is CUT it fails as if a row did not fit.
+        """
         super().__init__(path, columns, begin, end, chunk_bytes, left_max)
         self._form = (header, ord(delimiter), ord(quote))
+        if growth is not None:
+            self._report.growing = ctypes.pointer(growth)
 
     def _open(self, stream: ctypes.c_void_p) -> int:
         found: int = library().headrace_csv_open(

@@ -146,7 +146,8 @@ class MysqlSnapshot:
         self._split = split
         self._name = table or "query"
         self._is_table = bool(table)
-        self._tools = tools
+        name = self._name
+        self.told: Callable[[int], None] = lambda done: tools.told(f"reading {name}", done=done)
 
     def quoted(self, name: str) -> str:
         return _quoted(name)
@@ -203,9 +204,20 @@ class MysqlSnapshot:
             selected(self.relation, columns, [*conditions, *part], self.quoted)
             for part in (self._ranges() if shared else []) or [[]]
         ]
-        if len(queries) == 1:
-            return self.pour(queries[0], path)
         return self._poured(queries, path)
+
+    def large(self) -> int:
+        if not self._is_table:
+            return 0
+        with self._con.cursor() as cursor:
+            cursor.execute(
+                "select data_length from information_schema.tables"
+                " where table_schema = database() and table_name = %s",
+                [self._name],
+            )
+            row = cursor.fetchone()
+        size = int(row[0] or 0) if row else 0  # a view has none
+        return size if size >= LARGE_BYTES else 0
 
     def _ranges(self) -> list[list[str]]:
         """Return conditions that cut the table into parts by its key; none where they are few."""
@@ -227,6 +239,8 @@ class MysqlSnapshot:
 
     def _poured(self, queries: Sequence[str], path: Path) -> int:
         """Have every connection take queries until none is left; return the rows in all."""
+        if not wire.available():
+            return sum(self._copy_slowly(query, path) for query in queries)
         out = _Out(path)
 
         def stop() -> None:
@@ -238,17 +252,12 @@ class MysqlSnapshot:
         with contextlib.closing(out):
             return shared_out(
                 queries, self._cons, lambda con, query: _rows(con, query, out.write, out.proceed),
-                lambda: self._tools.told(f"reading {self._name}", done=out.bytes), stop,
+                lambda: self.told(out.bytes), stop,
             )  # fmt: skip
 
     def pour(self, query: str, path: Path) -> int:
-        if not wire.available():
-            return self._copy_slowly(query, path)
-        with path.open("ab") as out:
-            return _rows(
-                self._con, query, out.write,
-                lambda: self._tools.told(f"reading {self._name}", done=out.tell()),
-            )  # fmt: skip
+        path.touch()
+        return self._poured([query], path)
 
     def _copy_slowly(self, query: str, path: Path) -> int:
         """Do the same where the native library was not built: a Python object a cell."""
@@ -258,7 +267,7 @@ class MysqlSnapshot:
             for some in chunks(cursor, ROWS_AT_ONCE):
                 count += len(some)
                 out.write(b"".join(b",".join(map(_cell, row)) + b"\n" for row in some))
-                self._tools.told(f"reading {self._name}", done=out.tell())
+                self.told(out.tell())
         return count
 
     def value(self, query: str) -> str | None:

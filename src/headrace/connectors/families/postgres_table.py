@@ -1,13 +1,16 @@
 """A table, view or query of PostgreSQL, read by COPY in one snapshot over several connections."""
 
+import contextlib
 import itertools
 import os
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import psycopg
 from psycopg import errors, pq
 
 from headrace.connectors.families import postgres
@@ -22,6 +25,7 @@ from headrace.native import wire
 
 LARGE_BYTES: Final = 32 << 20  # of a table that several connections read
 CONNECTIONS_MAX: Final = 4
+CANCEL_S: Final = 2.0
 RANGES: Final = 8  # of a large table, for each connection: they do not end at once
 PARALLEL: Final = (  # what digests cost the planner does not know
     "parallel_tuple_cost = 0", "parallel_setup_cost = 0", "jit = off",
@@ -88,7 +92,7 @@ class PostgresSnapshot:
         self.relation = f"({query})" if query else self._table
         self._con = con
         self._name = name
-        self._tools = tools
+        self.told: Callable[[int], None] = lambda done: tools.told(f"reading {name}", done=done)
         self._connect = connect
         self._threads = min(threads, CONNECTIONS_MAX)
         dressed(con)
@@ -198,6 +202,14 @@ class PostgresSnapshot:
             stack.callback(os.close, file)
             return self._poured(cons, queries, file)
 
+    def large(self) -> int:
+        if not self._table:
+            return 0
+        [(size,)] = self._con.execute(
+            "select coalesce(pg_table_size(to_regclass(%s)), 0)", [self._table]
+        ).fetchall()
+        return int(size) if size >= LARGE_BYTES else 0
+
     def _ranges(self) -> list[list[str]]:
         """Return conditions that cut a large table into parts; none for anything else."""
         if not self._table or self._threads < 2 or self._con.info.server_version < RANGES_SINCE:
@@ -227,12 +239,11 @@ class PostgresSnapshot:
 
         def stop() -> None:
             drain.stop()
-            for con in cons:
-                con.cancel()
+            _cut(cons)
 
         return shared_out(
             queries, cons, lambda con, query: _copied(con, query, file, drain),
-            lambda: self._tools.told(f"reading {self._name}", done=drain.bytes), stop,
+            lambda: self.told(drain.bytes), stop,
         )  # fmt: skip
 
 
@@ -242,6 +253,19 @@ def dressed(con: postgres.Connection) -> None:
     con.execute("set intervalstyle = 'postgres'")
     con.execute("set extra_float_digits = 1")
     con.execute("set client_encoding = 'UTF8'")
+
+
+def _cut(cons: Sequence[postgres.Connection]) -> None:
+    """Have nobody wait for connections any more, and the server work for none."""
+    for con in cons:
+        with (
+            contextlib.suppress(OSError, psycopg.Error),  # it is closed
+            socket.socket(fileno=os.dup(con.pgconn.socket)) as line,
+        ):
+            line.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(psycopg.Error):  # it does not answer, then none does
+        for con in cons:
+            con.cancel_safe(timeout=CANCEL_S)
 
 
 def _copied(con: postgres.Connection, query: str, file: int, drain: wire.Drain) -> int:

@@ -6,6 +6,7 @@ the piece before must have stopped there.
 
 import itertools
 from collections.abc import Mapping, Sequence
+from ctypes import c_int64
 from pathlib import Path
 
 import duckdb
@@ -30,18 +31,19 @@ class QuickCsv(QuickStreams):
     def __init__(
         self, con: duckdb.DuckDBPyConnection, files: Sequence[File], cells: Sequence[Cell],
         types: Mapping[str, str], tools: Tools, *, delimiter: str, quote: str, header: bool,
-        in_order: bool, threads: int,
+        in_order: bool, threads: int, growth: c_int64 | None = None,
     ) -> None:  # fmt: skip
+        """`growth`: of files that are still written, as CsvStream knows it; each is one piece."""
         kinds = [_kind(types[cell.column.name]) for cell in cells]
         columns = [kind or TEXT for kind in kinds]
         streams: dict[str, list[text.CsvStream]] = {}
         for file in files:
-            pieces = 1 if in_order else threads
+            pieces = 1 if in_order or growth is not None else threads
             marks = cuts(file.path, Path(file.path).stat().st_size, pieces)
             streams[file.path] = [
                 text.CsvStream(
                     file.path, columns, delimiter=delimiter, quote=quote, header=header,
-                    begin=begin, end=end, left_max=0 if in_order else LEFT_MAX,
+                    begin=begin, end=end, left_max=0 if in_order else LEFT_MAX, growth=growth,
                 )
                 for begin, end in itertools.pairwise([0, *marks, text.WHOLE])
             ]  # fmt: skip

@@ -102,8 +102,9 @@ class QuickStreams:
 
     def complete(self) -> bool:
         for path, named in self._streams.items():
-            begins = [stream.begin for _, stream in named[1:]]
-            if [stream.stopped_at for _, stream in named] != [*begins, self._sizes[path]]:
+            ends = [stream.begin for _, stream in named[1:]]
+            ends.append(Path(self._read[path]).stat().st_size)
+            if [stream.stopped_at for _, stream in named] != ends:
                 return False
         return True
 

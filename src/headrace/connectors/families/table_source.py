@@ -11,18 +11,19 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Final, Protocol, TypeVar
+from typing import Annotated, Final, Protocol, TypeVar, runtime_checkable
 
 import duckdb
 import msgspec
 
 from headrace.connectors.families import files
 from headrace.connectors.families.csv_scan import CsvForm, CsvScan, judge_names
+from headrace.connectors.families.pouring import PouredScan, Pouring
 from headrace.contract.canonical import Dialect
 from headrace.contract.columns import literal
 from headrace.contract.side import Side, TableColumn
@@ -31,6 +32,7 @@ from headrace.contract.spec import Config
 from headrace.contract.tools import Known, Tools
 from headrace.domain.errors import Invalid, Misconfigured, Refused, Unchanged
 from headrace.domain.position import GIVEN, Edge
+from headrace.native import text
 
 Con = TypeVar("Con")
 TOLD_S: Final = 0.2
@@ -180,6 +182,16 @@ class Snapshot(Protocol):
         """Return the tables and views that can be read, sorted."""
 
 
+@runtime_checkable
+class Pourable(Snapshot, Protocol):
+    """A snapshot of which a large table can be copied by a thread of its own."""
+
+    told: Callable[[int], None]  # called now and then with the bytes that were copied
+
+    def large(self) -> int:
+        """Return about how many bytes a table has that takes its time; 0 for any other."""
+
+
 def side_of(
     source: Snapshot, columns: Sequence[TableColumn] | None = None, where: str = "",
     cursor: TableColumn | None = None,
@@ -201,6 +213,7 @@ class TableSource:
         self._config = config
         self._tools = tools
         self._keys: CsvScan | None = None
+        self._pourings: list[Pouring] = []
         self._only: str | None = None
 
     @property
@@ -222,19 +235,45 @@ class TableSource:
 
     def scans(self, con: duckdb.DuckDBPyConnection) -> Iterator[Scan]:
         threads = con.execute("select current_setting('threads')").fetchone() or (1,)
-        with self._snapshot(int(threads[0])) as source:
+        with ExitStack() as stack:
+            source = stack.enter_context(self._snapshot(int(threads[0])))
             columns, cursor = self._chosen(source)
             reading = _Reading(
                 source, self._name, columns, cursor, self._config, self._tools, self._only
             )
+            names = [column.name for column in columns]
+            types = {column.name: column.type for column in columns if column.type != "infer"}
+            form = CsvForm(mapping=types | self._config.mapping, unmapped="infer")
+            if pouring := self._poured(reading, source, stack):
+                pouring.begin()
+                yield PouredScan(pouring, names, form, self._tools)
+                return
             file = reading.run(con)
             if self._tools.key_columns is not None and self._tools.range is None:
                 key = self._tools.key_columns([column.name for column in columns])
                 self._keys = CsvScan([reading.keys(key)], key, CsvForm(), self._tools)
-        names = [column.name for column in columns]
-        types = {column.name: column.type for column in columns if column.type != "infer"}
-        form = CsvForm(mapping=types | self._config.mapping, unmapped="infer")
         yield CsvScan([file], names, form, self._tools)
+
+    def _poured(self, reading: "_Reading", source: Snapshot, stack: ExitStack) -> Pouring | None:
+        """Return the reading as one that goes on while its rows are loaded, where that pays.
+
+        It takes over the connection. None: the table is small, or more than its rows are wanted.
+        """
+        plain = self._tools.key_columns is None and self._only is None and text.available()
+        if not (plain and reading.is_whole() and isinstance(source, Pourable)):
+            return None
+        if not (size := source.large()):
+            return None
+        file, own = reading.begun(size), stack.pop_all()
+
+        def pour() -> int:
+            with own:
+                return reading.pour(file)
+
+        pouring = Pouring(file, pour, self._tools)
+        source.told = pouring.proceed
+        self._pourings.append(pouring)
+        return pouring
 
     def keys(self) -> Scan | None:
         return self._keys
@@ -281,7 +320,8 @@ class TableSource:
         return [there[name] for name in names], cursor
 
     def close(self) -> None:
-        pass
+        for pouring in self._pourings:
+            pouring.stop()
 
 
 def _edge_of(known: Known, name: str, column: str) -> Edge | None:
@@ -304,6 +344,19 @@ class _Reading:
         self._overlap = config.overlap
         self._tools = tools
         self._always = [one for one in (config.where, only) if one]
+
+    def is_whole(self) -> bool:
+        """Tell whether nothing but all rows is to be read."""
+        return self._cursor is None
+
+    def begun(self, size: int) -> File:
+        """Begin a file of all rows, of about so many bytes."""
+        path = self._headed(self._columns)
+        return File(name=self._name, path=str(path), bytes=size)
+
+    def pour(self, file: File) -> int:
+        """Append all rows to it; return how many there are."""
+        return self._copy([], Path(file.path), whole=True)
 
     def run(self, con: duckdb.DuckDBPyConnection) -> File:
         """Read what there is to read. Raises Unchanged if there is nothing new."""
