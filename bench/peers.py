@@ -9,6 +9,7 @@ where they land. Fails when headrace is not as much quicker as it should be. Wha
 
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import sysconfig
@@ -21,7 +22,7 @@ import psycopg
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.databases import KEY, SAFE, changes, copied, settled
+from bench.databases import KEY, SAFE, UPSERT, changes, copied, settled
 from bench.measure import BIN, SQL, TYPES, Bars, ingest, peer, run, spread, timed
 from bench.memory import copy
 from bench.run import split
@@ -81,6 +82,12 @@ else:
 """
 
 
+ALONE = "DuckDB alone"  # its own statements, without books: what nobody who writes with it beats
+READ = """
+import duckdb, sys
+con = duckdb.connect(sys.argv[2])
+con.execute("create table t as select * from read_json($1, columns=$2)", [sys.argv[1], {columns!r}])
+"""
 LINES = {"DECIMAL(15,2)": "DOUBLE", "DATE": "TIMESTAMP"}
 
 
@@ -163,11 +170,21 @@ def raced(
             if rows != expected:
                 bars.tell(who, f"{rows:,} rows landed, not {expected:,}")
             walls.setdefault(who, []).append(wall)
+    judged(walls, bars, least)
+
+
+def judged(walls: dict[str, list[float]], bars: Bars, least: dict[str, float]) -> None:
+    """Hold what every peer has taken against our time, and tell it of what DuckDB takes alone."""
     ours = walls["headrace"]
     print(f"  headrace {spread(ours)}")
+    if bare := walls.pop(ALONE, None):
+        print(f"  {ALONE} {spread(bare)}")
     for who, found in walls.items():
         if who != "headrace" and found:
             bars.race(who, ours, found, least.get(who, 1.0))
+            if bare:
+                ratio = statistics.median(found) / statistics.median(bare)
+                bars.tell(f"{who}, against {ALONE}", f"takes {ratio:.2f} x its time")
 
 
 def limited(command: Sequence) -> float:
@@ -267,6 +284,9 @@ class Races:
             runners["ingestr"] = self.fresh(
                 "ingestr", "main.t", peers.ingestr(f"jsonl://{path}", "t", end, "main.t")
             )
+        types = {name: LINES.get(SQL[type_], SQL[type_]) for name, type_ in TYPES.items()}
+        alone = [sys.executable, "-c", READ.format(columns=types), path, self.end("alone")]
+        runners[ALONE] = self.fresh("alone", "t", alone)
         least = {"dlt": 5.0, "ingestr": 5.0}
         raced(runners, self.rounds, self.bars, wanted, least)
 
@@ -346,6 +366,10 @@ class Races:
         runners["headrace"] = again("headrace", "t", merge)
         timed(merge)
         rows = counted(end, "t")
+        shutil.copyfile(self.folder / "kept-headrace.duckdb", self.folder / "kept-alone.duckdb")
+        script = UPSERT.format(columns={name: SQL[type_] for name, type_ in TYPES.items()})
+        alone = [sys.executable, "-c", script, change, self.end("alone")]
+        runners[ALONE] = again("alone", "t", alone)
         if "dlt" in peers.python:
             end = str(self.end("dlt"))
             keep("dlt", peers.dlt("csv", str(self.csv), end))
