@@ -26,6 +26,8 @@ def size_bytes(text: str, name: str) -> int:
 SERVER_BYTES: Final = 192 << 20  # what the server's own process may come to hold
 CHILD_BYTES: Final = 128 << 20  # and a worker's before its first row
 RUN_BYTES_MIN: Final = 64 << 20  # of the rows of a run
+THREAD_BYTES: Final = 128 << 20  # of them for a thread, where there are more than
+THREADS_MIN: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,12 @@ class Settings:
     def run_memory_bytes(self) -> int:
         """What the rows of one run may take."""
         return self.child_bytes - CHILD_BYTES
+
+    @property
+    def run_threads(self) -> int:
+        """How many threads a run works with: its share of the cores, as far as its memory goes."""
+        share = (os.cpu_count() or 1) // self.runs_at_once
+        return max(min(share, self.run_memory_bytes // THREAD_BYTES), THREADS_MIN)
 
 
 def from_env(env: Mapping[str, str] | None = None, **given: object) -> Settings:

@@ -6,6 +6,7 @@ import duckdb
 import pytest
 
 from headrace.engine.stage import Stager
+from headrace.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,15 @@ def test_threads_follow_the_rows(columns, row_bytes, threads):
     stager._take_threads(quickly=False)
     threads = threads if columns > 16 else 8
     assert con.execute("select current_setting('threads')").fetchone() == (threads,)
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "workers", "threads"),
+    [(2, 1 << 30, 2, 2), (16, 1 << 30, 2, 2), (16, 8 << 30, 2, 8), (16, 8 << 30, 1, 16),
+     (64, 2 << 30, 2, 6), (1, 8 << 30, 1, 2), (16, 8 << 30, 16, 2)],
+)  # fmt: skip
+def test_a_run_takes_its_share_of_the_cores_that_its_memory_is_enough_for(
+    monkeypatch, cores, memory, workers, threads
+):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert Settings(memory_bytes=memory, workers=workers).run_threads == threads

@@ -681,7 +681,7 @@ class Runs:
             open_inside=settings.loopback,
             egress_allow=settings.egress_allow,
             memory_bytes=settings.run_memory_bytes,
-            threads=2,
+            threads=settings.run_threads,
             rejects_max=settings.rejects_max,
             hosts={"algolia": settings.algolia_host, "insights": settings.algolia_insights_host},
         )
