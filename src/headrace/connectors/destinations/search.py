@@ -1,14 +1,15 @@
 """The tenant's embedded search index: one SQLite file an index, with full text (FTS5).
 
 Records are whole JSON documents under their objectID. A load stages in chunks, so that readers and
-pushes get in between, and shows everything in one short transaction.
+pushes get in between, and shows everything in one transaction. It is short where most of the index
+is written anew: the rest is laid beside it first, and both change places.
 """
 
 import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from headrace.contract.destination import (
 )
 from headrace.contract.spec import Spec
 from headrace.contract.tools import Tools
-from headrace.domain.errors import LostClaim, NotFound
+from headrace.domain.errors import LostClaim, NotFound, Unavailable
 from headrace.domain.task import Action
 from headrace.observe import faults
 
@@ -128,6 +129,11 @@ def _open(path: Path) -> sqlite3.Connection:
     return con
 
 
+def _saved(updated: dict[str, int], total: dict[str, int]) -> Counts:
+    inserted = {name: rows - updated.get(name, 0) for name, rows in total.items()}
+    return Counts(inserted=inserted, updated=updated)
+
+
 def _merged(old: str, new: str) -> str:
     """Lay the attributes of one document over another's, at the top level, byte for byte."""
     raw = dict[str, msgspec.Raw]
@@ -151,6 +157,8 @@ class SearchLoad:
         self._files: list[str] = []
         self._staged: dict[str, int] = {}  # rows by file
         self._whole = False  # the stage takes the place of the records: its text is made with it
+        self._base = 0  # rows of the stage come behind it; records of the index stand before
+        self._state = 0  # of the file, which others' writing changes
 
     def begin(self) -> str | None:
         with _told():
@@ -176,6 +184,8 @@ class SearchLoad:
             )
             if self._whole:
                 db.execute(f"create virtual table {self._stage}_text using fts5(text)")
+            else:
+                (self._base,) = db.execute("select coalesce(max(id), 0) from records").fetchone()
             db.execute("commit")
         return None
 
@@ -210,19 +220,27 @@ class SearchLoad:
                     self._files.append(path)
             number = {path: at for at, path in enumerate(self._files)}
             chunk = [(row[0], row[1], number[row[2]]) for row in chunk]
-        (first,) = db.execute(f"select coalesce(max(id), 0) from {self._stage}").fetchone()
+        (first,) = db.execute(
+            f"select coalesce(max(id), {self._base}) from {self._stage}"
+        ).fetchone()
         marks = "?, ?, ?" if with_file else "?, ?, null"
+        row, *others = chunk
         db.execute("begin immediate")
-        db.executemany(f"insert into {self._stage} (object_id, body, file) values ({marks})", chunk)
+        insert = f"insert into {self._stage} (id, object_id, body, file) values"
+        db.execute(f"{insert} ({first + 1}, {marks})", row)  # the others follow it
+        db.executemany(f"{insert} (null, {marks})", others)
         if self._whole:
-            db.execute(
-                f"insert into {self._stage}_text (rowid, text) select id, {_TEXT}"
-                f" from {self._stage} where id > ?",
-                [first],
-            )
+            self._add_text(first)
         db.execute("commit")
-        if not first:
+        if first == self._base:
             faults.reach("child.half_staged")
+
+    def _add_text(self, after: int, last: int = 1 << 62) -> None:
+        self._db.execute(
+            f"insert into {self._stage}_text (rowid, text) select id, {_TEXT}"
+            f" from {self._stage} where id > ? and id <= ?",
+            [after, last],
+        )
 
     def keep(self, rows: Rows) -> None:
         raise NotImplementedError  # its spec says so
@@ -230,9 +248,10 @@ class SearchLoad:
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         with _told():
             db, target = self._db, self._target
+            anew = self._lay_anew()
             db.execute("begin immediate")
             self._check_fence()
-            counts = self._apply()
+            counts = self._apply() if anew is None else self._show(anew)
             (counts.rows_after,) = db.execute("select count(*) from records").fetchone()
             note = sign(counts)
             if target.tidies:
@@ -264,6 +283,72 @@ class SearchLoad:
                 self._db.execute(f"drop table if exists {self._stage}_text")
                 return self._save()
 
+    def _lay_anew(self) -> Counts | None:
+        """Make of the stage what the index is to be, where most of that is staged already.
+
+        Returns the counts; None where it is less work to change the index in place.
+        """
+        db, action = self._db, self._target.action
+        partial = action in (Action.PARTIAL, Action.PARTIAL_NO_CREATE)
+        if not partial and action not in (Action.SAVE, Action.APPEND):
+            return None
+        staged = sum(self._staged.values())
+        if self._whole or staged < CHUNK_ROWS:
+            return None
+        self._state = self._changes()
+        (there,) = db.execute("select count(*) from records").fetchone()
+        updated = self._by_file(self._known)
+        matched = sum(updated.values())
+        if there - matched > matched + staged // 4:  # to be copied; against what would be removed
+            return None
+        if partial:
+            counts = self._merge(updated, create=action is Action.PARTIAL)
+        else:
+            counts = _saved(updated, self._by_file("true"))
+        db.execute(f"create virtual table {self._stage}_text using fts5(text)")
+        for after, last in self._parts(self._stage, self._base):
+            db.execute("begin immediate")
+            self._add_text(after, last)
+            db.execute("commit")
+        for after, last in self._parts("records", 0):
+            left = f"id > {after} and id <= {last} and object_id not in (select object_id from"
+            db.execute("begin immediate")
+            db.execute(
+                f"insert into {self._stage} (id, object_id, body) select id, object_id, body"
+                f" from records where {left} {self._stage})"
+            )
+            db.execute(
+                f"insert into {self._stage}_text (rowid, text) select s.id, t.text"
+                f" from {self._stage} as s join records_text as t on t.rowid = s.id"
+                f" where s.id > {after} and s.id <= {last}"
+            )
+            db.execute("commit")
+        return counts
+
+    def _parts(self, table: str, after: int) -> Iterator[tuple[int, int]]:
+        """Yield ranges of ids, of CHUNK_ROWS rows each: after the first, up to the second."""
+        while True:
+            (last,) = self._db.execute(
+                f"select max(id) from (select id from {table} where id > ? order by id"
+                f" limit {CHUNK_ROWS})",
+                [after],
+            ).fetchone()
+            if last is None:
+                return
+            yield after, last
+            after = last
+
+    def _show(self, counts: Counts) -> Counts:
+        """Have the stage, which was made of a state of the index, take its place."""
+        if self._changes() != self._state:
+            raise Unavailable("The index was written to by somebody else meanwhile.")
+        self._put_in_place()
+        return counts
+
+    def _changes(self) -> int:
+        """Return what is another number when another connection has written."""
+        return int(self._db.execute("pragma data_version").fetchone()[0])
+
     def _is_empty(self) -> bool:
         return self._db.execute("select 1 from records limit 1").fetchone() is None
 
@@ -279,23 +364,31 @@ class SearchLoad:
         db = self._db
         counts = Counts(inserted=self._by_file("true"))
         (counts.replaced_out,) = db.execute("select count(*) from records").fetchone()
+        self._put_in_place()
+        return counts
+
+    def _put_in_place(self) -> None:
+        db = self._db
         db.execute("drop table records")
         db.execute("drop table records_text")
         faults.reach("child.in_commit")
         db.execute(f"alter table {self._stage} rename to records")
         db.execute(f"alter table {self._stage}_text rename to records_text")
-        return counts
 
     def _save(self) -> Counts:
-        updated = self._by_file(self._known)
-        total = self._by_file("true")
+        counts = _saved(self._by_file(self._known), self._by_file("true"))
         self._forget_matched()
         self._insert("true")
-        inserted = {name: rows - updated.get(name, 0) for name, rows in total.items()}
-        return Counts(inserted=inserted, updated=updated)
+        return counts
 
     def _partial(self, *, create: bool) -> Counts:
-        updated = self._by_file(self._known)
+        counts = self._merge(self._by_file(self._known), create=create)
+        self._forget_matched()
+        self._insert("true")
+        return counts
+
+    def _merge(self, updated: dict[str, int], *, create: bool) -> Counts:
+        """Lay the staged attributes over those that the records have."""
         new = self._by_file(f"not {self._known}")
         self._db.execute(
             f"update {self._stage} set body = (select merged(r.body, {self._stage}.body)"
@@ -306,8 +399,6 @@ class SearchLoad:
             self._db.execute(
                 f"delete from {self._stage} where object_id not in (select object_id from records)"
             )
-        self._forget_matched()
-        self._insert("true")
         return Counts(
             inserted=new if create else {}, updated=updated, filtered={} if create else new
         )
