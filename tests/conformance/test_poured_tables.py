@@ -10,6 +10,7 @@ from headrace.assembly import preview_rows, work
 from headrace.connectors.families import mysql_table, postgres_table, pouring
 from headrace.connectors.families.pouring import Pouring, QuickPoured
 from headrace.domain.errors import Cancelled, Refused, TooManyRejected, Unavailable
+from headrace.domain.event import EventKind
 from tests.conformance.test_table_sources import error_of, loaded, rig_of, rows, servers
 from tests.engine import Memory, order
 
@@ -104,9 +105,13 @@ def judge(rig, table="t"):
 
 def test_rows_are_read_while_they_come(rig, streams, held):
     held(lambda: until(lambda: streams and streams[0].records > 1_000, "nobody reads meanwhile"))
-    receipt = loaded(rig)
+    journal = Memory()
+    destination = ("duckdb", {"path": str(rig.folder / "o.duckdb")})
+    (rig.folder / "data").mkdir()
+    receipt = work(order(rig.folder, rig.source(), destination), journal)
     judge(rig)
     assert receipt.books.read == receipt.books.inserted == COUNT
+    assert [one.rows for one in journal.events if one.kind is EventKind.FETCH] == [COUNT]
     assert receipt.files[0].bytes > 2 << 20  # what it came to, not what was guessed
     assert receipt.files[0].books.read == COUNT
 

@@ -155,6 +155,8 @@ def test_a_run_goes_from_created_to_finished_with_its_events(api, things, versio
         assert (event["status"] is None) == (event["type"] == "log")
         assert api("GET", f"/1/runs/{run}/events/{event['eventID']}") == event
     assert {"fetch", "record", "log"} == {event["type"] for event in events["events"]}
+    [fetch] = [event for event in events["events"] if event["type"] == "fetch"]
+    assert fetch["batchSize"] == 3
     rows = api.server.client.call("GET", f"/v1/tables/{things[1]}/Products/rows")["rows"]
     assert rows == [
         {"objectID": "1", "sku": "1", "name": "Anvil", "price": 9.5},

@@ -36,6 +36,13 @@ class File:
     def records(self) -> int | None:
         return self.known if self.counting is None else self.counting.result()
 
+    @property
+    def counted(self) -> int | None:
+        """The records, if they are counted by now."""
+        if self.counting is None:
+            return self.known
+        return self.counting.result() if self.counting.done() else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:

@@ -102,9 +102,12 @@ def _executed(
     known.stager = stager = Stager(plan, load, con, journal, destination.document_rules)
     with watched(stager, journal):
         scans = scanned(plan, source, con, journal)
-        known.digests = digests = Digests([file for scan in scans for file in scan.files])
+        files = [file for scan in scans for file in scan.files]
+        known.digests = digests = Digests(files)
         there = _blamed("destination", load.columns)
-        known.staged = staged = stager.stage(lambda: lay_out(plan, scans, con, there, guesses=True))
+        with counted(plan, files, journal):
+            staged = stager.stage(lambda: lay_out(plan, scans, con, there, guesses=True))
+            known.staged = staged
         fitted = stager.fitted
         _leave_out(plan, staged, journal)
         if stager.documents:
@@ -147,8 +150,24 @@ def scanned(
         raise plan.bad[0].error
     if plan.shape.compute:
         shut(con, files, plan.spool)
-    journal.event(_fetched(plan, files))
+    if all(file.counting is None for file in files):
+        journal.event(_fetched(plan, files))
     return scans
+
+
+@contextlib.contextmanager
+def counted(plan: Plan, files: list[File], journal: Journal) -> Iterator[None]:
+    """Tell of what was fetched as soon as its records are counted: not before the work is done.
+
+    Nothing is told of what did not come.
+    """
+    try:
+        yield
+    finally:
+        counts = [file.counting for file in files if file.counting is not None]
+        lost = [one for one in counts if one.done() and (one.cancelled() or one.exception())]
+        if counts and not lost:
+            journal.event(_fetched(plan, files))
 
 
 def _children(
@@ -292,7 +311,7 @@ def _fetched(plan: Plan, files: list[File]) -> NewEvent:
         kind=EventKind.FETCH,
         status=EventStatus.SUCCEEDED,
         message=f"{len(files)} files are at hand.",
-        rows=sum(file.known or 0 for file in files),
+        rows=sum(file.counted or 0 for file in files),
         data={"files": [file.name for file in files[:100]], "table": plan.table},
     )
 

@@ -24,6 +24,7 @@ from headrace.domain.verification import By, Verification, Verify
 from headrace.engine.compare import Comparison, Found, matched
 from headrace.engine.execute import (
     RejectsTo,
+    counted,
     execute,
     scanned,
     scratch,
@@ -182,7 +183,8 @@ class _Ends:
         """Read the source as a load would; return its rows as a side."""
         scans = scanned(self.plan, self.source, con, self.journal)
         known = [Column(column.name, column.type) for column in there.columns]
-        fitted = lay_out(self.plan, scans, con, known)
+        with counted(self.plan, [file for scan in scans for file in scan.files], self.journal):
+            fitted = lay_out(self.plan, scans, con, known)
         parts = [f"({one.rows(one.scan.files, with_file=False)})" for one in fitted]
         names = ", ".join(quoted(column.name) for column in fitted[0].columns)
         relation = " union all ".join(f"select {names} from {part}" for part in parts)
