@@ -124,6 +124,18 @@ def test_a_merge_takes_them_in_their_order(rig, streams):
     assert (receipt.books.inserted, receipt.books.updated + receipt.books.unchanged) == (0, COUNT)
 
 
+def test_rows_that_are_gone_are_removed(rig, streams):
+    loaded(rig, key=("id",), action="save", deletes=True)
+    judge(rig)
+    rig.run("delete from t where id % 3 = 0")
+    receipt = loaded(rig, key=("id",), action="save", deletes=True, fence=2)
+    assert len(streams) == 2
+    assert (receipt.books.deleted, receipt.books.read) == (COUNT // 3, COUNT - COUNT // 3)
+    assert rows(rig, "select count(*), count(*) filter (id % 3 = 0) from t") == [
+        (COUNT - COUNT // 3, 0)
+    ]
+
+
 def test_few_rows_of_a_large_table(rig, streams):
     receipt = loaded(rig, source={"where": "t.id <= 3"})
     assert receipt.books.read == 3

@@ -244,23 +244,29 @@ class TableSource:
             names = [column.name for column in columns]
             types = {column.name: column.type for column in columns if column.type != "infer"}
             form = CsvForm(mapping=types | self._config.mapping, unmapped="infer")
-            if pouring := self._poured(reading, source, stack):
+            if pouring := self._poured(reading, source, names, stack):
                 pouring.begin()
                 yield PouredScan(pouring, names, form, self._tools)
                 return
             file = reading.run(con)
-            if self._tools.key_columns is not None and self._tools.range is None:
-                key = self._tools.key_columns([column.name for column in columns])
-                self._keys = CsvScan([reading.keys(key)], key, CsvForm(), self._tools)
+            self._read_keys(reading, names)
         yield CsvScan([file], names, form, self._tools)
 
-    def _poured(self, reading: "_Reading", source: Snapshot, stack: ExitStack) -> Pouring | None:
+    def _read_keys(self, reading: "_Reading", names: Sequence[str]) -> None:
+        """Read the keys of all rows, of the same state, if they are wanted."""
+        if self._tools.key_columns is not None and self._tools.range is None:
+            key = self._tools.key_columns(names)
+            self._keys = CsvScan([reading.keys(key)], key, CsvForm(), self._tools)
+
+    def _poured(
+        self, reading: "_Reading", source: Snapshot, names: Sequence[str], stack: ExitStack
+    ) -> Pouring | None:
         """Return the reading as one that goes on while its rows are loaded, where that pays.
 
-        It takes over the connection. None: the table is small, or more than its rows are wanted.
+        It takes over the connection. None: the table is small, or not all of it is wanted.
         """
-        plain = self._tools.key_columns is None and self._only is None and text.available()
-        if not (plain and reading.is_whole() and isinstance(source, Pourable)):
+        whole = self._only is None and reading.is_whole()
+        if not (whole and text.available() and isinstance(source, Pourable)):
             return None
         if not (size := source.large()):
             return None
@@ -268,7 +274,9 @@ class TableSource:
 
         def pour() -> int:
             with own:
-                return reading.pour(file)
+                rows = reading.pour(file)
+                self._read_keys(reading, names)
+                return rows
 
         pouring = Pouring(file, pour, self._tools)
         source.told = pouring.proceed
@@ -276,6 +284,8 @@ class TableSource:
         return pouring
 
     def keys(self) -> Scan | None:
+        for pouring in self._pourings:
+            pouring.wait()
         return self._keys
 
     @contextmanager
