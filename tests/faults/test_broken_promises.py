@@ -331,3 +331,33 @@ def test_rejects_are_durable_before_the_commit(tmp_path):
     assert len(kept) == segment.rows == receipt.books.rejected == 1
     assert json.loads(kept[0])["raw"] == "2,x"
     assert os.stat(tmp_path / "rejects" / segment.name).st_size == segment.bytes
+
+
+def test_a_commit_that_takes_its_time_is_told_of_while_it_lasts(tmp_path, csv_file, monkeypatch):
+    """The server ends who says nothing: a long commit would be ended, tried again, and ended."""
+    from headrace.connectors.destinations.search import SearchLoad
+
+    real = SearchLoad.commit
+
+    def slow(self, sign):
+        time.sleep(1.5)
+        return real(self, sign)
+
+    monkeypatch.setattr(SearchLoad, "commit", slow)
+    (tmp_path / "data").mkdir(exist_ok=True)
+    heard = []
+
+    class Listening(Memory):
+        def told(self, phase, **more):
+            heard.append((phase, more.get("rows"), time.monotonic()))
+            super().told(phase, **more)
+
+    source = ("csv", {"url": str(csv_file)})
+    receipt = work(order(tmp_path, source, ("search", {"indexName": "i"})), Listening())
+    told = [one for one in heard if one[0] == "committing"]
+    assert len(told) >= 3
+    assert {rows for _, rows, _ in told} == {receipt.books.inserted}
+    assert told[-1][2] - told[0][2] > 0.7
+    count = len(heard)
+    time.sleep(0.6)
+    assert len(heard) == count  # nobody goes on about it

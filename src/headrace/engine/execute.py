@@ -8,6 +8,7 @@ the whole commit with its receipt, and tells that.
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ from headrace.observe import faults
 
 T = TypeVar("T")
 WATCH_S: Final = 0.25
+LASTS_S: Final = 6 * 3600  # a commit at most
 
 
 def execute(
@@ -128,10 +130,12 @@ def _executed(
     if load.con is not None and (stager.width >= WIDE or stager.row_bytes >= LONG):
         # Nothing is on its way through us any more. Of other tables DuckDB would only keep more.
         load.con.execute(f"set memory_limit = '{plan.memory_bytes * 4 // 5 // 1_000_000}MB'")
-    journal.told("committing", rows=sum(count.landed for count in staged.counts))
+    rows = sum(count.landed for count in staged.counts)
+    journal.told("committing", rows=rows)
     faults.reach("child.before_commit")
     signer = _Signer(plan, staged, known.segments, digests, landed, with_file=stager.with_file)
-    _blamed("destination", lambda: load.commit(signer.sign))
+    with _told_on(journal, "committing", rows):
+        _blamed("destination", lambda: load.commit(signer.sign))
     faults.reach("child.committed")
     journal.advance(plan.token, signer.receipt, known.segments)
     faults.reach("child.advanced")
@@ -425,6 +429,29 @@ def watched(stager: Watched, journal: Journal) -> Iterator[None]:
         if stop:  # whatever it is, it comes of that
             raise stop[0] from None
         raise
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _told_on(journal: Journal, phase: str, rows: int) -> Iterator[None]:
+    """Tell of a phase while it lasts: who says nothing for long is taken for dead.
+
+    What lasts too long is, and who was told to stop.
+    """
+    done = threading.Event()
+    until = time.monotonic() + LASTS_S
+
+    def tell() -> None:
+        with contextlib.suppress(HeadraceError):
+            while not done.wait(WATCH_S) and time.monotonic() < until:
+                journal.told(phase, rows=rows)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
     finally:
         done.set()
         thread.join()

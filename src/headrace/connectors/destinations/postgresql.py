@@ -57,6 +57,7 @@ BUFFER_BYTES: Final = 64_000_000  # of rows that are ahead of the COPYs
 COPIES_MAX: Final = 4
 NAME_BYTES_MAX: Final = 63
 LOCK_TIMEOUT_MS: Final = 2_000
+WAIT_MS: Final = 300_000  # for a lock that others hold: then it is tried again later
 LOCK_TRIES: Final = 15
 KEYS: Final = "__headrace_keys"
 SETUP_LOCK: Final = 0x68656164726163
@@ -200,6 +201,7 @@ class PostgresqlLoad:
     def begin(self) -> str | None:
         with postgres.told():
             con, target = self._con, self._target
+            con.execute(f"set lock_timeout = {WAIT_MS}")
             con.execute("select pg_advisory_xact_lock(%s)", [SETUP_LOCK])
             con.execute(
                 f"create table if not exists {self._fences}"
