@@ -140,6 +140,8 @@ def csvs(draw) -> bytes:
 @example(
     b'a,b\n"l1\r\nl2"\n\n,"l\xff2"""\ntrue,1e3\n"1",1\n', False
 )  # a column that was not asked for
+@example(b'a,b\r\n"-5",-5\r"\n1,1,"1"\r\n1', False)  # what is cut off lies beside a broken record
+@example(b"a,b\r\n1,x\r\r\n2,y\r\n", False)  # and where it is a blank line
 @example(b'a,b\n1,"l1\nl2"\n2,"x\n3,y\n"\n4,z', True)  # pieces begin inside of quotes
 def test_a_broken_csv_is_read_as_the_slow_reader_reads_it(data, quick):
     folder = Path(tempfile.mkdtemp())

@@ -29,6 +29,7 @@ class File:
     counting: Future[int] | None = None
     text_path: str = ""  # of the bytes that positions refer to, where `path` was rewritten
     cleaned: bool = False  # `path` holds the unbroken records only
+    ambiguous: bool = False  # as its count has shown: the reader may take its records for others
     body: str = ""  # path of the file as it came, maybe packed; empty for what is no file
     version: str = ""  # differs when the file at the source does; empty where nobody knows
 
@@ -99,6 +100,7 @@ class Survey:
 
     records: int = 0
     broken: int = 0
+    ambiguous: bool = False  # the reader may have taken unbroken records for others
     broken_at: list[int] = field(default_factory=list)  # where they begin in what was read
     kept: list[Broken] = field(default_factory=list)
     wanted: dict[int, Place] = field(default_factory=dict)

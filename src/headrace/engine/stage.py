@@ -324,7 +324,7 @@ class Stager:
                 read = rows + len(out) if file.records is None else file.records
                 count = FileCount(file=file, read=read, landed=rows - len(twins))
                 staged.counts.append(count)
-                if read == rows and not out and not twins:
+                if read == rows and not (out or twins or file.ambiguous):
                     continue
                 if not self._explain(one, count, out, twins, staged):
                     doubtful.add(file.path)
@@ -387,7 +387,7 @@ class Stager:
         agreed = _same_places(left_out, [] if file.cleaned else survey.broken_at) and (
             misfitting > room if capped else misfitting == len(misfits)
         )
-        if not agreed or misfitting < 0:
+        if not agreed or misfitting < 0 or (survey.ambiguous and not file.cleaned):
             return False
         count.duplicates = len(twins)
         count.rejected = survey.broken + misfitting + len(twins)

@@ -80,7 +80,10 @@ class CsvScan:
             blanks=self._columns == 1,
         )
         if found is None:
-            found = sum(1 for _ in self._text.records(file.path, self._columns))
+            found = 0
+            for record in self._text.records(file.path, self._columns):
+                found += 1
+                file.ambiguous |= not record.fault and self._text.is_ambiguous(record.text)
         return max(found - self._form.header, 0)
 
     def survey(self, file: File, wanted: Sequence[int], keep: int) -> Survey:
@@ -91,6 +94,7 @@ class CsvScan:
         for record in records:
             _, rule = self._text.fitted(record, self._columns)
             fault = (rule, self._message(rule, record.cells)) if rule else None
+            surveyor.found.ambiguous |= not rule and self._text.is_ambiguous(record.text)
             surveyor.record(record.line, record.byte, record.text, fault)
         return surveyor.found
 
@@ -119,7 +123,7 @@ class CsvScan:
                     out.write(self._text.simplest(text) + b"\n")
         return replace(
             file, path=str(target), known=file.records, counting=None, text_path=file.path,
-            cleaned=True,
+            cleaned=True, ambiguous=False,
         )  # fmt: skip
 
     def record_bytes(self) -> int:

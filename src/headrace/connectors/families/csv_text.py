@@ -135,12 +135,18 @@ class CsvText:
 
     def simplest(self, text: bytes) -> bytes:
         """Write a record so that every reader agrees on it: no carriage return outside quotes."""
-        if b"\r" not in text:
+        if not self.is_ambiguous(text):
             return text
         q = self.quote
         return self.delimiter.join(
             q + raw.replace(q, q + q) + q if value is None and b"\r" in raw else raw
             for raw, value in self._split(text)
+        )
+
+    def is_ambiguous(self, text: bytes) -> bool:
+        """Tell whether a carriage return stands outside of quotes, which ends records elsewhere."""
+        return b"\r" in text and any(
+            value is None and b"\r" in raw for raw, value in self._split(text)
         )
 
     def cells_of(self, text: bytes) -> list[str]:
