@@ -85,6 +85,19 @@ def until(met, what):
         time.sleep(0.01)
 
 
+@pytest.fixture
+def followed(streams, held):
+    """The same; and no reading ends before somebody follows it."""
+    seen = []
+
+    def wait():
+        until(lambda: len(streams) > len(seen), "nobody reads meanwhile")
+        seen.append(len(streams))
+
+    held(wait)
+    return streams
+
+
 def judge(rig, table="t"):
     """Hold what landed against what the numbers say it must be."""
     [found] = rows(
@@ -116,20 +129,20 @@ def test_rows_are_read_while_they_come(rig, streams, held):
     assert receipt.files[0].books.read == COUNT
 
 
-def test_a_merge_takes_them_in_their_order(rig, streams):
+def test_a_merge_takes_them_in_their_order(rig, followed):
     loaded(rig, key=("id",), action="save")
     receipt = loaded(rig, key=("id",), action="save", fence=2)
     judge(rig)
-    assert streams
+    assert len(followed) == 2
     assert (receipt.books.inserted, receipt.books.updated + receipt.books.unchanged) == (0, COUNT)
 
 
-def test_rows_that_are_gone_are_removed(rig, streams):
+def test_rows_that_are_gone_are_removed(rig, followed):
     loaded(rig, key=("id",), action="save", deletes=True)
     judge(rig)
     rig.run("delete from t where id % 3 = 0")
     receipt = loaded(rig, key=("id",), action="save", deletes=True, fence=2)
-    assert len(streams) == 2
+    assert len(followed) == 2
     assert (receipt.books.deleted, receipt.books.read) == (COUNT // 3, COUNT - COUNT // 3)
     assert rows(rig, "select count(*), count(*) filter (id % 3 = 0) from t") == [
         (COUNT - COUNT // 3, 0)
@@ -144,13 +157,13 @@ def test_few_rows_of_a_large_table(rig, streams):
     assert loaded(rig, source={"where": "t.id < 0"}, fence=2).tables[0].rows_after == 0
 
 
-def test_rows_that_the_quick_way_cannot_take_are_judged_exactly(rig, streams):
+def test_rows_that_the_quick_way_cannot_take_are_judged_exactly(rig, followed):
     """A type of the mapping that most rows are not of: each is judged, once all are there."""
     found = error_of(rig, source={"mapping": {"pad": "integer"}})
     assert isinstance(found, TooManyRejected)
     assert "'pad'" in str(found)
     receipt = loaded(rig, source={"mapping": {"pad": "integer"}}, failure_threshold=100, fence=2)
-    assert streams
+    assert len(followed) == 2
     wrong = sum(1 for n in range(1, COUNT + 1) if n % 11 == 0 or (n % 5 and n % 7))
     assert (receipt.books.read, receipt.books.rejected) == (COUNT, wrong)
     assert receipt.books.inserted == COUNT - wrong
@@ -231,11 +244,13 @@ def test_a_preview_waits_for_its_first_rows_only(rig, held, monkeypatch):
 
 
 @pytest.mark.parametrize("end", ["parquet", "search", "postgresql"])
-def test_other_ends_take_them(rig, end, servers, streams):
+def test_other_ends_take_them(rig, end, servers, request):
     given = {
         "parquet": {"path": str(rig.folder / "lake")}, "search": {"indexName": "t"},
         "postgresql": {"url": servers("postgresql"), "schema": "public"},
     }[end]  # fmt: skip
+    # An index takes whole documents, for which there is no quick way.
+    streams = [] if end == "search" else request.getfixturevalue("followed")
     (rig.folder / "data").mkdir(exist_ok=True)
     source = rig.source(columns=["id", "pad"])
     receipt = work(order(rig.folder, source, (end, given), table="landed"), Memory())
