@@ -183,6 +183,20 @@ def test_most_of_an_index_written_anew_changes_it_by_a_rename(path, small, anew)
     assert len(everything(path)) == 12
 
 
+def test_what_is_pushed_while_most_of_an_index_is_staged_is_not_lost(path, small, anew):
+    load = begun(path)
+    write(load, 0, 10)
+    load.commit(lambda counts: "note")
+    load = begun(path, fence=2)
+    write(load, 0, 10)
+    push(path, "p")  # where the stage begins
+    counts = load.commit(lambda counts: "note")
+    assert anew == []
+    assert (counts.updated, counts.rows_after) == ({"": 10}, 11)
+    assert found(path, "pushed") == ["p"]
+    assert len(found(path, "loaded")) == 10
+
+
 def test_who_writes_meanwhile_is_not_overwritten(path, small, anew, monkeypatch):
     """Nobody may; one whose claim was lost without his knowing could."""
     load = begun(path)

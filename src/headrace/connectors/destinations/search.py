@@ -158,7 +158,7 @@ class SearchLoad:
         self._staged: dict[str, int] = {}  # rows by file
         self._whole = False  # the stage takes the place of the records: its text is made with it
         self._base = 0  # rows of the stage come behind it; records of the index stand before
-        self._state = 0  # of the file, which others' writing changes
+        self._state = 0  # of the file when that was looked up, which others' writing changes
 
     def begin(self) -> str | None:
         with _told():
@@ -186,6 +186,7 @@ class SearchLoad:
                 db.execute(f"create virtual table {self._stage}_text using fts5(text)")
             else:
                 (self._base,) = db.execute("select coalesce(max(id), 0) from records").fetchone()
+                self._state = self._changes()
             db.execute("commit")
         return None
 
@@ -295,8 +296,11 @@ class SearchLoad:
         staged = sum(self._staged.values())
         if self._whole or staged < CHUNK_ROWS:
             return None
-        self._state = self._changes()
+        if self._changes() != self._state:
+            return None  # what has come in may stand where the stage begins
         (there,) = db.execute("select count(*) from records").fetchone()
+        if there - staged > staged + staged // 4:
+            return None  # even if each of them is there already
         updated = self._by_file(self._known)
         matched = sum(updated.values())
         if there - matched > matched + staged // 4:  # to be copied; against what would be removed
