@@ -26,8 +26,8 @@ def size_bytes(text: str, name: str) -> int:
 SERVER_BYTES: Final = 192 << 20  # what the server's own process may come to hold
 CHILD_BYTES: Final = 128 << 20  # and a worker's before its first row
 RUN_BYTES_MIN: Final = 64 << 20  # of the rows of a run
-THREAD_BYTES: Final = 128 << 20  # of them for a thread, where there are more than
-THREADS_MIN: Final = 2
+THREADS_MIN: Final = 2  # of a run, whatever its memory
+THREAD_BYTES: Final = 128 << 20  # of it for each thread, where there are more
 
 
 @dataclass(frozen=True, slots=True)

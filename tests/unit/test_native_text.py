@@ -347,7 +347,7 @@ def test_many_files_are_read_as_each_of_them_alone(tmp_path_factory, bodies, chu
 
 
 def growing(tmp_path, parts, *, pause=0.004, end=text.GROWN, chunk=64):
-    """Write a file in parts while it is read; return what was read, and the stream."""
+    """Begin to write a file in parts; return a reader of it, and its stream."""
     path = tmp_path / "growing.csv"
     path.write_bytes(parts[0])
     growth = ctypes.c_int64(text.GROWING)
@@ -363,12 +363,9 @@ def growing(tmp_path, parts, *, pause=0.004, end=text.GROWN, chunk=64):
                 out.write(part)
         growth.value = end
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        return pa.RecordBatchReader.from_stream(stream), stream
-    finally:
-        stream.writer = thread
+    stream.writer = threading.Thread(target=write)
+    stream.writer.start()
+    return pa.RecordBatchReader.from_stream(stream), stream
 
 
 WRITTEN = b'id,t\n1,"a ""b"", c"\n22,\n333,"l1\nl2"\n\n4444,"\xc3\xa4"\n5,last'

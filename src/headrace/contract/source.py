@@ -100,7 +100,6 @@ class Survey:
 
     records: int = 0
     broken: int = 0
-    ambiguous: bool = False  # the reader may have taken unbroken records for others
     broken_at: list[int] = field(default_factory=list)  # where they begin in what was read
     kept: list[Broken] = field(default_factory=list)
     wanted: dict[int, Place] = field(default_factory=dict)

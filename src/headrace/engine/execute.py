@@ -7,7 +7,6 @@ the whole commit with its receipt, and tells that.
 
 import contextlib
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import duckdb
 from headrace.contract.columns import duckdb_type, literal, quoted
 from headrace.contract.destination import Counts, Destination, Load, Rows, Target
 from headrace.contract.instance import instance, instance_in
+from headrace.contract.meanwhile import meanwhile
 from headrace.contract.source import Deleting, File, Scan, Source
 from headrace.domain.books import Books, FileBooks, Receipt, TableBooks
 from headrace.domain.errors import (
@@ -404,57 +404,47 @@ class Watched(Protocol):
 @contextlib.contextmanager
 def watched(stager: Watched, journal: Journal) -> Iterator[None]:
     """Tell the progress of long calls, and interrupt them when the run must stop."""
-    done = threading.Event()
     stop: list[HeadraceError] = []
 
-    def watch() -> None:
-        while not done.wait(WATCH_S):
-            try:
-                if share := stager.share():
-                    journal.told("loading", done=round(share * 100), total=100)
-                else:
-                    journal.told("")
-            except HeadraceError as error:
-                stop.append(error)
-                stager.stop()
-                return
+    def watch() -> bool:
+        try:
+            if share := stager.share():
+                journal.told("loading", done=round(share * 100), total=100)
+            else:
+                journal.told("")
+        except HeadraceError as error:
+            stop.append(error)
+            stager.stop()
+        return not stop
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
     try:
-        yield
+        with meanwhile(watch, WATCH_S, "headrace-watch"):
+            yield
     except duckdb.InterruptException:
         raise (stop[0] if stop else Cancelled("The run was cancelled.")) from None
     except Exception:
         if stop:  # whatever it is, it comes of that
             raise stop[0] from None
         raise
-    finally:
-        done.set()
-        thread.join()
 
 
 @contextlib.contextmanager
 def _told_on(journal: Journal, phase: str, rows: int) -> Iterator[None]:
     """Tell of a phase while it lasts: who says nothing for long is taken for dead.
 
-    What lasts too long is, and who was told to stop.
+    So is, in the end, what lasts for hours, or goes on though the journal says to stop.
     """
-    done = threading.Event()
     until = time.monotonic() + LASTS_S
 
-    def tell() -> None:
-        with contextlib.suppress(HeadraceError):
-            while not done.wait(WATCH_S) and time.monotonic() < until:
-                journal.told(phase, rows=rows)
+    def tell() -> bool:
+        try:
+            journal.told(phase, rows=rows)
+        except HeadraceError:
+            return False
+        return time.monotonic() < until
 
-    thread = threading.Thread(target=tell, daemon=True)
-    thread.start()
-    try:
+    with meanwhile(tell, WATCH_S, "headrace-commit"):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def tell_earlier(plan: Plan, note: str, journal: Journal) -> Receipt:

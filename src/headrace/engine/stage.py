@@ -326,7 +326,7 @@ class Stager:
                 staged.counts.append(count)
                 if read == rows and not (out or twins or file.ambiguous):
                     continue
-                if not self._explain(one, count, out, twins, staged):
+                if file.ambiguous or not self._explain(one, count, out, twins, staged):
                     doubtful.add(file.path)
         return staged, doubtful
 
@@ -387,7 +387,7 @@ class Stager:
         agreed = _same_places(left_out, [] if file.cleaned else survey.broken_at) and (
             misfitting > room if capped else misfitting == len(misfits)
         )
-        if not agreed or misfitting < 0 or (survey.ambiguous and not file.cleaned):
+        if not agreed or misfitting < 0:
             return False
         count.duplicates = len(twins)
         count.rejected = survey.broken + misfitting + len(twins)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
@@ -25,6 +24,7 @@ from headrace.connectors.families.table_source import side_of
 from headrace.contract.columns import FILE, Column, duckdb_type, literal, quoted
 from headrace.contract.destination import Counts, DestinationMaker, Load, Page, Rows, Target
 from headrace.contract.instance import instance, instance_in
+from headrace.contract.meanwhile import meanwhile
 from headrace.contract.side import Side
 from headrace.contract.spec import Config, Spec
 from headrace.contract.tools import Tools
@@ -110,14 +110,9 @@ class Parquet:
 @contextlib.contextmanager
 def _written_through(path: Path) -> Iterator[None]:
     """Have a file on the disk at the end, and most of it before: beside its writing."""
-    done = threading.Event()
     failed: list[OSError] = []
 
-    def sync() -> None:
-        while not done.wait(SYNC_S):
-            once()
-
-    def once() -> None:
+    def sync() -> bool:
         try:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -125,15 +120,11 @@ def _written_through(path: Path) -> Iterator[None]:
             pass  # not begun
         except OSError as error:  # told once, and by no later call
             failed.append(error)
+        return True
 
-    thread = threading.Thread(target=sync, name="headrace-sync")
-    thread.start()
-    try:
+    with meanwhile(sync, SYNC_S, "headrace-sync"):
         yield
-    finally:
-        done.set()
-        thread.join()
-    once()
+    sync()
     if failed:
         raise failed[0]
 

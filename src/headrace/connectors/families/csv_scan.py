@@ -94,7 +94,6 @@ class CsvScan:
         for record in records:
             _, rule = self._text.fitted(record, self._columns)
             fault = (rule, self._message(rule, record.cells)) if rule else None
-            surveyor.found.ambiguous |= not rule and self._text.is_ambiguous(record.text)
             surveyor.record(record.line, record.byte, record.text, fault)
         return surveyor.found
 
