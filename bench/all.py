@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("run", "databases", "peers", "load", "jobs", "runtime", "memory")
+SCRIPTS = ("run", "databases", "peers", "memory", "load", "jobs", "runtime")
 
 
 def main() -> None:

@@ -232,9 +232,9 @@ def measure(name: str, url: str | None, folder: Path, bars: Bars, *, short: bool
     many = 5_000 if short else 5_000_000
     page = history(world("history"), many)
     bars.hold(f"page of runs with {many:,} in history", page, 50, "ms")
-    many = 50 if short else 100_000
+    many = 50 if short else 20_000
     grown = memory(world("memory"), many)
-    bars.hold(f"growth over {many:,} runs", grown, 20, "MiB")
+    bars.hold(f"growth over {many:,} runs", grown, 4, "MiB")
 
 
 def fresh(url: str, name: str) -> str:
