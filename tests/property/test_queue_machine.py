@@ -274,9 +274,14 @@ def test_the_machine_catches_a_broken_promise(clocked, monkeypatch, broken):
     if not (LONG or clocked[0].database.is_sqlite):
         pytest.skip("in the long form: what the machine looks at is the same on both")
     if broken == "fence":  # whoever held it once may write
-        monkeypatch.setattr(
-            runs, "_held", lambda tx, held: (tables.run.c.id == held.run, tables.run.c.state.in_(tuple(ACTIVE)))
-        )  # fmt: skip
+        run = tables.run.c
+        anybody = (
+            sa.update(tables.run)
+            .where(run.id == sa.bindparam("of"), run.state.in_(tuple(ACTIVE)))
+            .returning(run.events, run.event_at)
+        )
+        monkeypatch.setattr(runs, "_WRITE", anybody)
+        monkeypatch.setattr(runs, "_WRITE_AND_TELL", anybody.values(**runs._NUMBERED))
     elif broken == "limit":
         monkeypatch.setattr("headrace.service.limits.Room._runs", lambda *_: None)
     else:  # nobody looks whose lease is over

@@ -364,3 +364,32 @@ def test_a_server_that_is_frozen_in_a_transaction_does_not_hold_up_the_others(
         tx.run(sa.text("select 1"))
     frozen.close()
     other.close()
+
+
+def test_a_run_like_an_earlier_one_makes_no_statement_of_its_own(world):
+    """To make one takes several times as long as to run it: the pace of the queue hangs on it."""
+    made = {}  # kept, so that no other gets the place of one
+
+    @sa.event.listens_for(world.database.engine, "before_execute")
+    def note(_con, statement, *_):
+        made[id(statement)] = statement
+
+    queue = world.queue()
+    tasks = [world.task("a"), world.task("b")]
+
+    def whole(task):
+        world.start(task)
+        ((claim, run),) = queue.claim(1)
+        queue.beat([claim], {claim: ({"rows": 1}, None)})
+        queue.advance(claim, "token", RECEIPT, ())
+        queue.finish(claim)
+        world.runs.get(world.tenant.id, run.id)
+
+    whole(tasks[0])
+    made.clear()
+    whole(tasks[0])
+    known = set(made)
+    assert len(known) > 20
+    whole(tasks[0])
+    new = [str(made[one]) for one in set(made) - known]
+    assert not new

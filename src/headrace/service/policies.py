@@ -11,15 +11,19 @@ from headrace.store.database import Tx
 
 SUBJECT_MAX: Final = 200
 CRITICALS_MAX: Final = 5  # in a row, where the task's policies name no number
+_OF_RUN: Final = tables.task.c.id == (
+    sa.select(tables.run.c.task).where(tables.run.c.id == sa.bindparam("run")).scalar_subquery()
+)
+_FIND: Final = sa.select(tables.task).where(_OF_RUN)
+_FORGIVE: Final = (
+    sa.update(tables.task).where(_OF_RUN, tables.task.c.criticals > 0).values(criticals=0)
+)
+_COUNT: Final = sa.update(tables.task).where(_OF_RUN).values(criticals=tables.task.c.criticals + 1)
 
 
 def succeeded(tx: Tx, id_: RunId) -> None:
     """A run succeeded or had nothing to do: the row of failures is broken."""
-    tx.run(
-        sa.update(tables.task)
-        .where(tables.task.c.id == _task_of(id_), tables.task.c.criticals > 0)
-        .values(criticals=0)
-    )
+    tx.run(_FORGIVE, run=id_)
 
 
 def failed(tx: Tx, id_: RunId, reason: str, *, critical: bool, by_mail: bool) -> None:
@@ -27,11 +31,9 @@ def failed(tx: Tx, id_: RunId, reason: str, *, critical: bool, by_mail: bool) ->
 
     Mails tell of a block unless the task forbids them, and of every failed run if it asks for it.
     """
-    task = tables.task
     if critical:
-        more = task.c.criticals + 1
-        tx.run(sa.update(task).where(task.c.id == _task_of(id_)).values(criticals=more))
-    found = tx.first(sa.select(task).where(task.c.id == _task_of(id_)))
+        tx.run(_COUNT, run=id_)
+    found = tx.first(_FIND, run=id_)
     if found is None:
         return
     email = (found.extra.get("notifications") or {}).get("email") or {}
@@ -39,7 +41,7 @@ def failed(tx: Tx, id_: RunId, reason: str, *, critical: bool, by_mail: bool) ->
     blocks = critical and found.enabled and found.criticals >= limit
     if blocks:
         told = f"Blocked after {found.criticals} critical failures in a row. The last: {reason}"
-        tx.run(sa.update(task).where(task.c.id == found.id).values(enabled=False, blocked=told))
+        tx.change(tables.task, {"id": found.id}, enabled=False, blocked=told)
         event = NewEvent(kind=EventKind.LOG, status=EventStatus.CRITICAL, message=told)
         runs.add_event(tx, id_, event)
     if by_mail and email.get("enabled", blocks):
@@ -56,7 +58,3 @@ def failed(tx: Tx, id_: RunId, reason: str, *, critical: bool, by_mail: bool) ->
             f"The task {name} of tenant {found.tenant} {what}.\n\nReason: {reason}\n\n{after}"
             f"Run: {id_}\nTask: {found.id}\n",
         )  # fmt: skip
-
-
-def _task_of(id_: RunId) -> sa.ScalarSelect[str]:
-    return sa.select(tables.run.c.task).where(tables.run.c.id == id_).scalar_subquery()

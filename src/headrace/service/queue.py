@@ -22,7 +22,7 @@ from headrace.domain.run import ACTIVE, Claim, Run, RunState
 from headrace.observe import faults
 from headrace.service import limits, policies, pushes
 from headrace.service.pushes import told_push
-from headrace.store import breakers, inbox, positions, runs, tables, triggers
+from headrace.store import breakers, inbox, positions, runs, triggers
 from headrace.store.database import Database, Tx
 
 DEATHS_MAX: Final = 3
@@ -397,9 +397,10 @@ class Queue:
         with self._database.begin() as tx:
             if not unsure and self._cancels(tx, claim):
                 return
+            run = runs.any_tenants(tx, claim.run)
             runs.write(
                 tx, claim, state=RunState.QUEUED, not_before=tx.now,
-                attempt=tables.run.c.attempt - 1, **_let_go(),
+                attempt=run.attempt - 1 if run else 0, **_let_go(),
             )  # fmt: skip
             runs.add_event(tx, claim.run, _log("given back: the server stops"))
 

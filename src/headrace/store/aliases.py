@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from headrace.domain.alias import Kind, new_alias
 from headrace.domain.ids import TenantId
 from headrace.store import tables
-from headrace.store.database import Tx
+from headrace.store.database import Tx, among
 
 alias: Final = tables.alias
 IDS_AT_ONCE: Final = 500  # in one statement
@@ -17,6 +17,8 @@ _GIVE: Final = {
     "sqlite": sqlite.insert(alias).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(alias).on_conflict_do_nothing(),
 }
+
+_OF: Final = sa.select(alias.c.thing, alias.c.alias).where(among(alias.c.thing, "things"))
 
 
 def give(tx: Tx, tenant: TenantId, kind: Kind, thing: str) -> str:
@@ -46,19 +48,14 @@ def of(tx: Tx, things: Sequence[str]) -> dict[str, str]:
     """Return the aliases of things, by their ids."""
     found: dict[str, str] = {}
     for start in range(0, len(things), IDS_AT_ONCE):
-        wanted = alias.c.thing.in_(things[start : start + IDS_AT_ONCE])
-        rows = tx.all(sa.select(alias.c.thing, alias.c.alias).where(wanted))
+        rows = tx.all(_OF, things=list(things[start : start + IDS_AT_ONCE]))
         found |= {row.thing: row.alias for row in rows}
     return found
 
 
 def find(tx: Tx, tenant: TenantId, kind: Kind, given: str) -> str | None:
     """Return the id of the thing that an alias names."""
-    found = tx.first(
-        sa.select(alias.c.thing).where(
-            alias.c.tenant == tenant, alias.c.kind == kind, alias.c.alias == given
-        )
-    )
+    found = tx.get(alias.c.thing, tenant=tenant, kind=kind, alias=given)
     return None if found is None else str(found.thing)
 
 

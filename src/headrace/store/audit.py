@@ -10,9 +10,12 @@ from headrace.domain.ids import TenantId, new_id
 from headrace.domain.principal import Principal
 from headrace.store import tables
 from headrace.store.database import Tx
-from headrace.store.paging import Order, Window, page
+from headrace.store.paging import Order, Window, listing, page
 
 audit: Final = tables.audit
+_LISTED: Final = listing(
+    sa.select(audit).where(audit.c.tenant == sa.bindparam("of_tenant")), audit, Order("at")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +32,9 @@ class Entry:
 
 def add(tx: Tx, caller: Principal, deed: str, thing: str) -> None:
     """Put on record what a caller does to a thing."""
-    tx.run(
-        sa.insert(audit).values(
-            id=new_id(), tenant=caller.tenant.id, at=tx.now, key=caller.key, deed=deed,
-            thing=thing, via=caller.via,
-        )
+    tx.add(
+        audit, id=new_id(), tenant=caller.tenant.id, at=tx.now, key=caller.key, deed=deed,
+        thing=thing, via=caller.via,
     )  # fmt: skip
 
 
@@ -44,8 +45,7 @@ def forget(tx: Tx, before: Millis) -> None:
 
 def listed(tx: Tx, tenant: TenantId, window: Window) -> tuple[list[Entry], int]:
     """Return one page of deeds, newest first, and how many there are."""
-    query = sa.select(audit).where(audit.c.tenant == tenant)
-    rows, total = page(tx, query, audit, Order("at"), window)
+    rows, total = page(tx, _LISTED, window, of_tenant=tenant)
     return [
         Entry(
             id=row.id, at=row.at, key=row.key, deed=row.deed, thing=row.thing, via=row.via

@@ -17,6 +17,10 @@ breaker: Final = tables.breaker
 OPENS_AT: Final = 5  # failures in a row, of whichever runs
 OPEN_MS: Final = 30_000  # at first; it doubles with each failure that follows
 OPEN_MAX_MS: Final = 600_000
+_ENDS: Final = sa.select(tables.run.c.source, tables.run.c.destination).where(
+    tables.run.c.id == sa.bindparam("of")
+)
+_KNOWN: Final = sa.select(breaker).order_by(breaker.c.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +48,9 @@ def failed(tx: Tx, name: str, reason: str) -> None:
         "open_until": tx.now + wait if failures >= OPENS_AT else 0,
     }  # fmt: skip
     if found:
-        tx.run(sa.update(breaker).where(breaker.c.name == name).values(**values))
+        tx.change(breaker, {"name": name}, **values)
     else:
-        tx.run(sa.insert(breaker).values(name=name, since=tx.now, **values))
+        tx.add(breaker, name=name, since=tx.now, **values)
 
 
 def forget(tx: Tx, *names: str) -> int:
@@ -56,23 +60,20 @@ def forget(tx: Tx, *names: str) -> int:
 
 def worked(tx: Tx, run: str) -> None:
     """Forget the failures of both ends of a run that has succeeded."""
-    if tx.first(sa.select(breaker.c.name).limit(1)) is None:
+    if tx.get(breaker.c.name) is None:  # nothing has failed
         return
-    row = tables.run
-    found = tx.first(sa.select(row.c.source, row.c.destination).where(row.c.id == run))
+    found = tx.first(_ENDS, of=run)
     if found is not None:
         forget(tx, f"source:{found.source}", f"destination:{found.destination}")
 
 
 def known(tx: Tx, names: Sequence[str] | None = None) -> dict[str, Breaker]:
     """Return the breakers there are, by name; of some names only, if they are given."""
-    query = sa.select(breaker)
-    if names is not None:
-        query = query.where(breaker.c.name.in_(names))
+    query = _KNOWN if names is None else _KNOWN.where(breaker.c.name.in_(names))
     return {
         row.name: Breaker(
             name=row.name, failures=row.failures, since=row.since, open_until=row.open_until,
             reason=row.reason,
         )
-        for row in tx.all(query.order_by(breaker.c.name))
+        for row in tx.all(query)
     }  # fmt: skip

@@ -8,7 +8,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -21,11 +21,21 @@ IDLE_TIMEOUT: Final = "25P03"
 IDLE_MS: Final = 10_000  # of a transaction in which nobody says anything
 BUSY_MS: Final = 30_000
 CLAIM_LOCK: Final = 0x68656164  # the number of PostgreSQL's advisory lock for claims
+_NOW: Final = {
+    "sqlite": sa.text("select cast((julianday('now') - 2440587.5) * 86400000 as integer)"),
+    # statement_timestamp, not clock_timestamp: the latter cannot use an index.
+    "postgresql": sa.text("select (extract(epoch from statement_timestamp()) * 1000)::bigint"),
+}
+_LOCK: Final = sa.text("select pg_advisory_xact_lock(:number)")
 
 
 @dataclass
 class Tx:
-    """An open transaction. `now` is the database's clock, read once."""
+    """An open transaction. `now` is the database's clock, read once.
+
+    To build a statement takes SQLAlchemy four times as long as to run it: what runs often is made
+    once, with `bindparam`s for what it is told each time, or by `get`, `add`, `change`, `remove`.
+    """
 
     con: sa.Connection
     clock: Callable[[], Millis] | None = None
@@ -34,22 +44,33 @@ class Tx:
     def now(self) -> Millis:
         if self.clock is not None:
             return self.clock()
-        if self.con.dialect.name == "postgresql":
-            # statement_timestamp, not clock_timestamp: the latter cannot use an index.
-            sql = "select (extract(epoch from statement_timestamp()) * 1000)::bigint"
-        else:
-            sql = "select cast((julianday('now') - 2440587.5) * 86400000 as integer)"
-        return Millis(self.con.execute(sa.text(sql)).scalar_one())
+        return Millis(self.con.execute(_NOW[self.con.dialect.name]).scalar_one())
 
-    def all(self, query: sa.Executable) -> list[Any]:  # Any: SQLAlchemy's rows
-        return list(self.con.execute(query).all())
+    def all(self, query: sa.Executable, **bound: Any) -> list[Any]:  # Any: SQLAlchemy's rows
+        return list(self.con.execute(query, bound).all())
 
-    def first(self, query: sa.Executable) -> Any | None:
-        return self.con.execute(query).first()
+    def first(self, query: sa.Executable, **bound: Any) -> Any | None:
+        return self.con.execute(query, bound).first()
 
-    def run(self, statement: sa.Executable) -> int:
+    def run(self, statement: sa.Executable, **bound: Any) -> int:
         """Execute a change; return how many rows it changed."""
-        return self.con.execute(statement).rowcount
+        return self.con.execute(statement, bound).rowcount
+
+    def get(self, what: sa.Table | sa.Column[Any], /, **same: Any) -> Any | None:
+        """Return the row, or a column of it, whose columns have these values (none is NULL)."""
+        return self.con.execute(_get(what, tuple(same)), _bound(same)).first()
+
+    def add(self, table: sa.Table, /, **values: Any) -> None:
+        """Insert a row."""
+        self.con.execute(_add(table), values)
+
+    def change(self, table: sa.Table, same: Mapping[str, Any], /, **values: Any) -> int:
+        """Set columns of the rows whose columns have the values `same`; return how many."""
+        return self.con.execute(_change(table, tuple(same)), _bound(same) | values).rowcount
+
+    def remove(self, table: sa.Table, /, **same: Any) -> int:
+        """Delete the rows whose columns have these values; return how many."""
+        return self.con.execute(_remove(table, tuple(same)), _bound(same)).rowcount
 
     def insert(self, statement: sa.Executable, rows: Sequence[Mapping[str, Any]]) -> int:
         """Execute an INSERT for every row; return how many there are now."""
@@ -59,11 +80,45 @@ class Tx:
     def lock(self, number: int) -> None:
         """Hold a lock of this name until the transaction ends: SQLite's holds everything."""
         if self.con.dialect.name == "postgresql":
-            self.con.execute(sa.text(f"select pg_advisory_xact_lock({number})"))
+            self.con.execute(_LOCK, {"number": number})
 
     def lock_claims(self) -> None:
         """Serialise claims."""
         self.lock(CLAIM_LOCK)
+
+
+def among(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+    """Return SQL that is true where a column has one of the values that are bound by this name."""
+    return column.in_(sa.bindparam(name, expanding=True, type_=column.type))
+
+
+@cache
+def _get(what: sa.Table | sa.Column[Any], names: tuple[str, ...]) -> sa.Select[Any]:
+    table = what if isinstance(what, sa.Table) else what.table
+    return sa.select(what).where(*_same(table, names)).limit(1)
+
+
+@cache
+def _add(table: sa.Table) -> sa.Insert:
+    return sa.insert(table)
+
+
+@cache
+def _change(table: sa.Table, names: tuple[str, ...]) -> sa.Update:
+    return sa.update(table).where(*_same(table, names))
+
+
+@cache
+def _remove(table: sa.Table, names: tuple[str, ...]) -> sa.Delete:
+    return sa.delete(table).where(*_same(table, names))
+
+
+def _same(table: sa.FromClause, names: tuple[str, ...]) -> list[sa.ColumnElement[bool]]:
+    return [table.c[name] == sa.bindparam(f"same_{name}") for name in names]
+
+
+def _bound(same: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"same_{name}": value for name, value in same.items()}
 
 
 class Database:

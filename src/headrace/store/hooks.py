@@ -29,17 +29,15 @@ class Hook:
 
 
 def add(tx: Tx, new: Hook, sealed: bytes) -> None:
-    tx.run(
-        sa.insert(hook).values(
-            id=new.id, tenant=new.tenant, name=new.name, task=new.task, job=new.job,
-            mode=new.mode, sealed=sealed, created_at=new.created_at,
-        )
+    tx.add(
+        hook, id=new.id, tenant=new.tenant, name=new.name, task=new.task, job=new.job,
+        mode=new.mode, sealed=sealed, created_at=new.created_at,
     )  # fmt: skip
 
 
 def find(tx: Tx, id_: str) -> tuple[Hook, bytes] | None:
     """Return a hook of whatever tenant, and its sealed secret: who calls it has nothing else."""
-    found = tx.first(sa.select(hook).where(hook.c.id == id_))
+    found = tx.get(hook, id=id_)
     return None if found is None else (_made(found), found.sealed)
 
 
@@ -52,19 +50,18 @@ def remove(tx: Tx, tenant: TenantId, id_: str) -> bool:
     """Remove a hook; False if there is none."""
     known = sa.select(hook.c.id).where(hook.c.id == id_, hook.c.tenant == tenant)
     tx.run(sa.delete(call).where(call.c.hook.in_(known)))
-    return bool(tx.run(sa.delete(hook).where(hook.c.id == id_, hook.c.tenant == tenant)))
+    return bool(tx.remove(hook, id=id_, tenant=tenant))
 
 
 def earlier(tx: Tx, id_: HookId, message: str) -> str | None:
     """Return what a message has started already."""
-    query = sa.select(call.c.started).where(call.c.hook == id_, call.c.message == message)
-    found = tx.first(query)
+    found = tx.get(call.c.started, hook=id_, message=message)
     return None if found is None else str(found.started)
 
 
 def took(tx: Tx, id_: HookId, message: str, started: str) -> None:
     """Keep what a message has started."""
-    tx.run(sa.insert(call).values(hook=id_, message=message, started=started, at=tx.now))
+    tx.add(call, hook=id_, message=message, started=started, at=tx.now)
 
 
 def forget_calls(tx: Tx, before: Millis) -> None:

@@ -31,11 +31,9 @@ def add(tx: Tx, run: RunId, action: str, records: int, payload: bytes) -> tuple[
     """Keep a push behind all earlier ones; return its id and moment."""
     number = next_number(tx, "push")
     id_ = EventId(new_id())
-    tx.run(
-        sa.insert(inbox).values(
-            id=id_, number=number, run=run, action=action, records=records, payload=payload,
-            at=tx.now,
-        )
+    tx.add(
+        inbox, id=id_, number=number, run=run, action=action, records=records, payload=payload,
+        at=tx.now,
     )  # fmt: skip
     return id_, tx.now
 
@@ -69,7 +67,7 @@ def taken(tx: Tx, run: RunId, bytes_max: int) -> list[Pushed]:
             )  # fmt: skip
             batch, batch_bytes = (batch if fits else head.number), (batch_bytes if fits else 0)
             batch_bytes += head.bytes
-            tx.run(sa.update(inbox).where(inbox.c.id == head.id).values(batch=batch))
+            tx.change(inbox, {"id": head.id}, batch=batch)
         last = head
         wanted.append(head.id)
     rows = tx.all(sa.select(inbox).where(inbox.c.id.in_(wanted)).order_by(inbox.c.number))
@@ -84,7 +82,7 @@ def taken(tx: Tx, run: RunId, bytes_max: int) -> list[Pushed]:
 
 def is_empty(tx: Tx, run: RunId) -> bool:
     """Tell whether nothing is left to be applied."""
-    return tx.first(sa.select(inbox.c.id).where(inbox.c.run == run).limit(1)) is None
+    return tx.get(inbox.c.id, run=run) is None
 
 
 def drop(tx: Tx, ids: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """Pools, jobs and executions: kept, found, removed. Every look-up is by tenant."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -20,14 +21,17 @@ from headrace.domain.job import Execution, ExecutionState, Job, Pool, Step, alon
 from headrace.domain.principal import Permission
 from headrace.domain.run import Mode, RunState, Trigger
 from headrace.store import aliases, runs, tables, timing
-from headrace.store.database import Tx
+from headrace.store.database import Tx, among
 from headrace.store.limits import not_paused
-from headrace.store.paging import Order, Window, page
+from headrace.store.paging import Order, Window, listing, page
 
 pool: Final = tables.pool
 job: Final = tables.job
 execution: Final = tables.execution
 AnyRow = Any  # a row of SQLAlchemy's
+OLDEST_FIRST: Final = Order("created_at", descending=False)
+_OF: Final = execution.c.id == sa.bindparam("of")
+_UNDER_WAY: Final = execution.c.finished_at.is_(None)
 
 
 def _steps(rows: Sequence[Mapping[str, Any]]) -> tuple[Step, ...]:
@@ -44,11 +48,9 @@ def _plain(steps: Sequence[Step]) -> list[dict[str, Any]]:
 
 
 def add_pool(tx: Tx, new: Pool) -> None:
-    tx.run(
-        sa.insert(pool).values(
-            id=new.id, tenant=new.tenant, name=new.name, permissions=_shown(new.permissions),
-            destination=new.destination, created_at=new.created_at, updated_at=new.updated_at,
-        )
+    tx.add(
+        pool, id=new.id, tenant=new.tenant, name=new.name, permissions=_shown(new.permissions),
+        destination=new.destination, created_at=new.created_at, updated_at=new.updated_at,
     )  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def _shown(permissions: Mapping[KeyId, Permission] | None) -> dict[str, str] | N
 
 
 def find_pool(tx: Tx, tenant: TenantId, id_: str) -> Pool | None:
-    found = tx.first(sa.select(pool).where(pool.c.id == id_, pool.c.tenant == tenant))
+    found = tx.get(pool, id=id_, tenant=tenant)
     return None if found is None else _made_pool(found)
 
 
@@ -66,7 +68,7 @@ def pools(
 ) -> tuple[list[Pool], int]:
     """Return one page of pools, oldest first, and how many there are."""
     query = sa.select(pool).where(pool.c.tenant == tenant, pool.c.id.not_in(hidden))
-    rows, total = page(tx, query, pool, Order("created_at", descending=False), window)
+    rows, total = page(tx, listing(query, pool, OLDEST_FIRST), window)
     return [_made_pool(row) for row in rows], total
 
 
@@ -77,18 +79,14 @@ def restricted_pools(tx: Tx, tenant: TenantId) -> list[Pool]:
 
 
 def change_pool(tx: Tx, new: Pool) -> None:
-    tx.run(
-        sa.update(pool)
-        .where(pool.c.id == new.id)
-        .values(
-            name=new.name, permissions=_shown(new.permissions), destination=new.destination,
-            updated_at=new.updated_at,
-        )
+    tx.change(
+        pool, {"id": new.id}, name=new.name, permissions=_shown(new.permissions),
+        destination=new.destination, updated_at=new.updated_at,
     )  # fmt: skip
 
 
 def remove_pool(tx: Tx, id_: PoolId) -> None:
-    tx.run(sa.delete(pool).where(pool.c.id == id_))
+    tx.remove(pool, id=id_)
 
 
 def _made_pool(row: AnyRow) -> Pool:
@@ -116,23 +114,37 @@ def _values(thing: Job) -> dict[str, Any]:
 
 
 def add(tx: Tx, new: Job) -> None:
-    tx.run(sa.insert(job).values(**_values(new)))
+    tx.add(job, **_values(new))
 
 
 def change(tx: Tx, new: Job) -> None:
-    tx.run(sa.update(job).where(job.c.id == new.id).values(**_values(new)))
+    tx.change(job, {"id": new.id}, **_values(new))
+
+
+_LOCKED_JOB: Final = (
+    sa.select(job)
+    .where(job.c.id == sa.bindparam("of"), job.c.tenant == sa.bindparam("of_tenant"))
+    .with_for_update(key_share=True)
+)
 
 
 def find(tx: Tx, tenant: TenantId, id_: str, *, lock: bool = False) -> Job | None:
     """Return a job; `lock` holds it against another start until the transaction ends."""
-    query = sa.select(job).where(job.c.id == id_, job.c.tenant == tenant)
-    found = tx.first(query.with_for_update(key_share=True) if lock else query)
+    if lock:
+        found = tx.first(_LOCKED_JOB, of=id_, of_tenant=tenant)
+    else:
+        found = tx.get(job, id=id_, tenant=tenant)
     return None if found is None else _made(found)
+
+
+_EVERYTHING: Final = sa.select(job).where(
+    job.c.tenant == sa.bindparam("of_tenant"), job.c.everything.is_(True)
+)
 
 
 def everything_of(tx: Tx, tenant: TenantId) -> Job | None:
     """Return the tenant's built-in job."""
-    found = tx.first(sa.select(job).where(job.c.tenant == tenant, job.c.everything.is_(True)))
+    found = tx.first(_EVERYTHING, of_tenant=tenant)
     return None if found is None else _made(found)
 
 
@@ -143,42 +155,57 @@ def listed(
     query = sa.select(job).where(job.c.tenant == tenant, job.c.pool.not_in(hidden))
     if pool_id is not None:
         query = query.where(job.c.pool == pool_id)
-    rows, total = page(tx, query, job, Order("created_at", descending=False), window)
+    rows, total = page(tx, listing(query, job, OLDEST_FIRST), window)
     return [_made(row) for row in rows], total
 
 
+_NAMES: Final = sa.select(job.c.id, job.c.name).where(among(job.c.id, "ids"))
+
+
 def names(tx: Tx, ids: Sequence[JobId]) -> dict[JobId, str]:
-    query = sa.select(job.c.id, job.c.name).where(job.c.id.in_(ids))
-    return {JobId(row.id): row.name for row in tx.all(query)}
+    return {JobId(row.id): row.name for row in tx.all(_NAMES, ids=list(ids))}
 
 
 def pool_of(tx: Tx, id_: JobId) -> PoolId:
-    return PoolId(tx.con.execute(sa.select(job.c.pool).where(job.c.id == id_)).scalar_one())
+    found = tx.get(job.c.pool, id=id_)
+    assert found is not None  # whoever asks has found the job
+    return PoolId(found.pool)
 
 
 def remove(tx: Tx, id_: JobId) -> None:
     """Remove a job and what is known of its executions; their runs stay."""
     aliases.forget(tx, sa.select(execution.c.id).where(execution.c.job == id_))
     aliases.forget(tx, [id_])
-    tx.run(sa.delete(execution).where(execution.c.job == id_))
-    tx.run(sa.delete(job).where(job.c.id == id_))
+    tx.remove(execution, job=id_)
+    tx.remove(job, id=id_)
+
+
+_DUE: Final = (
+    sa.select(job)
+    .where(job.c.next_run <= sa.bindparam("now"), not_paused({"tenant": job.c.tenant}))
+    .order_by(job.c.next_run)
+    .limit(sa.bindparam("most", type_=sa.BigInteger))
+)
 
 
 def due(tx: Tx, limit: int) -> list[Job]:
     """Return jobs whose schedule is due, unless their tenants are paused."""
-    able = not_paused({"tenant": job.c.tenant})
-    query = sa.select(job).where(job.c.next_run <= tx.now, able).order_by(job.c.next_run)
-    return [_made(row) for row in tx.all(query.limit(limit))]
+    return [_made(row) for row in tx.all(_DUE, now=tx.now, most=limit)]
+
+
+_OWING: Final = sa.select(job).where(
+    sa.text("job.owed > 0"),
+    ~sa.exists().where(execution.c.job == job.c.id, execution.c.finished_at.is_(None)),
+)
 
 
 def owing(tx: Tx) -> list[Job]:
     """Return jobs that moments wait for, and that have no execution under way."""
-    busy = sa.exists().where(execution.c.job == job.c.id, execution.c.finished_at.is_(None))
-    return [_made(row) for row in tx.all(sa.select(job).where(sa.text("job.owed > 0"), ~busy))]
+    return [_made(row) for row in tx.all(_OWING)]
 
 
 def owe(tx: Tx, id_: JobId, owed: int) -> None:
-    tx.run(sa.update(job).where(job.c.id == id_).values(owed=owed))
+    tx.change(job, {"id": id_}, owed=owed)
 
 
 def move_schedule(tx: Tx, thing: Job, moment: Millis) -> bool:
@@ -200,29 +227,38 @@ def _made(row: AnyRow) -> Job:
 
 
 def add_execution(tx: Tx, new: Execution) -> None:
-    tx.run(
-        sa.insert(execution).values(
-            id=new.id, tenant=new.tenant, job=new.job, mode=new.mode, trigger=new.trigger,
-            state=new.state, steps=_plain(new.steps), stops=new.stops, cancelled=new.cancelled,
-            percent=new.percent, queued_at=new.queued_at,
-        )
+    tx.add(
+        execution, id=new.id, tenant=new.tenant, job=new.job, mode=new.mode, trigger=new.trigger,
+        state=new.state, steps=_plain(new.steps), stops=new.stops, cancelled=new.cancelled,
+        percent=new.percent, queued_at=new.queued_at,
     )  # fmt: skip
+
+
+_LOCKED_EXECUTION: Final = (
+    sa.select(execution)
+    .where(_OF, execution.c.tenant == sa.bindparam("of_tenant"))
+    .with_for_update()
+)
 
 
 def find_execution(tx: Tx, tenant: TenantId, id_: str, *, lock: bool = False) -> Execution | None:
     """Return an execution; also the one of a task that was started alone."""
-    query = sa.select(execution).where(execution.c.id == id_, execution.c.tenant == tenant)
-    if found := tx.first(query.with_for_update() if lock else query):
+    if lock:
+        found = tx.first(_LOCKED_EXECUTION, of=id_, of_tenant=tenant)
+    else:
+        found = tx.get(execution, id=id_, tenant=tenant)
+    if found is not None:
         return made_execution(found)
     run = runs.find(tx, tenant, id_)
     return alone(run) if run is not None and id_ == run.execution and run.task else None
 
 
+_ACTIVE: Final = sa.select(execution).where(execution.c.job == sa.bindparam("of_job"), _UNDER_WAY)
+
+
 def active_of(tx: Tx, id_: JobId) -> Execution | None:
     """Return the job's execution that is not over."""
-    found = tx.first(
-        sa.select(execution).where(execution.c.job == id_, execution.c.finished_at.is_(None))
-    )
+    found = tx.first(_ACTIVE, of_job=id_)
     return None if found is None else made_execution(found)
 
 
@@ -244,6 +280,9 @@ class ExecutionsAsked:
     before: tuple[Millis, str] | None = None
 
 
+_SOME: Final = sa.select(execution).where(among(execution.c.id, "ids"))
+
+
 def executions(
     tx: Tx, tenant: TenantId, asked: ExecutionsAsked, window: Window,
     hidden: Sequence[PoolId] = (),
@@ -251,16 +290,11 @@ def executions(
     """Return one page of executions, newest first. The ends of windows are exclusive."""
     last = window.offset + window.limit
     places: list[tuple[Millis, str]] = []
-    for query, table in _asked(tenant, asked, hidden):
-        page = query.with_only_columns(table.c.queued_at, table.c.id)
-        if asked.before is not None:
-            at, id_ = asked.before
-            older = sa.or_(table.c.queued_at < at, table.c.id < id_)
-            page = page.where(table.c.queued_at <= at, older)
-        page = page.order_by(table.c.queued_at.desc(), table.c.id.desc())
-        places += [(row.queued_at, row.id) for row in tx.all(page.limit(last))]
+    given = _given(tenant, asked, hidden)
+    for query in _asked(frozenset(given), asked.alone):
+        places += [(row.queued_at, row.id) for row in tx.all(query.newest, **given, most=last)]
     ids = [id_ for _, id_ in sorted(places, reverse=True)[window.offset : last]]
-    rows = tx.all(sa.select(execution).where(execution.c.id.in_(ids)))
+    rows = tx.all(_SOME, ids=ids)
     found = {row.id: made_execution(row) for row in rows}
     found |= {one.id: alone(one) for one in runs.some(tx, ids)}
     return [found[id_] for id_ in ids]
@@ -270,86 +304,130 @@ def count_executions(
     tx: Tx, tenant: TenantId, asked: ExecutionsAsked, hidden: Sequence[PoolId] = ()
 ) -> int:
     """Return how many executions there are, whatever `before` says."""
+    given = _given(tenant, replace(asked, before=None), hidden)
     return sum(
-        int(tx.con.execute(query.with_only_columns(sa.func.count())).scalar_one())
-        for query, _ in _asked(tenant, asked, hidden)
+        int(tx.con.execute(query.counted, given).scalar_one())
+        for query in _asked(frozenset(given), asked.alone)
     )
 
 
-def _asked(
-    tenant: TenantId, asked: ExecutionsAsked, hidden: Sequence[PoolId]
-) -> Iterator[tuple[sa.Select[Any], sa.Table]]:
-    """Yield a query of the executions of jobs, and one of the tasks that were started alone."""
-    if asked.alone is not True:
-        query = _in_windows(execution, tenant, asked, asked.states)
-        if asked.job is not None:
-            query = query.where(execution.c.job == asked.job)
-        if hidden:
-            seen = sa.select(job.c.id).where(job.c.tenant == tenant, job.c.pool.not_in(hidden))
-            query = query.where(execution.c.job.in_(seen))
-        yield query, execution
-    if asked.job is None and asked.alone is not False:
+def _given(tenant: TenantId, asked: ExecutionsAsked, hidden: Sequence[PoolId]) -> dict[str, Any]:
+    """Return what the queries of `_asked` are told: of the tests, those that are asked for."""
+    states = asked.states
+    tests = {
+        "of_job": asked.job, "since": asked.since, "until": asked.until,
+        "ended_since": asked.ended_since, "ended_until": asked.ended_until,
+        "states": None if states is None else list(states),
+        "alone_in": None if states is None else list(alone_in(states)),
+        "before_at": asked.before and asked.before[0],
+        "before_id": asked.before and asked.before[1],
+        "hidden": list(hidden) or None,
+    }  # fmt: skip
+    return {"of_tenant": tenant} | {
+        name: value for name, value in tests.items() if value is not None
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """How many executions there are, and the places of the newest."""
+
+    counted: sa.Select[Any]
+    newest: sa.Select[Any]
+
+
+@cache
+def _asked(given: frozenset[str], alone: bool | None) -> tuple[_Query, ...]:  # noqa: FBT001  # it is cached by it
+    """Return a query of the executions of jobs, and one of the tasks that were started alone."""
+    found = []
+    if alone is not True:
+        hidden = sa.bindparam("hidden", expanding=True, type_=sa.String)
+        tests = {
+            "of_job": execution.c.job == sa.bindparam("of_job"),
+            "states": among(execution.c.state, "states"),
+            "hidden": execution.c.job.in_(
+                sa.select(job.c.id).where(
+                    job.c.tenant == sa.bindparam("of_tenant"), job.c.pool.not_in(hidden)
+                )
+            ),
+        }
+        found.append(_query(execution, given, tests))
+    if "of_job" not in given and alone is not False:
         run = tables.run
-        states = None if asked.states is None else alone_in(asked.states)
-        query = _in_windows(run, tenant, asked, states)
-        yield query.where(run.c.execution == run.c.id, run.c.task.is_not(None)), run
+        tests = {"alone_in": among(run.c.state, "alone_in")}
+        of_none = run.c.execution == run.c.id, run.c.task.is_not(None)
+        found.append(_query(run, given, tests, *of_none))
+    return tuple(found)
 
 
-def _in_windows(
-    table: sa.Table, tenant: TenantId, asked: ExecutionsAsked, states: Sequence[str] | None
-) -> sa.Select[Any]:
-    query = sa.select(table).where(table.c.tenant == tenant)
-    for column, low, high in (
-        (table.c.queued_at, asked.since, asked.until),
-        (table.c.finished_at, asked.ended_since, asked.ended_until),
-    ):
-        if low is not None:
-            query = query.where(column >= low)
-        if high is not None:
-            query = query.where(column < high)
-    return query if states is None else query.where(table.c.state.in_(states))
+def _query(
+    table: sa.Table, given: frozenset[str], own: Mapping[str, sa.ColumnElement[bool]],
+    *always: sa.ColumnElement[bool],
+) -> _Query:  # fmt: skip
+    at, ended = table.c.queued_at, table.c.finished_at
+    before = sa.bindparam("before_at", type_=sa.BigInteger)
+    tests = dict(own) | {
+        "since": at >= sa.bindparam("since"), "until": at < sa.bindparam("until"),
+        "ended_since": ended >= sa.bindparam("ended_since"),
+        "ended_until": ended < sa.bindparam("ended_until"),
+        "before_at": sa.and_(
+            at <= before, sa.or_(at < before, table.c.id < sa.bindparam("before_id"))
+        ),
+    }  # fmt: skip
+    query = sa.select(at, table.c.id).where(
+        table.c.tenant == sa.bindparam("of_tenant"),
+        *(tests[name] for name in sorted(given & tests.keys())),
+        *always,
+    )
+    newest = query.order_by(at.desc(), table.c.id.desc())
+    return _Query(
+        query.with_only_columns(sa.func.count()),
+        newest.limit(sa.bindparam("most", type_=sa.BigInteger)),
+    )
+
+
+_NEWEST: Final = (
+    sa.select(execution.c.id)
+    .where(execution.c.job == job.c.id)
+    .order_by(execution.c.queued_at.desc(), execution.c.id.desc())
+    .limit(1)
+    .correlate(job)
+    .scalar_subquery()
+)
+_LAST: Final = sa.select(execution).where(
+    execution.c.id.in_(sa.select(_NEWEST).select_from(job).where(among(job.c.id, "ids")))
+)
 
 
 def last_executions(tx: Tx, ids: Sequence[JobId]) -> dict[JobId, Execution]:
     """Return the newest execution of each job that has one."""
-    newest = (
-        sa.select(execution.c.id)
-        .where(execution.c.job == job.c.id)
-        .order_by(execution.c.queued_at.desc(), execution.c.id.desc())
-        .limit(1)
-        .correlate(job)
-        .scalar_subquery()
-    )
-    query = sa.select(execution).where(
-        execution.c.id.in_(sa.select(newest).select_from(job).where(job.c.id.in_(ids)))
-    )
-    return {JobId(row.job): made_execution(row) for row in tx.all(query)}
+    return {JobId(row.job): made_execution(row) for row in tx.all(_LAST, ids=list(ids))}
 
 
 def execution_at(tx: Tx, tenant: TenantId, job_id: str, moment: Millis) -> Execution | None:
-    found = tx.first(
-        sa.select(execution).where(
-            execution.c.tenant == tenant, execution.c.job == job_id, execution.c.queued_at == moment
-        )
-    )
+    found = tx.get(execution, tenant=tenant, job=job_id, queued_at=moment)
     return None if found is None else made_execution(found)
+
+
+_ACTIVE_IDS: Final = sa.select(execution.c.id).where(_UNDER_WAY).order_by(execution.c.queued_at)
 
 
 def active_ids(tx: Tx) -> list[str]:
     """Return every tenant's executions that are not over, oldest first."""
-    query = sa.select(execution.c.id).where(execution.c.finished_at.is_(None))
-    return [row.id for row in tx.all(query.order_by(execution.c.queued_at))]
+    return [row.id for row in tx.all(_ACTIVE_IDS)]
+
+
+_TAKEN: Final = sa.select(execution).where(_OF, _UNDER_WAY).with_for_update(skip_locked=True)
 
 
 def taken(tx: Tx, id_: str) -> Execution | None:
     """Return an execution that is not over, locked; None if it is over or somebody else has it."""
-    query = sa.select(execution).where(execution.c.id == id_, execution.c.finished_at.is_(None))
-    found = tx.first(query.with_for_update(skip_locked=True))
+    found = tx.first(_TAKEN, of=id_)
     return None if found is None else made_execution(found)
 
 
 def write_execution(tx: Tx, id_: ExecutionId, **values: Any) -> None:
-    tx.run(sa.update(execution).where(execution.c.id == id_).values(**values))
+    tx.change(execution, {"id": id_}, **values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,13 +441,17 @@ class StepRun:
     started_at: Millis | None
 
 
+_RUNS_OF: Final = sa.select(
+    tables.run.c.task, tables.run.c.id, tables.run.c.state, tables.run.c.progress,
+    tables.run.c.started_at,
+).where(tables.run.c.execution == sa.bindparam("of"))  # fmt: skip
+
+
 def runs_of(tx: Tx, id_: ExecutionId) -> list[StepRun]:
     """Return the runs of an execution."""
-    run = tables.run
-    query = sa.select(run.c.task, run.c.id, run.c.state, run.c.progress, run.c.started_at)
     return [
         StepRun(TaskId(row.task), row.id, RunState(row.state), row.progress or {}, row.started_at)
-        for row in tx.all(query.where(run.c.execution == id_))
+        for row in tx.all(_RUNS_OF, of=id_)
     ]
 
 

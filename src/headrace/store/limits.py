@@ -37,14 +37,16 @@ def names(row: Any) -> tuple[str, ...]:  # Any: a row or a Waiting
     )  # fmt: skip
 
 
+_UNDER_WAY: Final = sa.select(
+    run.c.tenant, run.c.task, run.c.source, run.c.destination, run.c.pool, run.c.exclusive
+).where(run.c.state.in_(tuple(ACTIVE)))
+
+
 def under_way(tx: Tx) -> tuple[dict[str, int], set[str]]:
     """Return active runs by name (`source:ID` …), and the exclusive names that they hold."""
     counts: dict[str, int] = {}
     exclusive: set[str] = set()
-    query = sa.select(
-        run.c.tenant, run.c.task, run.c.source, run.c.destination, run.c.pool, run.c.exclusive
-    ).where(run.c.state.in_(tuple(ACTIVE)))
-    for row in tx.all(query):
+    for row in tx.all(_UNDER_WAY):
         for name in names(row):
             counts[name] = counts.get(name, 0) + 1
         if row.exclusive:
@@ -52,40 +54,45 @@ def under_way(tx: Tx) -> tuple[dict[str, int], set[str]]:
     return counts, exclusive
 
 
+_LIMITS: Final = sa.select(run_limit).order_by(run_limit.c.name)
+
+
 def all_limits(tx: Tx) -> dict[str, Limit]:
     """Return the limits that were set, by name."""
     return {
         row.name: Limit(runs=row.runs, per_minute=row.per_minute, next_at=row.next_at)
-        for row in tx.all(sa.select(run_limit).order_by(run_limit.c.name))
+        for row in tx.all(_LIMITS)
     }
 
 
 def set_limit(tx: Tx, name: str, limit: Limit | None) -> None:
     """Set or, with None, drop a limit."""
-    tx.run(sa.delete(run_limit).where(run_limit.c.name == name))
+    tx.remove(run_limit, name=name)
     if limit is not None:
-        tx.run(
-            sa.insert(run_limit).values(
-                name=name, runs=limit.runs, per_minute=limit.per_minute, next_at=limit.next_at
-            )
-        )
+        tx.add(
+            run_limit, name=name, runs=limit.runs, per_minute=limit.per_minute,
+            next_at=limit.next_at,
+        )  # fmt: skip
 
 
 def started(tx: Tx, name: str, next_at: Millis) -> None:
     """Note when the next run may start where so many start in a minute."""
-    tx.run(sa.update(run_limit).where(run_limit.c.name == name).values(next_at=next_at))
+    tx.change(run_limit, {"name": name}, next_at=next_at)
 
 
 def set_pause(tx: Tx, kind: str, id_: str, *, paused: bool) -> None:
     """Pause a task, a tenant or (of no id) the server, or end it. Safe to repeat."""
-    tx.run(sa.delete(pause).where(pause.c.kind == kind, pause.c.id == id_))
+    tx.remove(pause, kind=kind, id=id_)
     if paused:
-        tx.run(sa.insert(pause).values(kind=kind, id=id_, at=tx.now))
+        tx.add(pause, kind=kind, id=id_, at=tx.now)
+
+
+_PAUSES: Final = sa.select(pause)
 
 
 def pauses(tx: Tx) -> set[str]:
     """Return what is paused, named as limits are."""
-    return {f"{row.kind}:{row.id}".removesuffix(":") for row in tx.all(sa.select(pause))}
+    return {f"{row.kind}:{row.id}".removesuffix(":") for row in tx.all(_PAUSES)}
 
 
 def not_paused(of: Mapping[str, sa.Column[Any]]) -> sa.ColumnElement[bool]:

@@ -26,11 +26,7 @@ class Mail:
 
 def add(tx: Tx, subject: str, body: str) -> None:
     """Keep a mail, in the transaction of what it tells of."""
-    tx.run(
-        sa.insert(mail).values(
-            id=new_id(), subject=subject, body=body, at=tx.now, not_before=tx.now, tries=0
-        )
-    )
+    tx.add(mail, id=new_id(), subject=subject, body=body, at=tx.now, not_before=tx.now, tries=0)
 
 
 def due(tx: Tx, limit: int, again_ms: int) -> list[Mail]:
@@ -44,9 +40,8 @@ def due(tx: Tx, limit: int, again_ms: int) -> list[Mail]:
     )
     taken = []
     for row in found:
-        values = {"not_before": tx.now + again_ms, "tries": row.tries + 1}
-        changed = sa.update(mail).where(mail.c.id == row.id, mail.c.tries == row.tries)
-        if tx.run(changed.values(**values)):
+        same = {"id": row.id, "tries": row.tries}
+        if tx.change(mail, same, not_before=tx.now + again_ms, tries=row.tries + 1):
             taken.append(
                 Mail(
                     id=row.id, subject=row.subject, body=row.body, at=Millis(row.at),
@@ -58,9 +53,9 @@ def due(tx: Tx, limit: int, again_ms: int) -> list[Mail]:
 
 def put_off(tx: Tx, id_: str, wait_ms: int) -> None:
     """Try a mail again later."""
-    tx.run(sa.update(mail).where(mail.c.id == id_).values(not_before=tx.now + wait_ms))
+    tx.change(mail, {"id": id_}, not_before=tx.now + wait_ms)
 
 
 def drop(tx: Tx, id_: str) -> None:
     """Forget a mail that is sent, or given up."""
-    tx.run(sa.delete(mail).where(mail.c.id == id_))
+    tx.remove(mail, id=id_)

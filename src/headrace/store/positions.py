@@ -13,11 +13,15 @@ from headrace.store import tables
 from headrace.store.database import Tx
 
 position: Final = tables.position
+_OF_RUN: Final = sa.select(
+    tables.run.c.task, tables.run.c.mode, tables.run.c.started_at, tables.run.c.ordered_at,
+    tables.run.c.since, tables.run.c.kind,
+).where(tables.run.c.id == sa.bindparam("of"))  # fmt: skip
 
 
 def find(tx: Tx, task: str) -> Position | None:
     """Return where a task stands; None before its first commit, and after a reset."""
-    found = tx.first(sa.select(position).where(position.c.task == task))
+    found = tx.get(position, task=task)
     if found is None or found.versions is None:
         return None
     return Position(found.versions, found.after)
@@ -25,33 +29,22 @@ def find(tx: Tx, task: str) -> Position | None:
 
 def put(tx: Tx, task: str, new: Position | None) -> None:
     """Say where a task stands; None: it has read nothing. Runs under way do not move it."""
-    tx.run(sa.delete(position).where(position.c.task == task))
-    tx.run(
-        sa.insert(position).values(
-            task=task, versions=None if new is None else dict(new.versions),
-            after=None if new is None else new.after, reset_at=tx.now,
-        )
+    tx.remove(position, task=task)
+    tx.add(
+        position, task=task, versions=None if new is None else dict(new.versions),
+        after=None if new is None else new.after, reset_at=tx.now,
     )  # fmt: skip
 
 
 def moved(tx: Tx, run: RunId, receipt: Mapping[str, Any]) -> None:
     """Keep what a run that has just committed has read. A full run forgets what was before."""
-    table, task = tables.run, tables.task
-    found = tx.first(
-        sa.select(
-            table.c.task,
-            table.c.mode,
-            table.c.started_at,
-            table.c.ordered_at,
-            table.c.since,
-            table.c.kind,
-        ).where(table.c.id == run)
-    )
+    task = tables.task
+    found = tx.first(_OF_RUN, of=run)
     if found is None or found.task is None or found.since is not None:
         return  # a back-fill says nothing of what has come since
     if found.kind == RunKind.VALIDATE:
         return  # nor does what was loaded again because it differed
-    before = tx.first(sa.select(position).where(position.c.task == found.task))
+    before = tx.get(position, task=found.task)
     if before is not None and before.reset_at >= (found.ordered_at or 0) > 0:
         return  # it has read what is another source, or goes elsewhere, by now
     versions: dict[str, str] = {}
@@ -63,14 +56,13 @@ def moved(tx: Tx, run: RunId, receipt: Mapping[str, Any]) -> None:
         if version := file.get("version"):
             versions[file["name"].partition("!")[0]] = version  # of an archive, not its members
     if before is None:
-        tx.run(sa.insert(position).values(task=found.task, versions=versions, reset_at=0))
+        tx.add(position, task=found.task, versions=versions, reset_at=0)
     else:
-        changed = sa.update(position).where(position.c.task == found.task)
-        tx.run(changed.values(versions=versions, after=None))
-    extra = tx.first(sa.select(task.c.extra).where(task.c.id == found.task))
+        tx.change(position, {"task": found.task}, versions=versions, after=None)
+    extra = tx.get(task.c.extra, id=found.task)
     if extra is not None and extra.extra.get("cursor"):
         shown = dict(extra.extra) | {"cursor": rfc3339(found.started_at)}
-        tx.run(sa.update(task).where(task.c.id == found.task).values(extra=shown))
+        tx.change(task, {"id": found.task}, extra=shown)
 
 
 def reset(tx: Tx, *tests: sa.ColumnElement[bool]) -> None:

@@ -4,6 +4,7 @@ Every look-up is by tenant: another tenant's id is not there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -21,9 +22,9 @@ from headrace.domain.resources import Authentication, Destination, Source, Trans
 from headrace.domain.shape import Shape
 from headrace.domain.task import Action, Task, TriggerType
 from headrace.store import tables, timing
-from headrace.store.database import Tx
+from headrace.store.database import Tx, among
 from headrace.store.limits import not_paused
-from headrace.store.paging import Order, Window, page
+from headrace.store.paging import Listing, Order, Window, listing, page
 
 T = TypeVar("T", Authentication, Source, Destination, Transformation, Task)
 AnyRow = Any  # a row of SQLAlchemy's
@@ -73,7 +74,7 @@ def add(tx: Tx, thing: T, sealed: bytes | None = None) -> None:
     values = _values(thing)
     if "sealed" in table.c:
         values["sealed"] = sealed
-    tx.run(sa.insert(table).values(**values))
+    tx.add(table, **values)
 
 
 def change(tx: Tx, thing: T, sealed: bytes | None = None) -> None:
@@ -82,18 +83,17 @@ def change(tx: Tx, thing: T, sealed: bytes | None = None) -> None:
     values = _values(thing)
     if sealed is not None:
         values["sealed"] = sealed
-    tx.run(sa.update(table).where(table.c.id == thing.id).values(**values))
+    tx.change(table, {"id": thing.id}, **values)
 
 
 def remove(tx: Tx, kind: type[T], id_: str) -> None:
-    table = TABLES[kind]
-    tx.run(sa.delete(table).where(table.c.id == id_))
+    tx.remove(TABLES[kind], id=id_)
 
 
 def user_of(tx: Tx, kind: type[T], id_: str) -> tuple[str, str] | None:
     """Return what kind of thing still points at this one, and its id."""
     for column in USERS[kind]:
-        if found := tx.first(sa.select(column.table.c.id).where(column == id_).limit(1)):
+        if found := tx.get(column.table.c.id, **{column.name: id_}):
             return str(column.table.name), found.id
     if (listed_in := LISTS.get(kind)) is not None:
         query = sa.select(listed_in.table.c.id).where(_holds(listed_in, id_)).limit(1)
@@ -109,42 +109,50 @@ def _holds(column: sa.Column[Any], id_: str) -> sa.ColumnElement[bool]:
 
 def find(tx: Tx, kind: type[T], tenant: TenantId, id_: str) -> T | None:
     """Return one thing of this tenant."""
-    table = TABLES[kind]
-    found = tx.first(sa.select(table).where(table.c.id == id_, table.c.tenant == tenant))
+    found = tx.get(TABLES[kind], id=id_, tenant=tenant)
     return None if found is None else made(kind, found)
+
+
+# Not FOR UPDATE: a change of a run looks at its task by the foreign key, and would wait.
+_LOCKED_TASK: Final = (
+    sa.select(tables.task)
+    .where(
+        tables.task.c.id == sa.bindparam("of"), tables.task.c.tenant == sa.bindparam("of_tenant")
+    )
+    .with_for_update(key_share=True)
+)  # fmt: skip
 
 
 def locked_task(tx: Tx, tenant: TenantId, id_: str) -> Task | None:
     """Return a task that nobody else changes or starts until this transaction ends."""
-    table = tables.task
-    query = sa.select(table).where(table.c.id == id_, table.c.tenant == tenant)
-    # Not FOR UPDATE: a change of a run looks at its task by the foreign key, and would wait.
-    found = tx.first(query.with_for_update(key_share=True))
+    found = tx.first(_LOCKED_TASK, of=id_, of_tenant=tenant)
     return None if found is None else made(Task, found)
+
+
+_DUE: Final = (
+    sa.select(tables.task)
+    .where(
+        tables.task.c.next_run <= sa.bindparam("now"), tables.task.c.enabled.is_(True),
+        not_paused({"task": tables.task.c.id, "tenant": tables.task.c.tenant}),
+    )
+    .order_by(tables.task.c.next_run)
+    .limit(sa.bindparam("most", type_=sa.BigInteger))
+    # Others that tick meanwhile find other tasks.
+    .with_for_update(key_share=True, skip_locked=True, of=tables.task)
+)  # fmt: skip
 
 
 def due_tasks(tx: Tx, limit: int) -> list[Task]:
     """Return enabled tasks whose schedule is due, unless they or their tenants are paused."""
-    table = tables.task
-    query = sa.select(table).where(
-        table.c.next_run <= tx.now, table.c.enabled.is_(True),
-        not_paused({"task": table.c.id, "tenant": table.c.tenant}),
-    )  # fmt: skip
-    query = query.order_by(table.c.next_run).limit(limit)
-    # Others that tick meanwhile find other tasks.
-    query = query.with_for_update(key_share=True, skip_locked=True, of=table)
-    return [made(Task, row) for row in tx.all(query)]
+    return [made(Task, row) for row in tx.all(_DUE, now=tx.now, most=limit)]
+
+
+_MOVE: Final = sa.update(tables.task).where(tables.task.c.id == sa.bindparam("of"))
 
 
 def move_schedules(tx: Tx, moments: Mapping[str, int]) -> None:
     """Set the next moments of tasks that `due_tasks` has given to this transaction."""
-    table = tables.task
-    statement = (
-        sa.update(table)
-        .where(table.c.id == sa.bindparam("of"))
-        .values(next_run=sa.bindparam("moment"))
-    )
-    tx.con.execute(statement, [{"of": id_, "moment": at} for id_, at in moments.items()])
+    tx.con.execute(_MOVE, [{"of": id_, "next_run": at} for id_, at in moments.items()])
 
 
 def hosts_of_index(tx: Tx, tenant: TenantId, index: str) -> set[str]:
@@ -159,13 +167,12 @@ def hosts_of_index(tx: Tx, tenant: TenantId, index: str) -> set[str]:
 
 def forgive(tx: Tx, id_: str) -> None:
     """Forget the critical failures in a row that a task has had."""
-    tx.run(sa.update(tables.task).where(tables.task.c.id == id_).values(criticals=0))
+    tx.change(tables.task, {"id": id_}, criticals=0)
 
 
 def sealed(tx: Tx, kind: type, id_: str) -> bytes | None:
     """Return what is sealed of a thing."""
-    table = TABLES[kind]
-    found = tx.first(sa.select(table.c.sealed).where(table.c.id == id_))
+    found = tx.get(TABLES[kind].c.sealed, id=id_)
     return None if found is None else found.sealed
 
 
@@ -174,30 +181,47 @@ def listed(
     window: Window,
 ) -> tuple[list[T], int]:  # fmt: skip
     """Return one page of things and how many there are. `where` maps columns to allowed values."""
-    table = TABLES[kind]
-    query = sa.select(table).where(table.c.tenant == tenant)
-    for name, values in where.items():
-        if name in FILTERS:
-            query = query.where(sa.or_(*(FILTERS[name](value) for value in values)))
-            continue
-        column = table.c[name]
-        known = [value for value in values if value is not None]
-        test = column.in_(known)
-        query = query.where(sa.or_(test, column.is_(None)) if None in values else test)
-    rows, total = page(tx, query, table, order, window)
+    plain = {name: values for name, values in where.items() if name not in FILTERS}
+    found = _listed(
+        TABLES[kind], tuple((name, None in values) for name, values in plain.items()), order
+    )
+    for name in where.keys() & FILTERS.keys():
+        found = found.where(sa.or_(*(FILTERS[name](value) for value in where[name])))
+    known: dict[str, Any] = {
+        f"some_{name}": [value for value in values if value is not None]
+        for name, values in plain.items()
+    }
+    rows, total = page(tx, found, window, of_tenant=tenant, **known)
     return [made(kind, row) for row in rows], total
+
+
+@cache
+def _listed(table: sa.Table, tests: tuple[tuple[str, bool], ...], order: Order) -> Listing:
+    """Return the listing of a table. `tests`: columns, and whether they may be NULL."""
+    query = sa.select(table).where(table.c.tenant == sa.bindparam("of_tenant"))
+    for name, or_null in tests:
+        column = table.c[name]
+        test = among(column, f"some_{name}")
+        query = query.where(sa.or_(test, column.is_(None)) if or_null else test)
+    return listing(query, table, order)
 
 
 def some(tx: Tx, kind: type[T], tenant: TenantId, ids: Sequence[str]) -> list[T]:
     """Return those of the things named that are there."""
-    table = TABLES[kind]
     known = [id_ for id_ in dict.fromkeys(ids) if is_id(id_)]
     found: list[T] = []
     for start in range(0, len(known), IDS_AT_ONCE):
         some_of = known[start : start + IDS_AT_ONCE]
-        rows = tx.all(sa.select(table).where(table.c.tenant == tenant, table.c.id.in_(some_of)))
+        rows = tx.all(_some(TABLES[kind]), of_tenant=tenant, ids=some_of)
         found += [made(kind, row) for row in rows]
     return found
+
+
+@cache
+def _some(table: sa.Table) -> sa.Select[Any]:
+    return sa.select(table).where(
+        table.c.tenant == sa.bindparam("of_tenant"), among(table.c.id, "ids")
+    )
 
 
 def _values(thing: T) -> dict[str, Any]:

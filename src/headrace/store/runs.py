@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -15,8 +16,8 @@ from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
 from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, new_id
 from headrace.domain.run import ACTIVE, Claim, Mode, Range, Run, RunKind, RunState, Trigger
 from headrace.store import aliases, limits, tables
-from headrace.store.database import Tx
-from headrace.store.paging import Order, Window, page
+from headrace.store.database import Tx, among
+from headrace.store.paging import Listing, Order, Window, listing, page
 
 run: Final = tables.run
 event: Final = tables.event
@@ -27,8 +28,20 @@ IDS_AT_ONCE: Final = 500  # in one statement
 _ACTIVE: Final = tuple(ACTIVE)
 # Written out, not bound: only so does SQLite use the index of the queued runs.
 _QUEUED: Final = run.c.state == sa.literal_column("'queued'")
-
-
+NOW: Final = sa.bindparam("now", type_=sa.BigInteger)
+_OF: Final = run.c.id == sa.bindparam("of")
+_OF_TASK: Final = run.c.task == sa.bindparam("of_task")
+_UNFINISHED: Final = run.c.state.in_((RunState.QUEUED, *_ACTIVE))
+# True of runs that a claim still holds.
+_HELD: Final = (
+    _OF, run.c.fence == sa.bindparam("of_fence"), run.c.state.in_(_ACTIVE),
+    run.c.lease_until >= NOW,
+)  # fmt: skip
+# What an update of a run sets when an event is written with it.
+_NUMBERED: Final[Mapping[str, Any]] = {
+    "events": run.c.events + 1,
+    "event_at": sa.case((run.c.event_at > NOW, run.c.event_at), else_=NOW),
+}
 _INSERT_RUN: Final = sa.insert(run)
 _INSERT_EVENT: Final = sa.insert(event)
 _INSERT_COUNT: Final = sa.insert(tables.event_count)
@@ -119,23 +132,23 @@ def _row_of(new: NewRun) -> dict[str, Any]:
 
 def add_ended(tx: Tx, new: Run) -> None:
     """Keep a run that was over before it was told of, of no task."""
-    tx.run(
-        sa.insert(run).values(
-            id=new.id, tenant=new.tenant, task=None, source="", destination="",
-            execution=new.execution, format=FORMAT, state=new.state, trigger=new.trigger,
-            kind=new.kind, action=new.action, mode=new.mode, fence=0, attempt=new.attempt,
-            deaths=0, progress={},
-            error=new.error, failure_threshold=0, queued_at=new.queued_at,
-            started_at=new.started_at, finished_at=new.finished_at, not_before=new.not_before,
-            updated_at=new.updated_at, events=0, event_at=0,
-        )
+    tx.add(
+        run, id=new.id, tenant=new.tenant, task=None, source="", destination="",
+        execution=new.execution, format=FORMAT, state=new.state, trigger=new.trigger,
+        kind=new.kind, action=new.action, mode=new.mode, fence=0, attempt=new.attempt, deaths=0,
+        progress={}, error=new.error, failure_threshold=0, queued_at=new.queued_at,
+        started_at=new.started_at, finished_at=new.finished_at, not_before=new.not_before,
+        updated_at=new.updated_at, events=0, event_at=0,
     )  # fmt: skip
     _count(tx, {(new.tenant, new.kind): 1})
 
 
 def find(tx: Tx, tenant: TenantId, id_: str) -> Run | None:
-    found = tx.first(sa.select(run).where(run.c.id == id_, run.c.tenant == tenant))
+    found = tx.get(run, id=id_, tenant=tenant)
     return None if found is None else made(found)
+
+
+_SOME: Final = sa.select(run).where(among(run.c.id, "ids"))
 
 
 def some(tx: Tx, ids: Sequence[str]) -> list[Run]:
@@ -143,72 +156,79 @@ def some(tx: Tx, ids: Sequence[str]) -> list[Run]:
     return [
         made(row)
         for start in range(0, len(ids), IDS_AT_ONCE)
-        for row in tx.all(sa.select(run).where(run.c.id.in_(ids[start : start + IDS_AT_ONCE])))
+        for row in tx.all(_SOME, ids=list(ids[start : start + IDS_AT_ONCE]))
     ]
 
 
 def wake(tx: Tx, id_: str) -> None:
     """Make a queued run due now."""
-    tx.run(
-        sa.update(run)
-        .where(run.c.id == id_, run.c.state == RunState.QUEUED)
-        .values(not_before=tx.now, waiting_for=None, updated_at=tx.now)
-    )
+    queued = {"id": id_, "state": RunState.QUEUED}
+    tx.change(run, queued, not_before=tx.now, waiting_for=None, updated_at=tx.now)
 
 
 def any_tenants(tx: Tx, id_: str) -> Run | None:
     """Return a run whoever owns it: for the server's own work, never for a caller."""
-    found = tx.first(sa.select(run).where(run.c.id == id_))
+    found = tx.get(run, id=id_)
     return None if found is None else made(found)
 
 
 def exclusive_of(tx: Tx, id_: str) -> str | None:
-    found = tx.first(sa.select(run.c.exclusive).where(run.c.id == id_))
+    found = tx.get(run.c.exclusive, id=id_)
     return None if found is None else found.exclusive
 
 
 def end_of(tx: Tx, id_: str, end: str) -> str:
     """Return the id of a run's source or destination."""
-    return str(tx.con.execute(sa.select(run.c[end]).where(run.c.id == id_)).scalar_one())
+    found = tx.get(run.c[end], id=id_)
+    assert found is not None  # its claim is held
+    return str(found[0])
 
 
 def is_cancelling(tx: Tx, id_: str) -> bool:
     """Tell whether somebody has asked for a run to stop."""
-    state = tx.con.execute(sa.select(run.c.state).where(run.c.id == id_)).scalar()
-    return state == RunState.CANCELLING
+    found = tx.get(run.c.state, id=id_)
+    return found is not None and found.state == RunState.CANCELLING
 
 
 def token(tx: Tx, id_: str) -> str | None:
     """Return the token of the commit that is on record for a run."""
-    found = tx.first(sa.select(run.c.token).where(run.c.id == id_))
+    found = tx.get(run.c.token, id=id_)
     return None if found is None else found.token
 
 
 def started_with(tx: Tx, task: TaskId, key: str) -> Run | None:
     """Return the run that an earlier call with the same idempotency key made."""
-    found = tx.first(sa.select(run).where(run.c.task == task, run.c.idempotency_key == key))
+    found = tx.get(run, task=task, idempotency_key=key)
     return None if found is None else made(found)
+
+
+_FIND_UNFINISHED: Final = sa.select(run).where(_OF_TASK, _UNFINISHED).limit(1)
 
 
 def unfinished(tx: Tx, task: TaskId) -> Run | None:
     """Return a queued or active run of the task."""
-    states = (RunState.QUEUED, *_ACTIVE)
-    found = tx.first(sa.select(run).where(run.c.task == task, run.c.state.in_(states)).limit(1))
+    found = tx.first(_FIND_UNFINISHED, of_task=task)
     return None if found is None else made(found)
+
+
+_FULL: Final = (
+    sa.select(run.c.id)
+    .where(_QUEUED, run.c.tenant == sa.bindparam("of_tenant"), run.c.kind != RunKind.PUSH)
+    .offset(sa.bindparam("others", type_=sa.BigInteger))
+    .limit(1)
+)
 
 
 def queue_is_full(tx: Tx, tenant: TenantId, most: int) -> bool:
     """Tell whether so many runs of a tenant wait, not counting those that wait for pushes."""
-    queue = sa.select(run.c.id).where(_QUEUED, run.c.tenant == tenant, run.c.kind != RunKind.PUSH)
-    return tx.first(queue.offset(most - 1).limit(1)) is not None
+    return tx.first(_FULL, of_tenant=tenant, others=most - 1) is not None
 
 
 def unfinished_states(tx: Tx, tasks: Sequence[TaskId]) -> dict[TaskId, list[RunState]]:
     """Return the states of the tasks' queued and active runs."""
     found: dict[TaskId, list[RunState]] = {task: [] for task in tasks}
-    states = (RunState.QUEUED, *_ACTIVE)
     query = sa.select(run.c.task, run.c.state)
-    for row in tx.all(query.where(run.c.task.in_(tasks), run.c.state.in_(states))):
+    for row in tx.all(query.where(run.c.task.in_(tasks), _UNFINISHED)):
         found[row.task].append(RunState(row.state))
     return found
 
@@ -225,8 +245,7 @@ def has_work(tx: Tx, task: TaskId) -> bool:
     """Tell whether a run of the task is under way, or waits with something to do."""
     waiting = sa.exists().where(tables.inbox.c.run == run.c.id)
     idle = sa.and_(run.c.state == RunState.QUEUED, run.c.kind == RunKind.PUSH, ~waiting)
-    states = (RunState.QUEUED, *_ACTIVE)
-    query = sa.select(run.c.id).where(run.c.task == task, run.c.state.in_(states), ~idle)
+    query = sa.select(run.c.id).where(run.c.task == task, _UNFINISHED, ~idle)
     return tx.first(query.limit(1)) is not None
 
 
@@ -244,21 +263,24 @@ def open_push(tx: Tx, task: TaskId, table: str | None) -> Run | None:
 
 def receipt_of(tx: Tx, id_: str) -> Mapping[str, Any] | None:
     """Return what a run has on record so far."""
-    found = tx.first(sa.select(run.c.receipt).where(run.c.id == id_))
+    found = tx.get(run.c.receipt, id=id_)
     return None if found is None else found.receipt
+
+
+_LAST_MOMENTS: Final = sa.select(
+    tables.task.c.id,
+    sa.select(run.c.queued_at)
+    .where(run.c.task == tables.task.c.id)
+    .order_by(run.c.queued_at.desc())
+    .limit(1)
+    .scalar_subquery()
+    .label("at"),
+).where(among(tables.task.c.id, "tasks"))
 
 
 def last_moments(tx: Tx, tasks: Sequence[TaskId]) -> dict[TaskId, Millis]:
     """Return when the newest run of each task was queued; tasks without a run are left out."""
-    task = tables.task
-    newest = (
-        sa.select(run.c.queued_at)
-        .where(run.c.task == task.c.id)
-        .order_by(run.c.queued_at.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    found = tx.all(sa.select(task.c.id, newest.label("at")).where(task.c.id.in_(tasks)))
+    found = tx.all(_LAST_MOMENTS, tasks=list(tasks))
     return {TaskId(row.id): Millis(row.at) for row in found if row.at is not None}
 
 
@@ -268,31 +290,42 @@ def listed(
     since: Millis | None, until: Millis | None, order: Order, window: Window,
 ) -> tuple[list[Run], int]:  # fmt: skip
     """Return one page of runs and how many there are."""
-    query = sa.select(run).where(run.c.tenant == tenant)
-    if task is not None:
-        query = query.where(run.c.task == task)
-    if states is not None:
-        query = query.where(run.c.state.in_(states))
-    if kinds is not None:
-        query = query.where(run.c.kind.in_(kinds))
-    if since is not None:
-        query = query.where(run.c.queued_at >= since)
-    if until is not None:
-        query = query.where(run.c.queued_at <= until)
-    every = task is None and states is None and since is None and until is None
-    total = _count_of(tx, tenant, kinds) if every else None
-    rows, total = page(tx, query, run, order, window, total)
+    asked = {
+        "of_task": task, "states": None if states is None else list(states),
+        "kinds": None if kinds is None else list(kinds), "since": since, "until": until,
+    }  # fmt: skip
+    given = {name: value for name, value in asked.items() if value is not None}
+    total = _count_of(tx, tenant, kinds) if given.keys() <= {"kinds"} else None
+    found = _listed(frozenset(given), order)
+    rows, total = page(tx, found, window, total, of_tenant=tenant, **given)
     return [made(row) for row in rows], total
+
+
+@cache
+def _listed(given: frozenset[str], order: Order) -> Listing:
+    """Return the listing of runs by what was asked for."""
+    tests = {
+        "of_task": _OF_TASK, "states": among(run.c.state, "states"),
+        "kinds": among(run.c.kind, "kinds"), "since": run.c.queued_at >= sa.bindparam("since"),
+        "until": run.c.queued_at <= sa.bindparam("until"),
+    }  # fmt: skip
+    query = sa.select(run).where(run.c.tenant == sa.bindparam("of_tenant"))
+    return listing(query.where(*(tests[name] for name in sorted(given))), run, order)
+
+
+_COUNTED: Final = sa.select(sa.func.coalesce(sa.func.sum(tables.run_count.c.runs), 0)).where(
+    tables.run_count.c.tenant == sa.bindparam("of_tenant")
+)
+_COUNTED_OF: Final = _COUNTED.where(among(tables.run_count.c.kind, "kinds"))
 
 
 def _count_of(tx: Tx, tenant: TenantId, kinds: Sequence[str] | None) -> int:
     """Return how many runs a tenant has, of some kinds, without counting millions."""
-    count = tables.run_count
-    query = sa.select(sa.func.coalesce(sa.func.sum(count.c.runs), 0))
-    query = query.where(count.c.tenant == tenant)
-    if kinds is not None:
-        query = query.where(count.c.kind.in_(kinds))
-    return int(tx.con.execute(query).scalar_one())
+    if kinds is None:
+        found = tx.con.execute(_COUNTED, {"of_tenant": tenant})
+    else:
+        found = tx.con.execute(_COUNTED_OF, {"of_tenant": tenant, "kinds": list(kinds)})
+    return int(found.scalar_one())
 
 
 def _count(tx: Tx, more: Mapping[tuple[str, str], int]) -> None:
@@ -342,18 +375,20 @@ def forget(tx: Tx, ids: sa.Select[tuple[str]]) -> None:
 def forget_task(tx: Tx, task: TaskId) -> None:
     """Remove what is known of a task: its runs, its position, its place in a pool."""
     forget(tx, sa.select(run.c.id).where(run.c.task == task))
-    tx.run(sa.delete(tables.position).where(tables.position.c.task == task))
-    tx.run(sa.delete(tables.pool_table).where(tables.pool_table.c.task == task))
+    tx.remove(tables.position, task=task)
+    tx.remove(tables.pool_table, task=task)
     aliases.forget(tx, [task])
 
 
 # The queue.
 
 
+_EXPIRED: Final = sa.select(run).where(run.c.state.in_(_ACTIVE), run.c.lease_until < NOW)
+
+
 def expired(tx: Tx) -> list[Run]:
     """Return active runs whose holder's lease has ended."""
-    query = sa.select(run).where(run.c.state.in_(_ACTIVE), run.c.lease_until < tx.now)
-    return [made(row) for row in tx.all(query)]
+    return [made(row) for row in tx.all(_EXPIRED, now=tx.now)]
 
 
 def held_by_others(tx: Tx, holder: str) -> list[Run]:
@@ -362,31 +397,38 @@ def held_by_others(tx: Tx, holder: str) -> list[Run]:
     return [made(row) for row in tx.all(query)]
 
 
-def waiting(tx: Tx, ids: Sequence[str]) -> list[Waiting]:
-    """Return those of some runs that are queued and due, as the claim sees them."""
-    query = sa.select(*_WAITING).where(run.c.id.in_(ids), _QUEUED, _due(tx, run.c.not_before))
-    return [Waiting(**row) for row in tx.con.execute(query).mappings()]
-
-
-def _due(tx: Tx, moment: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+def _due(moment: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
     """Return SQL that is true of moments that have come, and of those that nobody can have meant.
 
     No wait is that long: the clock was set back, and a run must not wait until it has caught up.
     """
-    return sa.or_(moment <= tx.now, moment > tx.now + FAR_MS)
+    return sa.or_(moment <= NOW, moment > NOW + FAR_MS)
+
+
+_WAITING_OF: Final = sa.select(*_WAITING).where(
+    among(run.c.id, "ids"), _QUEUED, _due(run.c.not_before)
+)
+
+
+def waiting(tx: Tx, ids: Sequence[str]) -> list[Waiting]:
+    """Return those of some runs that are queued and due, as the claim sees them."""
+    found = tx.con.execute(_WAITING_OF, {"ids": list(ids), "now": tx.now})
+    return [Waiting(**row) for row in found.mappings()]
+
+
+_ANY_DUE: Final = sa.select(run.c.id).where(_QUEUED, _due(run.c.not_before)).limit(1)
+_FIRST_QUEUED: Final = sa.select(
+    tables.tenant.c.id,
+    sa.select(run.c.queued_at).where(run.c.tenant == tables.tenant.c.id, _QUEUED)
+    .order_by(run.c.priority.desc(), run.c.queued_at).limit(1).scalar_subquery().label("at"),
+)  # fmt: skip
 
 
 def waiting_tenants(tx: Tx) -> list[str]:
     """Return the tenants that have queued runs, those first whose next one is the oldest."""
-    some = sa.select(run.c.id).where(_QUEUED, _due(tx, run.c.not_before))
-    if tx.first(some.limit(1)) is None:
+    if tx.first(_ANY_DUE, now=tx.now) is None:
         return []
-    tenant = tables.tenant.c.id
-    first = (
-        sa.select(run.c.queued_at).where(run.c.tenant == tenant, _QUEUED)
-        .order_by(run.c.priority.desc(), run.c.queued_at).limit(1).scalar_subquery()
-    )  # fmt: skip
-    found = tx.all(sa.select(tenant, first.label("at")))
+    found = tx.all(_FIRST_QUEUED)
     return [row.id for row in sorted(found, key=lambda row: row.at or 0) if row.at is not None]
 
 
@@ -398,38 +440,49 @@ def eligible(
     `closed`: what nothing of can start, ids by kind. However many runs wait for that, those of
     others are found. `here`: runs that only another server can work on are left out.
     """
+    shut = {kind: list(ids) for kind, ids in closed.items() if ids}
+    if "server" in shut:
+        return []
+    query = _eligible(frozenset(shut), here is not None)
+    given = shut | {"now": tx.now, "of_tenant": tenant, "here": here, "most": limit}
+    return [Waiting(**row) for row in tx.con.execute(query, given).mappings()]
+
+
+@cache
+def _eligible(shut: frozenset[str], one_of_many: bool) -> sa.Select[Any]:  # noqa: FBT001  # it is cached by it
+    """Return the query of `eligible`; of each kind in `shut`, some are left out."""
     query = sa.select(*_WAITING).where(
-        run.c.tenant == tenant, _QUEUED,
-        _due(tx, run.c.not_before + 0),  # + 0: by the index that gives the order, not by moments
+        run.c.tenant == sa.bindparam("of_tenant"), _QUEUED,
+        _due(run.c.not_before + 0),  # + 0: by the index that gives the order, not by moments
         limits.not_paused({"task": run.c.task, "tenant": run.c.tenant}),
         run.c.format <= FORMAT,
     )  # fmt: skip
-    if here is not None:
-        query = query.where(sa.or_(run.c.host.is_(None), run.c.host == here))
-    for kind, ids in closed.items():
-        if ids and kind in ("pool", "exclusive"):
-            query = query.where(sa.or_(run.c[kind].is_(None), run.c[kind].not_in(ids)))
-        elif ids and kind == "any pool":
+    if one_of_many:
+        query = query.where(sa.or_(run.c.host.is_(None), run.c.host == sa.bindparam("here")))
+    for kind in sorted(shut):
+        if kind == "any pool":
             query = query.where(run.c.pool.is_(None))
-        elif ids and kind in ("task", "source", "destination", "tenant"):
-            query = query.where(run.c[kind].not_in(ids))
-        elif ids:
-            return []  # the server
-    query = query.order_by(run.c.priority.desc(), run.c.queued_at, run.c.id).limit(limit)
-    return [Waiting(**row) for row in tx.con.execute(query).mappings()]
+            continue
+        others = ~among(run.c[kind], kind)
+        query = query.where(
+            sa.or_(run.c[kind].is_(None), others) if kind in ("pool", "exclusive") else others
+        )
+    query = query.order_by(run.c.priority.desc(), run.c.queued_at, run.c.id)
+    return query.limit(sa.bindparam("most", type_=sa.BigInteger))
+
+
+_NEXT_DUE: Final = sa.select(sa.func.min(run.c.not_before)).where(run.c.state == RunState.QUEUED)
 
 
 def next_due_in_ms(tx: Tx) -> int | None:
     """Return how long it is until the next queued run may start, None if none is queued."""
-    found = tx.con.execute(
-        sa.select(sa.func.min(run.c.not_before)).where(run.c.state == RunState.QUEUED)
-    ).scalar()
+    found = tx.con.execute(_NEXT_DUE).scalar()
     return None if found is None else max(found - tx.now, 0)
 
 
 def ordered(tx: Tx, id_: str) -> None:
     """Note that a run's source and destination are looked up now."""
-    tx.run(sa.update(run).where(run.c.id == id_).values(ordered_at=tx.now))
+    tx.change(run, {"id": id_}, ordered_at=tx.now)
 
 
 def next_fence(tx: Tx) -> int:
@@ -447,32 +500,36 @@ def raise_fences(tx: Tx, above: int) -> None:
     )
 
 
+_NEXT_NUMBER: Final = (
+    sa.update(tables.counter)
+    .where(tables.counter.c.name == sa.bindparam("of"))
+    .values(value=tables.counter.c.value + 1)
+    .returning(tables.counter.c.value)
+)
+
+
 def next_number(tx: Tx, name: str) -> int:
     """Count a counter up, and return where it stands."""
-    counter = tables.counter.c
-    counted = (
-        sa.update(tables.counter)
-        .where(counter.name == name)
-        .values(value=counter.value + 1)
-        .returning(counter.value)
+    return int(tx.con.execute(_NEXT_NUMBER, {"of": name}).scalar_one())
+
+
+_CLAIM: Final = (
+    sa.update(run)
+    .where(_OF, run.c.state == RunState.QUEUED)
+    .values(
+        attempt=run.c.attempt + 1, started_at=sa.func.coalesce(run.c.started_at, NOW), **_NUMBERED
     )
-    return int(tx.con.execute(counted).scalar_one())
+    .returning(run)
+)  # fmt: skip
 
 
 def claim(tx: Tx, id_: str, holder: str, lease_ms: int) -> tuple[Claim, Run] | None:
     """Make `holder` the holder of a queued run, and tell of it; None if it is queued no more."""
     fence = next_fence(tx)
-    changed = (
-        sa.update(run)
-        .where(run.c.id == id_, run.c.state == RunState.QUEUED)
-        .values(
-            state=RunState.RUNNING, fence=fence, holder=holder, lease_until=tx.now + lease_ms,
-            attempt=run.c.attempt + 1, waiting_for=None, updated_at=tx.now,
-            started_at=sa.func.coalesce(run.c.started_at, tx.now), progress={}, **_numbered(tx),
-        )
-        .returning(run)
+    found = tx.first(
+        _CLAIM, of=id_, now=tx.now, state=RunState.RUNNING, fence=fence, holder=holder,
+        lease_until=tx.now + lease_ms, waiting_for=None, updated_at=tx.now, progress={},
     )  # fmt: skip
-    found = tx.con.execute(changed).first()
     if found is None:
         return None
     told = NewEvent(
@@ -483,38 +540,37 @@ def claim(tx: Tx, id_: str, holder: str, lease_ms: int) -> tuple[Claim, Run] | N
     return Claim(run=RunId(id_), fence=fence), made(found)
 
 
+# Fences are never given twice, so a fence alone says which claim it is.
+_RENEW: Final = (
+    sa.update(run)
+    .where(
+        among(run.c.fence, "fences"), run.c.state.in_(_ACTIVE),
+        run.c.lease_until >= NOW,
+    )
+    .returning(run.c.id, run.c.state)
+)  # fmt: skip
+
+
 def renew(tx: Tx, claims: Sequence[Claim], lease_ms: int) -> dict[str, RunState]:
     """Renew the leases of claims in one statement; return the state of those still held."""
-    # Fences are never given twice, so a fence alone says which claim it is.
-    changed = (
-        sa.update(run)
-        .where(
-            run.c.fence.in_([claim.fence for claim in claims]),
-            run.c.state.in_(_ACTIVE),
-            run.c.lease_until >= tx.now,
-        )
-        .values(lease_until=tx.now + lease_ms)
-        .returning(run.c.id, run.c.state)
-    )
-    return {row.id: RunState(row.state) for row in tx.con.execute(changed)}
+    fences = [claim.fence for claim in claims]
+    found = tx.all(_RENEW, fences=fences, now=tx.now, lease_until=tx.now + lease_ms)
+    return {row.id: RunState(row.state) for row in found}
+
+
+_TELL_PROGRESS: Final = sa.update(run).where(*_HELD)
 
 
 def tell_progress(tx: Tx, held: Claim, progress: Mapping[str, Any], waiting: str | None) -> None:
     """Write how far a run is; silent if the claim is lost."""
     tx.run(
-        sa.update(run)
-        .where(*_held(tx, held))
-        .values(progress=dict(progress), waiting_for=waiting, updated_at=tx.now)
-    )
+        _TELL_PROGRESS, of=held.run, of_fence=held.fence, now=tx.now, progress=dict(progress),
+        waiting_for=waiting, updated_at=tx.now,
+    )  # fmt: skip
 
 
-def _held(tx: Tx, held: Claim) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        run.c.id == held.run,
-        run.c.fence == held.fence,
-        run.c.state.in_(_ACTIVE),
-        run.c.lease_until >= tx.now,
-    )
+_WRITE: Final = sa.update(run).where(*_HELD).returning(run.c.events, run.c.event_at)
+_WRITE_AND_TELL: Final = _WRITE.values(**_NUMBERED)
 
 
 def write(tx: Tx, held: Claim, told: NewEvent | None = None, **values: Any) -> None:
@@ -522,32 +578,34 @@ def write(tx: Tx, held: Claim, told: NewEvent | None = None, **values: Any) -> N
 
     Raises LostClaim for anybody else (invariant 3).
     """
-    changed = sa.update(run).where(*_held(tx, held)).values(updated_at=tx.now, **values)
-    if told is not None:
-        changed = changed.values(**_numbered(tx))
-    found = tx.con.execute(changed.returning(run.c.events, run.c.event_at)).first()
+    found = tx.first(
+        _WRITE if told is None else _WRITE_AND_TELL,
+        of=held.run, of_fence=held.fence, now=tx.now, updated_at=tx.now, **values,
+    )  # fmt: skip
     if found is None:
         raise LostClaim("This run has another holder, or an end.")
     if told is not None:
         _keep_event(tx, held.run, found.events, found.event_at, told)
 
 
+_MOVE: Final = sa.update(run).where(_OF, among(run.c.state, "states"))
+
+
 def move(tx: Tx, id_: str, states: Sequence[RunState], **values: Any) -> bool:
     """Write about a run that is in one of `states`, as nobody's holder."""
-    statement = sa.update(run).where(run.c.id == id_, run.c.state.in_(states))
-    return bool(tx.run(statement.values(updated_at=tx.now, **values)))
+    return bool(tx.run(_MOVE, of=id_, states=list(states), updated_at=tx.now, **values))
 
 
 def add_segments(tx: Tx, id_: RunId, segments: Sequence[Mapping[str, Any]]) -> None:
     """Name the files of rejected rows that a run has: from now on they exist."""
     there = tables.reject_segment
+    if not segments:
+        return
     known = {row.name for row in tx.all(sa.select(there.c.name).where(there.c.run == id_))}
     for segment in segments:
         if segment["name"] not in known:
-            tx.run(
-                sa.insert(there).values(
-                    run=id_, name=segment["name"], rows=segment["rows"], bytes=segment["bytes"]
-                )
+            tx.add(
+                there, run=id_, name=segment["name"], rows=segment["rows"], bytes=segment["bytes"]
             )
 
 
@@ -565,11 +623,13 @@ def all_segments(tx: Tx) -> set[str]:
 
 def unfinished_ids(tx: Tx) -> set[str]:
     """Return the ids of all queued and active runs."""
-    states = (RunState.QUEUED, *_ACTIVE)
-    return {row.id for row in tx.all(sa.select(run.c.id).where(run.c.state.in_(states)))}
+    return {row.id for row in tx.all(sa.select(run.c.id).where(_UNFINISHED))}
 
 
 # Events.
+
+
+_TELL: Final = sa.update(run).where(_OF).values(**_NUMBERED).returning(run.c.events, run.c.event_at)
 
 
 def add_event(tx: Tx, id_: RunId, new: NewEvent, event_id: str | None = None) -> None:
@@ -578,20 +638,8 @@ def add_event(tx: Tx, id_: RunId, new: NewEvent, event_id: str | None = None) ->
     `event_id` is given where the event's id was promised before it happened (a push). A run's
     events are numbered without a gap, and their moments never go back: pages rely on both.
     """
-    counted = (
-        sa.update(run)
-        .where(run.c.id == id_)
-        .values(**_numbered(tx))
-        .returning(run.c.events, run.c.event_at)
-    )
-    number, at = tx.con.execute(counted).one()
+    number, at = tx.con.execute(_TELL, {"of": id_, "now": tx.now}).one()
     _keep_event(tx, id_, number, at, new, event_id)
-
-
-def _numbered(tx: Tx) -> dict[str, Any]:
-    """Return what an update of a run sets when an event is written with it."""
-    later = sa.case((run.c.event_at > tx.now, run.c.event_at), else_=tx.now)
-    return {"events": run.c.events + 1, "event_at": later}
 
 
 def _keep_event(
@@ -623,6 +671,12 @@ class EventsAsked:
     after: int = 0
 
 
+_OF_RUN: Final = event.c.run == sa.bindparam("of")
+_BETWEEN: Final = event.c.number.between(sa.bindparam("first"), sa.bindparam("last"))
+_NEWEST: Final = sa.select(event).where(_OF_RUN, _BETWEEN).order_by(event.c.number.desc())
+_OLDEST: Final = sa.select(event).where(_OF_RUN, _BETWEEN).order_by(event.c.number)
+
+
 def events(
     tx: Tx, id_: RunId, asked: EventsAsked, order: Order, window: Window
 ) -> tuple[list[Event], int]:
@@ -632,24 +686,22 @@ def events(
     """
     written = _events_of(tx, id_)
     low, high = _numbers(tx, id_, asked, written)
-    query = sa.select(event).where(event.c.run == id_)
     by_number = order.column in ("number", "at")
     if asked.kinds is None and asked.statuses is None and by_number:
         if order.descending:
             last = high - window.offset
-            between = event.c.number.between(max(last - window.limit + 1, low), last)
+            ends = {"first": max(last - window.limit + 1, low), "last": last}
         else:
             first = low + window.offset
-            between = event.c.number.between(first, min(first + window.limit - 1, high))
-        sort = event.c.number.desc() if order.descending else event.c.number
-        return [made_event(row) for row in tx.all(query.where(between).order_by(sort))], (
-            max(high - low + 1, 0)
-        )
+            ends = {"first": first, "last": min(first + window.limit - 1, high)}
+        rows = tx.all(_NEWEST if order.descending else _OLDEST, of=id_, **ends)
+        return [made_event(row) for row in rows], max(high - low + 1, 0)
     tests = [
         (name, [one for one in wanted if one is not None])
         for name, wanted in (("kind", asked.kinds), ("status", asked.statuses))
         if wanted is not None
     ]
+    query = sa.select(event).where(event.c.run == id_)
     for name, wanted in tests:
         query = query.where(event.c[name].in_(wanted))
     known = _known(tx, id_, tests)
@@ -699,26 +751,40 @@ def _rare(
     return [made_event(row) for row in sorted(rows, key=lambda row: place[row.number])], len(found)
 
 
+_FIRST_SINCE: Final = (
+    sa.select(event.c.number)
+    .where(_OF_RUN, event.c.at >= sa.bindparam("moment"))
+    .order_by(event.c.at, event.c.number)
+    .limit(1)
+)
+_LAST_UNTIL: Final = (
+    sa.select(event.c.number)
+    .where(_OF_RUN, event.c.at <= sa.bindparam("moment"))
+    .order_by(event.c.at.desc(), event.c.number.desc())
+    .limit(1)
+)
+
+
 def _numbers(tx: Tx, id_: RunId, asked: EventsAsked, written: int) -> tuple[int, int]:
     """Return the first and the last number of the events in a window of moments."""
     low, high = 1, written
-    of_run = sa.select(event.c.number).where(event.c.run == id_)
     if asked.since is not None:
-        first = of_run.where(event.c.at >= asked.since).order_by(event.c.at, event.c.number)
-        low = tx.con.execute(first.limit(1)).scalar() or high + 1
+        first = tx.first(_FIRST_SINCE, of=id_, moment=asked.since)
+        low = first.number if first else high + 1
     if asked.until is not None:
-        last = of_run.where(event.c.at <= asked.until)
-        last = last.order_by(event.c.at.desc(), event.c.number.desc())
-        high = tx.con.execute(last.limit(1)).scalar() or 0
+        last = tx.first(_LAST_UNTIL, of=id_, moment=asked.until)
+        high = last.number if last else 0
     return max(low, asked.after + 1), high
 
 
 def _events_of(tx: Tx, id_: RunId) -> int:
-    return int(tx.con.execute(sa.select(run.c.events).where(run.c.id == id_)).scalar_one())
+    found = tx.get(run.c.events, id=id_)
+    assert found is not None  # whoever asks has found the run
+    return int(found.events)
 
 
 def find_event(tx: Tx, id_: RunId, event_id: str) -> Event | None:
-    found = tx.first(sa.select(event).where(event.c.run == id_, event.c.id == event_id))
+    found = tx.get(event, run=id_, id=event_id)
     return None if found is None else made_event(found)
 
 

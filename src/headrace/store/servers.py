@@ -16,24 +16,22 @@ ALIVE_MS: Final = 30_000  # a server that was not seen for so long is not there
 
 def join(tx: Tx, new: Server) -> None:
     """Keep a server that has started; the same one may have been there before."""
-    tx.run(sa.delete(server).where(server.c.id == new.id))
-    tx.run(
-        sa.insert(server).values(
-            id=new.id, name=new.name, url=new.url, roles=",".join(sorted(new.roles)),
-            version=new.version, shared=new.shared, data_dir=new.data_dir,
-            started_at=tx.now, seen_at=tx.now,
-        )
+    tx.remove(server, id=new.id)
+    tx.add(
+        server, id=new.id, name=new.name, url=new.url, roles=",".join(sorted(new.roles)),
+        version=new.version, shared=new.shared, data_dir=new.data_dir,
+        started_at=tx.now, seen_at=tx.now,
     )  # fmt: skip
 
 
 def seen(tx: Tx, id_: ServerId, url: str) -> None:
     """Note that a server lives, and where it is reached."""
-    tx.run(sa.update(server).where(server.c.id == id_).values(seen_at=tx.now, url=url))
+    tx.change(server, {"id": id_}, seen_at=tx.now, url=url)
 
 
 def gone(tx: Tx, id_: ServerId) -> None:
     """Note that a server has stopped: it counts as alive no more."""
-    tx.run(sa.update(server).where(server.c.id == id_).values(seen_at=0))
+    tx.change(server, {"id": id_}, seen_at=0)
 
 
 def listed(tx: Tx) -> list[Server]:
@@ -43,20 +41,20 @@ def listed(tx: Tx) -> list[Server]:
 
 
 def find(tx: Tx, id_: str) -> Server | None:
-    found = tx.first(sa.select(server).where(server.c.id == id_))
+    found = tx.get(server, id=id_)
     return None if found is None else _made(found, tx.now - ALIVE_MS)
 
 
 def known(tx: Tx, name: str) -> bytes | None:
     """Return a fact about the store."""
-    found = tx.first(sa.select(fact.c.value).where(fact.c.name == name))
+    found = tx.get(fact.c.value, name=name)
     return None if found is None else bytes(found.value)
 
 
 def note(tx: Tx, name: str, value: bytes) -> None:
     """Keep a fact about the store."""
-    tx.run(sa.delete(fact).where(fact.c.name == name))
-    tx.run(sa.insert(fact).values(name=name, value=value))
+    tx.remove(fact, name=name)
+    tx.add(fact, name=name, value=value)
 
 
 def _made(row: Any, since: int) -> Server:  # Any: a row of SQLAlchemy's

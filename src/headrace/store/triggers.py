@@ -14,6 +14,27 @@ from headrace.store.database import Tx
 
 trigger: Final = tables.trigger
 due: Final = tables.trigger_due
+_ANY_WAITING: Final = sa.select(due.c.cause).where(due.c.started.is_(None)).limit(1)
+_ANY_LOOK: Final = sa.select(trigger.c.id).where(trigger.c.look_at <= sa.bindparam("now")).limit(1)
+
+
+def _note(which: sa.ColumnElement[bool]) -> sa.Insert:
+    """Return the statement that notes some triggers to be started, and by which cause."""
+    cause = sa.bindparam("of", type_=sa.String), sa.bindparam("now", type_=sa.BigInteger)
+    found = sa.select(trigger.c.id, *cause).where(which)
+    return sa.insert(due).from_select(["trigger", "cause", "at"], found)
+
+
+_NOTE_JOB: Final = _note(trigger.c.after_job == sa.bindparam("of_job"))
+_NOTE_TASK: Final = _note(
+    trigger.c.after_task
+    == sa.select(tables.run.c.task)
+    .where(
+        tables.run.c.id == sa.bindparam("of", type_=sa.String),
+        tables.run.c.kind != RunKind.VALIDATE,  # it has loaded nothing new
+    )
+    .scalar_subquery()
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +68,11 @@ class Look:
 
 
 def add(tx: Tx, new: Trigger) -> None:
-    tx.run(
-        sa.insert(trigger).values(
-            id=new.id, tenant=new.tenant, name=new.name, task=new.task, job=new.job,
-            mode=new.mode, after_task=new.after_task, after_job=new.after_job, source=new.source,
-            every_s=new.every_s, look_at=tx.now if new.source else None,
-            created_at=new.created_at,
-        )
+    tx.add(
+        trigger, id=new.id, tenant=new.tenant, name=new.name, task=new.task, job=new.job,
+        mode=new.mode, after_task=new.after_task, after_job=new.after_job, source=new.source,
+        every_s=new.every_s, look_at=tx.now if new.source else None,
+        created_at=new.created_at,
     )  # fmt: skip
 
 
@@ -72,22 +91,12 @@ def remove(tx: Tx, tenant: TenantId, id_: str) -> bool:
 
 def task_succeeded(tx: Tx, run: str) -> None:
     """Note what is to start now that a run has succeeded."""
-    found = sa.select(tables.run.c.task).where(
-        tables.run.c.id == run,
-        tables.run.c.kind != RunKind.VALIDATE,  # it has loaded nothing new
-    )
-    task = found.scalar_subquery()
-    _note(tx, trigger.c.after_task == task, run)
+    tx.run(_NOTE_TASK, of=run, now=tx.now)
 
 
 def job_succeeded(tx: Tx, job: str, execution: str) -> None:
     """Note what is to start now that an execution has succeeded."""
-    _note(tx, trigger.c.after_job == job, execution)
-
-
-def _note(tx: Tx, which: sa.ColumnElement[bool], cause: str) -> None:
-    found = sa.select(trigger.c.id, sa.literal(cause), sa.literal(tx.now)).where(which)
-    tx.run(sa.insert(due).from_select(["trigger", "cause", "at"], found))
+    tx.run(_NOTE_JOB, of=execution, now=tx.now, of_job=job)
 
 
 def waiting(tx: Tx, limit: int, but: Collection[TenantId] = ()) -> list[tuple[Trigger, str]]:
@@ -107,13 +116,12 @@ def waiting(tx: Tx, limit: int, but: Collection[TenantId] = ()) -> list[tuple[Tr
 
 
 def is_any_waiting(tx: Tx) -> bool:
-    return tx.first(sa.select(due.c.cause).where(due.c.started.is_(None)).limit(1)) is not None
+    return tx.first(_ANY_WAITING) is not None
 
 
 def started(tx: Tx, id_: TriggerId, cause: str, what: str) -> None:
     """Keep what a cause has started: it starts nothing again."""
-    of = due.c.trigger == id_, due.c.cause == cause
-    tx.run(sa.update(due).where(*of).values(started=what))
+    tx.change(due, {"trigger": id_, "cause": cause}, started=what)
 
 
 def forget(tx: Tx, before: Millis) -> None:
@@ -142,17 +150,17 @@ def looks(tx: Tx, host: str | None, limit: int, *, own_only: bool = False) -> li
     rows = tx.all(query)
     for row in rows:
         again = tx.now + row.every_s * 1000
-        tx.run(sa.update(trigger).where(trigger.c.id == row.id).values(look_at=again))
+        tx.change(trigger, {"id": row.id}, look_at=again)
     return [Look(trigger=_made(row), seen=row.seen, told=row.told) for row in rows]
 
 
 def is_any_look_due(tx: Tx) -> bool:
-    return tx.first(sa.select(trigger.c.id).where(trigger.c.look_at <= tx.now).limit(1)) is not None
+    return tx.first(_ANY_LOOK, now=tx.now) is not None
 
 
 def has_told(tx: Tx, id_: TriggerId, told: Mapping[str, str]) -> None:
     """Keep of which state of a source a trigger has told, by starting its thing."""
-    tx.run(sa.update(trigger).where(trigger.c.id == id_).values(told=dict(told)))
+    tx.change(trigger, {"id": id_}, told=dict(told))
 
 
 def saw(tx: Tx, old: Look, *, seen: Mapping[str, str], told: Mapping[str, str]) -> bool:
@@ -164,12 +172,12 @@ def saw(tx: Tx, old: Look, *, seen: Mapping[str, str], told: Mapping[str, str]) 
     values: dict[str, Any] = {"problem": None}
     if (old.seen, old.told) != (seen, told):  # of a hundred thousand objects they are long
         values |= {"seen": dict(seen), "told": dict(told)}
-    return bool(tx.run(sa.update(trigger).where(same).values(**values)))
+    return bool(tx.change(trigger, {"id": old.trigger.id}, **values))
 
 
 def failed(tx: Tx, id_: TriggerId, problem: str) -> None:
     """Keep why a look, or a start, has come to nothing."""
-    tx.run(sa.update(trigger).where(trigger.c.id == id_).values(problem=problem))
+    tx.change(trigger, {"id": id_}, problem=problem)
 
 
 def edges(tx: Tx, tenant: TenantId) -> Sequence[tuple[str, str]]:

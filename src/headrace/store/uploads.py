@@ -18,12 +18,10 @@ pool_table: Final = tables.pool_table
 
 
 def add(tx: Tx, new: Upload) -> None:
-    tx.run(
-        sa.insert(upload).values(
-            id=new.id, tenant=new.tenant, pool=new.pool, table_name=new.table,
-            form=asdict(new.form), extra=dict(new.extra), created_at=new.created_at,
-            updated_at=new.updated_at,
-        )
+    tx.add(
+        upload, id=new.id, tenant=new.tenant, pool=new.pool, table_name=new.table,
+        form=asdict(new.form), extra=dict(new.extra), created_at=new.created_at,
+        updated_at=new.updated_at,
     )  # fmt: skip
 
 
@@ -37,7 +35,7 @@ def find(tx: Tx, tenant: TenantId, pool: PoolId, id_: str, *, lock: bool = False
 
 def of_run(tx: Tx, run: RunId) -> Upload | None:
     """Return the upload that a run loads."""
-    found = tx.first(sa.select(upload).where(upload.c.run == run))
+    found = tx.get(upload, run=run)
     return None if found is None else _made(found)
 
 
@@ -57,26 +55,23 @@ def states(tx: Tx, found: Sequence[Upload]) -> dict[UploadId, RunState]:
 
 def started(tx: Tx, id_: UploadId, run: RunId, form: Form) -> None:
     """Name the run that loads an upload."""
-    values = {"run": run, "form": asdict(form), "updated_at": tx.now}
-    tx.run(sa.update(upload).where(upload.c.id == id_).values(**values))
+    tx.change(upload, {"id": id_}, run=run, form=asdict(form), updated_at=tx.now)
 
 
 def remove(tx: Tx, id_: UploadId) -> None:
-    tx.run(sa.delete(chunk).where(chunk.c.upload == id_))
-    tx.run(sa.delete(upload).where(upload.c.id == id_))
+    tx.remove(chunk, upload=id_)
+    tx.remove(upload, id=id_)
 
 
 def add_chunk(tx: Tx, of: UploadId, new: Chunk) -> None:
     """Keep a chunk as the last one of an upload that is locked."""
     count = sa.select(sa.func.count()).select_from(chunk).where(chunk.c.upload == of)
-    tx.run(
-        sa.insert(chunk).values(
-            id=new.id, upload=of, number=tx.con.execute(count).scalar_one() + 1,
-            deletes=new.deletes, bytes=new.bytes, checksum=new.checksum,
-            columns=list(new.columns), created_at=new.created_at,
-        )
+    tx.add(
+        chunk, id=new.id, upload=of, number=tx.con.execute(count).scalar_one() + 1,
+        deletes=new.deletes, bytes=new.bytes, checksum=new.checksum,
+        columns=list(new.columns), created_at=new.created_at,
     )  # fmt: skip
-    tx.run(sa.update(upload).where(upload.c.id == of).values(updated_at=tx.now))
+    tx.change(upload, {"id": of}, updated_at=tx.now)
 
 
 def chunks(tx: Tx, of: UploadId) -> list[Chunk]:
@@ -108,13 +103,12 @@ def needed(tx: Tx, ids: Sequence[str]) -> set[str]:
 
 def task_of(tx: Tx, pool: PoolId, table: str) -> TaskId | None:
     """Return the task that loads a table of a pool."""
-    query = sa.select(pool_table.c.task)
-    found = tx.first(query.where(pool_table.c.pool == pool, pool_table.c.name == table))
+    found = tx.get(pool_table.c.task, pool=pool, name=table)
     return None if found is None else TaskId(found.task)
 
 
 def add_table(tx: Tx, pool: PoolId, table: str, task: TaskId) -> None:
-    tx.run(sa.insert(pool_table).values(pool=pool, name=table, task=task))
+    tx.add(pool_table, pool=pool, name=table, task=task)
 
 
 def table_names(tx: Tx, pool: PoolId) -> list[str]:
