@@ -107,7 +107,9 @@ def bench_source(csv: Path, rounds: int, bars: Bars, folder: Path, *, parquet: b
             for path in folder.glob("*.duckdb*"):
                 path.unlink()
             plain.unlink(missing_ok=True)
+            os.sync()
             theirs.append(timed([python, "-c", EXTENSION, url, plain])[0])
+            os.sync()  # what it leaves to be written is not for us to wait for
             command = [BIN / "headrace", "ingest", f"{url}#t", f"{end}/" if parquet else end]
             wall, _, peak = timed([*command, "--table", "t", "--json"])
             ours.append(wall)

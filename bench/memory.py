@@ -7,6 +7,7 @@
 A process of its own counts each peak. Fails when a bar is not held.
 """
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -200,13 +201,23 @@ def benches(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: bool) ->
         form: lambda form=form: bench_files(form, bars, folder, scales)
         for form in ("csv", "lines", "array")
     }
-    return forms | {
+    made = forms | {
         "postgresql": lambda: bench_postgresql(bars, folder, scales, read=False),
         "from-postgresql": lambda: bench_postgresql(bars, folder, scales, read=True),
         "merge": lambda: bench_merge(bars, folder, scales),
         "server": lambda: bench_server(bars, folder, 0.01 if short else 1),
         "capped": lambda: bench_capped(bars, folder, 0.02 if short else 27),
     }
+    return {name: lambda bench=bench: alone(bench, folder) for name, bench in made.items()}
+
+
+def alone(bench: Callable[[], None], folder: Path) -> None:
+    """Do one bench, then make room for the next: some of them write 40 GB."""
+    try:
+        bench()
+    finally:
+        shutil.rmtree(folder)
+        folder.mkdir()
 
 
 if __name__ == "__main__":
