@@ -213,11 +213,9 @@ def benches(csv: Path, rounds: int, bars: Bars, folder: Path, *, short: bool) ->
 
 def alone(bench: Callable[[], None], folder: Path) -> None:
     """Do one bench, then make room for the next: some of them write 40 GB."""
-    try:
-        bench()
-    finally:
-        shutil.rmtree(folder)
-        folder.mkdir()
+    bench()
+    shutil.rmtree(folder)
+    folder.mkdir()
 
 
 if __name__ == "__main__":

@@ -39,6 +39,12 @@ def write(load, first, last):
         load.write(Rows(con=con, sql=sql, columns=[Column("name", "string")], with_file=False))
 
 
+def staged(path, first, last, **given):
+    load = begun(path, **given)
+    write(load, first, last)
+    return load
+
+
 def push(path, *ids):
     """Write records as a server does between two chunks of a load."""
     with search._open(path) as db:
@@ -73,15 +79,13 @@ def left(path):
 
 @pytest.mark.parametrize("action", [Action.SAVE, Action.APPEND])
 def test_a_first_load_is_shown_as_it_was_staged(path, action):
-    load = begun(path, action)
-    write(load, 0, 5)
+    load = staged(path, 0, 5, action=action)
     counts = load.commit(lambda counts: "note")
     assert (counts.inserted, counts.updated, counts.rows_after) == ({"": 5}, {}, 5)
     assert found(path, "loaded") == ["k0", "k1", "k2", "k3", "k4"]
     assert found(path, "n3") == ["k3"]
     assert left(path) == []
-    again = begun(path, fence=2)
-    write(again, 4, 7)
+    again = staged(path, 4, 7, fence=2)
     counts = again.commit(lambda counts: "note")
     assert (counts.inserted, counts.updated, counts.rows_after) == ({"": 2}, {"": 1}, 7)
     assert len(found(path, "loaded")) == 7
@@ -89,8 +93,7 @@ def test_a_first_load_is_shown_as_it_was_staged(path, action):
 
 
 def test_what_is_pushed_while_a_first_load_goes_on_is_not_lost(path):
-    load = begun(path)
-    write(load, 0, 3)
+    load = staged(path, 0, 3)
     push(path, "p", "k1")
     counts = load.commit(lambda counts: "note")
     assert (counts.inserted, counts.updated, counts.rows_after) == ({"": 2}, {"": 1}, 4)
@@ -103,6 +106,12 @@ def test_what_is_pushed_while_a_first_load_goes_on_is_not_lost(path):
 def small(monkeypatch):
     """Chunks of three rows, so that few are many."""
     monkeypatch.setattr(search, "CHUNK_ROWS", 3)
+
+
+@pytest.fixture
+def ten(path, small):
+    """An index of ten records, which are many."""
+    staged(path, 0, 10).commit(lambda counts: "note")
 
 
 @pytest.fixture
@@ -163,32 +172,23 @@ def test_both_ways_to_change_an_index_make_the_same(tmp_path_factory, before, af
     assert ends[0] == ends[1]
 
 
-def test_most_of_an_index_written_anew_changes_it_by_a_rename(path, small, anew):
-    load = begun(path)
-    write(load, 0, 10)
-    load.commit(lambda counts: "note")
-    load = begun(path, fence=2)
-    write(load, 3, 12)
+def test_most_of_an_index_written_anew_changes_it_by_a_rename(path, ten, anew):
+    load = staged(path, 3, 12, fence=2)
     seen = []
     counts = load.commit(lambda counts: seen.append(len(found(path, "loaded"))) or "note")
     assert anew == [2]
     assert seen == [10]  # who looks meanwhile sees the old one, whole
     assert (counts.inserted, counts.updated, counts.rows_after) == ({"": 2}, {"": 7}, 12)
     assert [name for name, _ in everything(path)] == [f"k{n}" for n in range(12)]
-    load = begun(path, fence=3)
-    write(load, 0, 3)
+    load = staged(path, 0, 3, fence=3)
     counts = load.commit(lambda counts: "note")
     assert anew == [2]  # few of many are changed in place
     assert (counts.inserted, counts.updated, counts.rows_after) == ({"": 0}, {"": 3}, 12)
     assert len(everything(path)) == 12
 
 
-def test_what_is_pushed_while_most_of_an_index_is_staged_is_not_lost(path, small, anew):
-    load = begun(path)
-    write(load, 0, 10)
-    load.commit(lambda counts: "note")
-    load = begun(path, fence=2)
-    write(load, 0, 10)
+def test_what_is_pushed_while_most_of_an_index_is_staged_is_not_lost(path, ten, anew):
+    load = staged(path, 0, 10, fence=2)
     push(path, "p")  # where the stage begins
     counts = load.commit(lambda counts: "note")
     assert anew == []
@@ -197,13 +197,9 @@ def test_what_is_pushed_while_most_of_an_index_is_staged_is_not_lost(path, small
     assert len(found(path, "loaded")) == 10
 
 
-def test_who_writes_meanwhile_is_not_overwritten(path, small, anew, monkeypatch):
+def test_who_writes_meanwhile_is_not_overwritten(path, ten, anew, monkeypatch):
     """Nobody may; one whose claim was lost without his knowing could."""
-    load = begun(path)
-    write(load, 0, 10)
-    load.commit(lambda counts: "note")
-    load = begun(path, fence=2)
-    write(load, 0, 10)
+    load = staged(path, 0, 10, fence=2)
     real = load._lay_anew
 
     def meanwhile():
@@ -217,22 +213,15 @@ def test_who_writes_meanwhile_is_not_overwritten(path, small, anew, monkeypatch)
     load.abort()
     load.close()
     assert left(path) == []
-    again = begun(path, fence=3)
-    write(again, 0, 10)
+    again = staged(path, 0, 10, fence=3)
     assert again.commit(lambda counts: "note").rows_after == 11
     assert found(path, "pushed") == ["p"]
 
 
-def test_what_is_left_of_an_index_that_was_being_made_anew_is_gone_at_the_next_load(path, small):
-    load = begun(path)
-    write(load, 0, 10)
-    load.commit(lambda counts: "note")
-    killed = begun(path, fence=2)
-    write(killed, 5, 15)
+def test_what_is_left_of_an_index_that_was_being_made_anew_is_gone_at_the_next_load(path, ten):
+    killed = staged(path, 5, 15, fence=2)
     assert killed._lay_anew() is not None
     killed._db.close()
     assert left(path) != []
-    load = begun(path, fence=3)
-    write(load, 0, 2)
-    load.commit(lambda counts: "note")
+    staged(path, 0, 2, fence=3).commit(lambda counts: "note")
     assert [name for name, _ in everything(path)] == [f"k{n}" for n in (*range(2, 10), 0, 1)]

@@ -17,7 +17,6 @@ _GIVE: Final = {
     "sqlite": sqlite.insert(alias).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(alias).on_conflict_do_nothing(),
 }
-
 _OF: Final = sa.select(alias.c.thing, alias.c.alias).where(among(alias.c.thing, "things"))
 
 

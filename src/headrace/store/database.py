@@ -21,12 +21,15 @@ IDLE_TIMEOUT: Final = "25P03"
 IDLE_MS: Final = 10_000  # of a transaction in which nobody says anything
 BUSY_MS: Final = 30_000
 CLAIM_LOCK: Final = 0x68656164  # the number of PostgreSQL's advisory lock for claims
-_NOW: Final = {
+_CLOCK: Final = {
     "sqlite": sa.text("select cast((julianday('now') - 2440587.5) * 86400000 as integer)"),
     # statement_timestamp, not clock_timestamp: the latter cannot use an index.
     "postgresql": sa.text("select (extract(epoch from statement_timestamp()) * 1000)::bigint"),
 }
 _LOCK: Final = sa.text("select pg_advisory_xact_lock(:number)")
+# What statements that are made once are told as `now` and `most`.
+NOW: Final = sa.bindparam("now", type_=sa.BigInteger)
+MOST: Final = sa.bindparam("most", type_=sa.BigInteger)
 
 
 @dataclass
@@ -44,15 +47,15 @@ class Tx:
     def now(self) -> Millis:
         if self.clock is not None:
             return self.clock()
-        return Millis(self.con.execute(_NOW[self.con.dialect.name]).scalar_one())
+        return Millis(self.con.execute(_CLOCK[self.con.dialect.name]).scalar_one())
 
-    def all(self, query: sa.Executable, **bound: Any) -> list[Any]:  # Any: SQLAlchemy's rows
+    def all(self, query: sa.Executable, /, **bound: Any) -> list[Any]:  # Any: SQLAlchemy's rows
         return list(self.con.execute(query, bound).all())
 
-    def first(self, query: sa.Executable, **bound: Any) -> Any | None:
+    def first(self, query: sa.Executable, /, **bound: Any) -> Any | None:
         return self.con.execute(query, bound).first()
 
-    def run(self, statement: sa.Executable, **bound: Any) -> int:
+    def run(self, statement: sa.Executable, /, **bound: Any) -> int:
         """Execute a change; return how many rows it changed."""
         return self.con.execute(statement, bound).rowcount
 

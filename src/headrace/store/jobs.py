@@ -21,7 +21,7 @@ from headrace.domain.job import Execution, ExecutionState, Job, Pool, Step, alon
 from headrace.domain.principal import Permission
 from headrace.domain.run import Mode, RunState, Trigger
 from headrace.store import aliases, runs, tables, timing
-from headrace.store.database import Tx, among
+from headrace.store.database import MOST, NOW, Tx, among
 from headrace.store.limits import not_paused
 from headrace.store.paging import Order, Window, listing, page
 
@@ -182,9 +182,9 @@ def remove(tx: Tx, id_: JobId) -> None:
 
 _DUE: Final = (
     sa.select(job)
-    .where(job.c.next_run <= sa.bindparam("now"), not_paused({"tenant": job.c.tenant}))
+    .where(job.c.next_run <= NOW, not_paused({"tenant": job.c.tenant}))
     .order_by(job.c.next_run)
-    .limit(sa.bindparam("most", type_=sa.BigInteger))
+    .limit(MOST)
 )
 
 
@@ -382,7 +382,7 @@ def _query(
     newest = query.order_by(at.desc(), table.c.id.desc())
     return _Query(
         query.with_only_columns(sa.func.count()),
-        newest.limit(sa.bindparam("most", type_=sa.BigInteger)),
+        newest.limit(MOST),
     )
 
 

@@ -22,7 +22,7 @@ from headrace.domain.resources import Authentication, Destination, Source, Trans
 from headrace.domain.shape import Shape
 from headrace.domain.task import Action, Task, TriggerType
 from headrace.store import tables, timing
-from headrace.store.database import Tx, among
+from headrace.store.database import MOST, NOW, Tx, among
 from headrace.store.limits import not_paused
 from headrace.store.paging import Listing, Order, Window, listing, page
 
@@ -132,11 +132,11 @@ def locked_task(tx: Tx, tenant: TenantId, id_: str) -> Task | None:
 _DUE: Final = (
     sa.select(tables.task)
     .where(
-        tables.task.c.next_run <= sa.bindparam("now"), tables.task.c.enabled.is_(True),
+        tables.task.c.next_run <= NOW, tables.task.c.enabled.is_(True),
         not_paused({"task": tables.task.c.id, "tenant": tables.task.c.tenant}),
     )
     .order_by(tables.task.c.next_run)
-    .limit(sa.bindparam("most", type_=sa.BigInteger))
+    .limit(MOST)
     # Others that tick meanwhile find other tasks.
     .with_for_update(key_share=True, skip_locked=True, of=tables.task)
 )  # fmt: skip

@@ -16,7 +16,7 @@ from headrace.domain.event import Event, EventKind, EventStatus, NewEvent
 from headrace.domain.ids import EventId, ExecutionId, RunId, TaskId, TenantId, new_id
 from headrace.domain.run import ACTIVE, Claim, Mode, Range, Run, RunKind, RunState, Trigger
 from headrace.store import aliases, limits, tables
-from headrace.store.database import Tx, among
+from headrace.store.database import MOST, NOW, Tx, among
 from headrace.store.paging import Listing, Order, Window, listing, page
 
 run: Final = tables.run
@@ -28,15 +28,13 @@ IDS_AT_ONCE: Final = 500  # in one statement
 _ACTIVE: Final = tuple(ACTIVE)
 # Written out, not bound: only so does SQLite use the index of the queued runs.
 _QUEUED: Final = run.c.state == sa.literal_column("'queued'")
-NOW: Final = sa.bindparam("now", type_=sa.BigInteger)
 _OF: Final = run.c.id == sa.bindparam("of")
 _OF_TASK: Final = run.c.task == sa.bindparam("of_task")
 _UNFINISHED: Final = run.c.state.in_((RunState.QUEUED, *_ACTIVE))
-# True of runs that a claim still holds.
-_HELD: Final = (
-    _OF, run.c.fence == sa.bindparam("of_fence"), run.c.state.in_(_ACTIVE),
-    run.c.lease_until >= NOW,
-)  # fmt: skip
+_UNDER_WAY: Final = run.c.state.in_(_ACTIVE)
+_LEASED: Final = sa.and_(_UNDER_WAY, run.c.lease_until >= NOW)
+# True of the run that a claim still holds.
+_HELD: Final = sa.and_(_OF, run.c.fence == sa.bindparam("of_fence"), _LEASED)
 # What an update of a run sets when an event is written with it.
 _NUMBERED: Final[Mapping[str, Any]] = {
     "events": run.c.events + 1,
@@ -383,7 +381,7 @@ def forget_task(tx: Tx, task: TaskId) -> None:
 # The queue.
 
 
-_EXPIRED: Final = sa.select(run).where(run.c.state.in_(_ACTIVE), run.c.lease_until < NOW)
+_EXPIRED: Final = sa.select(run).where(_UNDER_WAY, run.c.lease_until < NOW)
 
 
 def expired(tx: Tx) -> list[Run]:
@@ -393,7 +391,7 @@ def expired(tx: Tx) -> list[Run]:
 
 def held_by_others(tx: Tx, holder: str) -> list[Run]:
     """Return all active runs of other holders, for a server that is alone with its store."""
-    query = sa.select(run).where(run.c.state.in_(_ACTIVE), run.c.holder != holder)
+    query = sa.select(run).where(_UNDER_WAY, run.c.holder != holder)
     return [made(row) for row in tx.all(query)]
 
 
@@ -468,7 +466,7 @@ def _eligible(shut: frozenset[str], one_of_many: bool) -> sa.Select[Any]:  # noq
             sa.or_(run.c[kind].is_(None), others) if kind in ("pool", "exclusive") else others
         )
     query = query.order_by(run.c.priority.desc(), run.c.queued_at, run.c.id)
-    return query.limit(sa.bindparam("most", type_=sa.BigInteger))
+    return query.limit(MOST)
 
 
 _NEXT_DUE: Final = sa.select(sa.func.min(run.c.not_before)).where(run.c.state == RunState.QUEUED)
@@ -542,13 +540,8 @@ def claim(tx: Tx, id_: str, holder: str, lease_ms: int) -> tuple[Claim, Run] | N
 
 # Fences are never given twice, so a fence alone says which claim it is.
 _RENEW: Final = (
-    sa.update(run)
-    .where(
-        among(run.c.fence, "fences"), run.c.state.in_(_ACTIVE),
-        run.c.lease_until >= NOW,
-    )
-    .returning(run.c.id, run.c.state)
-)  # fmt: skip
+    sa.update(run).where(among(run.c.fence, "fences"), _LEASED).returning(run.c.id, run.c.state)
+)
 
 
 def renew(tx: Tx, claims: Sequence[Claim], lease_ms: int) -> dict[str, RunState]:
@@ -558,7 +551,7 @@ def renew(tx: Tx, claims: Sequence[Claim], lease_ms: int) -> dict[str, RunState]
     return {row.id: RunState(row.state) for row in found}
 
 
-_TELL_PROGRESS: Final = sa.update(run).where(*_HELD)
+_TELL_PROGRESS: Final = sa.update(run).where(_HELD)
 
 
 def tell_progress(tx: Tx, held: Claim, progress: Mapping[str, Any], waiting: str | None) -> None:
@@ -569,7 +562,7 @@ def tell_progress(tx: Tx, held: Claim, progress: Mapping[str, Any], waiting: str
     )  # fmt: skip
 
 
-_WRITE: Final = sa.update(run).where(*_HELD).returning(run.c.events, run.c.event_at)
+_WRITE: Final = sa.update(run).where(_HELD).returning(run.c.events, run.c.event_at)
 _WRITE_AND_TELL: Final = _WRITE.values(**_NUMBERED)
 
 
@@ -598,9 +591,9 @@ def move(tx: Tx, id_: str, states: Sequence[RunState], **values: Any) -> bool:
 
 def add_segments(tx: Tx, id_: RunId, segments: Sequence[Mapping[str, Any]]) -> None:
     """Name the files of rejected rows that a run has: from now on they exist."""
-    there = tables.reject_segment
     if not segments:
         return
+    there = tables.reject_segment
     known = {row.name for row in tx.all(sa.select(there.c.name).where(there.c.run == id_))}
     for segment in segments:
         if segment["name"] not in known:

@@ -10,18 +10,18 @@ from headrace.domain.clock import Millis
 from headrace.domain.ids import TenantId, TriggerId
 from headrace.domain.run import Mode, RunKind
 from headrace.store import tables
-from headrace.store.database import Tx
+from headrace.store.database import NOW, Tx
 
 trigger: Final = tables.trigger
 due: Final = tables.trigger_due
+_CAUSE: Final = sa.bindparam("of", type_=sa.String)
 _ANY_WAITING: Final = sa.select(due.c.cause).where(due.c.started.is_(None)).limit(1)
-_ANY_LOOK: Final = sa.select(trigger.c.id).where(trigger.c.look_at <= sa.bindparam("now")).limit(1)
+_ANY_LOOK: Final = sa.select(trigger.c.id).where(trigger.c.look_at <= NOW).limit(1)
 
 
 def _note(which: sa.ColumnElement[bool]) -> sa.Insert:
     """Return the statement that notes some triggers to be started, and by which cause."""
-    cause = sa.bindparam("of", type_=sa.String), sa.bindparam("now", type_=sa.BigInteger)
-    found = sa.select(trigger.c.id, *cause).where(which)
+    found = sa.select(trigger.c.id, _CAUSE, NOW).where(which)
     return sa.insert(due).from_select(["trigger", "cause", "at"], found)
 
 
@@ -30,7 +30,7 @@ _NOTE_TASK: Final = _note(
     trigger.c.after_task
     == sa.select(tables.run.c.task)
     .where(
-        tables.run.c.id == sa.bindparam("of", type_=sa.String),
+        tables.run.c.id == _CAUSE,
         tables.run.c.kind != RunKind.VALIDATE,  # it has loaded nothing new
     )
     .scalar_subquery()
