@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from headrace.assembly import work
-from headrace.domain.errors import Cancelled, Refused, Unbalanced
+from headrace.domain.errors import Cancelled, Unavailable
 from headrace.engine import execute
 from headrace.engine.digests import Digests
 from headrace.engine.plan import Stopped
@@ -88,18 +88,34 @@ def test_a_value_that_moves_to_another_column_is_a_change(rig):
     assert digest_of(rig.load("a.csv", "a,b\ny,x\n")) != first
 
 
-def test_a_file_that_changes_while_it_is_read_fails_the_run(rig, monkeypatch):
-    real = execute.lay_out
+@pytest.mark.parametrize("change", ["grows", "is cut", "is replaced by none", "has other columns"])
+def test_a_file_that_changes_while_it_is_read_is_to_be_read_again(rig, monkeypatch, change):
+    """Whatever fails because of it: a server tries again, as the file may be whole then."""
+    path, real = rig.folder / "a.csv", execute.lay_out
 
-    def slow(*args, **more):
-        with (rig.folder / "a.csv").open("a") as out:
-            out.write("9,late,1\n")
+    def late(*args, **more):
+        if change == "grows":
+            with path.open("a") as out:
+                out.write("9,late,1\n")
+        elif change == "is cut":
+            os.truncate(path, 20)
+        elif change == "is replaced by none":
+            path.unlink()
+        else:
+            (rig.folder / "b.csv").write_text("when,what\nx,y,z,zz\n" * 9)
+            (rig.folder / "b.csv").rename(path)
         return real(*args, **more)
 
-    monkeypatch.setattr(execute, "lay_out", slow)
-    with pytest.raises(Stopped) as stopped:
+    monkeypatch.setattr(execute, "lay_out", late)
+    with pytest.raises(Stopped, match="has changed while it was read") as stopped:
         rig.load("a.csv", CSV)
-    assert isinstance(stopped.value.error, Refused | Unbalanced)
+    assert isinstance(stopped.value.error, Unavailable)
+
+
+def test_what_fails_of_itself_is_not_blamed_on_a_file(rig):
+    with pytest.raises(Stopped) as stopped:
+        rig.load("a.csv", "id,n\n1,x,y,z\n" * 50)
+    assert not isinstance(stopped.value.error, Unavailable)
 
 
 def test_a_file_that_is_rewritten_in_place_fails_the_run(rig, monkeypatch):

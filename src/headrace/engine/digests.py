@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.contract.source import File
-from headrace.domain.errors import Refused
+from headrace.domain.errors import Unavailable
 
 CHUNK_BYTES: Final = 1 << 20
 WAIT_S: Final = 0.1
@@ -43,18 +43,24 @@ class Digests:
             self._error = error
 
     def wait(self, told: Callable[[], None]) -> None:
-        """Return when all is read; call `told` meanwhile. Raises Refused for what has changed."""
+        """Return when all is read; call `told` meanwhile. Raises Unavailable for what changed."""
         while self._thread.is_alive():
             told()
             self._thread.join(WAIT_S)
-        for path, name in self._names.items():
-            if _state(path) != self._states[path]:
-                raise Refused(
-                    f"{name} has changed while it was read.",
-                    hint="Nothing was published; start again when it is whole.",
-                )
+        if changed := self.changed():
+            raise changed
         if self._error is not None:
             raise self._error
+
+    def changed(self) -> Unavailable | None:
+        """Return the error of a file that is no longer as it was; it may be whole next time."""
+        for path, name in self._names.items():
+            if _state(path) != self._states[path]:
+                return Unavailable(
+                    f"{name} has changed while it was read.",
+                    hint="Nothing was published; it is to be read again when it is whole.",
+                )
+        return None
 
     def of(self, file: File) -> str:
         """Return a file's digest, after `wait`; empty for what is no file."""

@@ -70,11 +70,11 @@ def execute(
         if isinstance(error, LostClaim | Cancelled | Unchanged):
             raise
         failed = _receipt_of_failure(plan, known.staged) if known.staged else None
-        raise Stopped(error, failed, known.segments) from error
+        raise Stopped(known.changed() or error, failed, known.segments) from error
     except duckdb.Error as error:
         load.abort()
         form = (known.stager.width, known.stager.row_bytes) if known.stager else (0, 0)
-        raise Stopped(told(error, *form), None, known.segments) from error
+        raise Stopped(known.changed() or told(error, *form), None, known.segments) from error
     except BaseException:
         load.abort()
         raise
@@ -92,6 +92,10 @@ class _Known:
     staged: Staged | None = None
     segments: tuple[Segment, ...] = ()
     digests: Digests | None = None
+
+    def changed(self) -> HeadraceError | None:
+        """Return the error of a file that changed while it was read: others come of it."""
+        return self.digests.changed() if self.digests is not None else None
 
 
 def _executed(
@@ -123,6 +127,7 @@ def _executed(
         if stager.local and not load.stages:
             _blamed("destination", lambda: _hand_over(load, stager, staged, con))
         digests.wait(lambda: journal.told("digesting"))
+        known.digests = None  # what fails from here on is not of the files
         if plan.deletes:
             _keep(plan, source, con, load, fitted[0])
         if plan.keys:
