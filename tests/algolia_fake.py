@@ -212,7 +212,8 @@ def algolia_fake():
     assert fake.wrong == []
 
 
-def until(look, seconds=20):
+def until(look, seconds=60):
+    """Wait for what must come, on a machine that others use too; return it."""
     end = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < end

@@ -382,7 +382,7 @@ def test_a_kill_on_the_way_changes_neither_index_nor_books(fake, tmp_path, actio
             csv["input"]["uniqueIDColumn"] = "sku"
         _, task = set_up(client, csv, action=action)
         run = client.run_task(task).run_id
-        until(lambda: client.get_run(run).status == "finished", 40)
+        until(lambda: client.get_run(run).status == "finished")
         assert marker.exists()
         assert client.get_run(run).outcome == "success", client.get_run(run)
         books = server.client.call("GET", f"/v1/runs/{run}/receipt")["books"]

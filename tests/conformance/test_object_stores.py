@@ -402,7 +402,7 @@ def test_a_cancel_ends_a_read_of_many_objects(s3_rig, tmp_path, monkeypatch):
     with pytest.raises(Cancelled):
         loaded(tmp_path, s3_rig.source("k/*.csv"), journal=journal)
     assert time.monotonic() - begun < 5
-    until(lambda: not [t for t in threading.enumerate() if t.name == "headrace-gate"], 5)
+    until(lambda: not [t for t in threading.enumerate() if t.name == "headrace-gate"])
 
 
 def test_too_much_for_the_spool_is_refused_before_it_is_read(s3_rig, tmp_path, monkeypatch):
@@ -434,7 +434,7 @@ def test_new_objects_under_a_prefix_start_a_task(s3_rig, tmp_path):
         assert len(shop.runs(task)) == 1  # what was there before is not new
         s3_rig.put("w/2026/11/new.csv", b"id\n2\n3\n")
         s3_rig.put("elsewhere/other.csv", b"id\n9\n")
-        until(lambda: len(shop.succeeded(task)) == 2, 20)
+        until(lambda: len(shop.succeeded(task)) == 2)
         end = server.client.call("GET", f"/v1/tasks/{task}")["destination"]
         assert sorted(row["id"] for row in server.client.rows(end, "t")) == [1, 2, 3]
         time.sleep(3)

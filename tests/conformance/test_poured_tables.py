@@ -11,6 +11,7 @@ from headrace.connectors.families import mysql_table, postgres_table, pouring
 from headrace.connectors.families.pouring import Pouring, QuickPoured
 from headrace.domain.errors import Cancelled, Refused, TooManyRejected, Unavailable
 from headrace.domain.event import EventKind
+from headrace.native import text
 from tests.conformance.test_table_sources import error_of, loaded, rig_of, rows, servers
 from tests.engine import Memory, order
 
@@ -180,6 +181,25 @@ def test_a_reading_that_fails_near_its_end(rig, streams, held):
     assert isinstance(found, Unavailable)
     assert "The line is dead" in str(found)
     judge(rig)  # as before
+
+
+def test_a_reading_that_fails_before_anybody_reads_what_has_come(rig, held, monkeypatch):
+    opens, real = threading.Event(), QuickPoured.relation
+
+    def fail():
+        assert opens.wait(60)
+        raise Unavailable("The line is dead.", end="source")
+
+    def late(self, *given, **more):
+        opens.set()
+        until(lambda: self._pouring.growth.value == text.CUT, "nothing has failed")
+        return real(self, *given, **more)
+
+    held(fail)
+    monkeypatch.setattr(QuickPoured, "relation", late)
+    found = error_of(rig)
+    assert isinstance(found, Unavailable)
+    assert "The line is dead" in str(found)
 
 
 @pytest.mark.parametrize("rig", ["postgresql"], indirect=True)

@@ -52,7 +52,7 @@ class Amperity:
             "POST", "/api/workflow/runs", {"config_id": self.config(job)} | (mode or {}), status=201
         )
         assert (set(run), run["state"]) == (OVERVIEW - {"ended_at"}, "scheduled")
-        return run["id"], until(lambda: self.over(run["id"]), 30)
+        return run["id"], until(lambda: self.over(run["id"]))
 
     def config(self, job):
         return "cg-" + self.shop.call("GET", f"/v1/jobs/{job}")["alias"]

@@ -50,7 +50,7 @@ class Celonis:
             assert found["status"] in STATUSES
             return found["status"] not in ("QUEUED", "RUNNING") and found
 
-        return until(look, 40)
+        return until(look)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_the_official_clients_walk(celonis):
         assert rows[never] == {"id": never, "status": None, "lastExecutionStartDate": None}
         return rows[job]["status"] not in ("QUEUED", "RUNNING") and rows[job]
 
-    told = until(status, 40)
+    told = until(status)
     assert told["status"] == "FAIL"
     assert abs(told["lastExecutionStartDate"] / 1000 - time.time()) < 60
     listed = celonis(

@@ -265,7 +265,7 @@ def test_a_chunk_that_cannot_be_is_not_kept(push):
         time.sleep(0.2)
     assert push("GET", push.jobs(f"/{job['id']}/chunks")) == []
     folder = push.server.data_dir / "uploads" / job["id"]
-    until(lambda: not list(folder.iterdir()), 5)
+    until(lambda: not list(folder.iterdir()))
     assert push("POST", push.jobs(f"/{job['id']}"), status=400)["detail"].startswith(
         "The job has no chunks"
     )
@@ -313,7 +313,7 @@ def test_only_a_new_job_is_started_and_takes_chunks(push):
     assert "started" in refused(push.chunk(job, "id\n1\n", status=409), 409)
     assert push.over(job)["status"] == "DONE"
     assert job["id"] in {one["id"] for one in push("GET", push.jobs())}
-    until(lambda: not (push.server.data_dir / "uploads" / job["id"]).exists(), 5)  # swept
+    until(lambda: not (push.server.data_dir / "uploads" / job["id"]).exists())  # swept
     assert push("DELETE", push.jobs(f"/{job['id']}")) is None
     refused(push("GET", push.jobs(f"/{job['id']}"), status=404), 404)
     assert [row["id"] for row in push.rows(job["targetName"])] == ["1"]  # what landed stays

@@ -62,7 +62,7 @@ def viewer(caller):
 
 
 def ended(caller):
-    return until(lambda: caller.ibm()["mode"] != "running" and caller.ibm(), 40)
+    return until(lambda: caller.ibm()["mode"] != "running" and caller.ibm())
 
 
 def test_the_import_is_started_watched_and_told(caller):
@@ -194,7 +194,7 @@ def test_lucidum_lists_starts_and_details_runs(caller):
         (run,) = caller.lucidum("/system/data-ingestion/jobs/")["dag_runs"]
         return run["state"] not in ("queued", "running") and run
 
-    run = until(over, 40)
+    run = until(over)
     assert run["state"] == "success"
     found = modelled(caller.lucidum("/system/data-ingestion/jobs/"))
     assert found.total_entries == 1

@@ -40,7 +40,7 @@ class Pages:
                 one["finishedAt"] for one in self.shop.call("GET", "/v1/executions")["items"]
             )
 
-        until(over, 30)
+        until(over)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_celonis_data_push_by_curl(pages, tmp_path):
     assert (status, json.loads(answer)["type"]) == (200, "UPSERT")
     status, _, answer = curl(*auth, "-X", "POST", f"{root}/{job}")
     assert (status, answer) == (200, b"")
-    until(lambda: json.loads(curl(*auth, f"{root}/{job}")[2])["status"] == "DONE", 30)
+    until(lambda: json.loads(curl(*auth, f"{root}/{job}")[2])["status"] == "DONE")
 
 
 # Amperity.

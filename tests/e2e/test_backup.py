@@ -46,7 +46,7 @@ def test_a_backup_that_is_taken_under_load_restores_to_what_was_committed(tmp_pa
         def load():
             while not stop.is_set():
                 with suppress(HeadraceError):
-                    server.client.wait(server.client.start(task["id"])["id"], 20)
+                    server.client.wait(server.client.start(task["id"])["id"], 60)
 
         worker = threading.Thread(target=load)
         worker.start()
@@ -68,7 +68,7 @@ def test_a_backup_that_is_taken_under_load_restores_to_what_was_committed(tmp_pa
         rows = {row["objectID"] for row in client.rows(task["destination"], "t")}
         assert rows == {"a", "c"}
         for one in client.call("GET", "/v1/runs?limit=500")["items"]:
-            found = client.wait(one["id"], 30)  # those that were under way are done again
+            found = client.wait(one["id"], 60)  # those that were under way are done again
             assert found["state"] == "succeeded", found
         files = again.data_dir / "files"
         (files / "in.csv").write_text("objectID,n\nz,9\n")

@@ -354,7 +354,7 @@ def test_a_duckdb_file_that_somebody_else_holds_is_waited_for_visibly(server):
     else:
         raise AssertionError(client.run(run))
     holder.communicate()
-    assert client.wait(run, 30)["state"] == "succeeded"
+    assert client.wait(run, 60)["state"] == "succeeded"
 
 
 def test_a_stream_tells_a_run_from_start_to_end(server):

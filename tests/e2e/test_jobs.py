@@ -10,7 +10,7 @@ import pytest
 from headrace.client import Client
 from headrace.domain.errors import CallerError, HeadraceError
 from tests.algolia_fake import until
-from tests.serving import serving
+from tests.serving import serving, website
 
 
 class Shop:
@@ -292,7 +292,7 @@ def test_a_moment_of_a_jobs_schedule_waits_for_the_execution_under_way(shop):
     for _ in range(2):  # twice is still one that waits
         with sqlite3.connect(shop.server.data_dir / "control.db") as con:
             con.execute("update job set next_run = 1000 where id = ?", [job])
-        until(lambda: shop.call("GET", f"/v1/jobs/{job}")["nextRun"] > "2026", 10)
+        until(lambda: shop.call("GET", f"/v1/jobs/{job}")["nextRun"] > "2026")
     shop.wait(first)
     found = until(lambda: [one for one in shop.call("GET", f"/v1/executions?job={job}")["items"] if one["id"] != first],
                   10)  # fmt: skip
@@ -307,16 +307,16 @@ def test_a_paused_task_waits_and_says_so(shop):
     assert shop.call("POST", f"/v1/tasks/{task}/pause")["paused"] is True
     run = shop.call("POST", f"/v1/tasks/{task}/runs")["id"]
     waits = "the end of the pause of its task"
-    until(lambda: shop.call("GET", f"/v1/runs/{run}")["waitingFor"] == waits, 10)
+    until(lambda: shop.call("GET", f"/v1/runs/{run}")["waitingFor"] == waits)
     assert shop.call("POST", f"/v1/tasks/{task}/resume")["paused"] is False
-    assert shop.server.client.wait(run, 20)["state"] == "succeeded"
+    assert shop.server.client.wait(run, 60)["state"] == "succeeded"
     assert shop.call("POST", "/v1/pause") == {"paused": True}
     assert shop.call("GET", f"/v1/tasks/{task}")["paused"] is True
     run = shop.call("POST", f"/v1/tasks/{task}/runs")["id"]
     waits = "the end of the pause of everything"
-    until(lambda: shop.call("GET", f"/v1/runs/{run}")["waitingFor"] == waits, 10)
+    until(lambda: shop.call("GET", f"/v1/runs/{run}")["waitingFor"] == waits)
     shop.call("POST", "/v1/resume")
-    assert shop.server.client.wait(run, 20)["state"] == "succeeded"
+    assert shop.server.client.wait(run, 60)["state"] == "succeeded"
     for given, field in (({"cron": "x"}, "cron"), ({"cron": "@hourly", "timing": {"timezone": "Mars/X"}}, "timezone"),
                          ({"cron": "@hourly", "timing": {"jitter": -5}}, "jitter"),
                          ({"timing": {"overlap": "both"}}, "overlap")):  # fmt: skip
@@ -333,16 +333,18 @@ def test_a_paused_task_waits_and_says_so(shop):
 
 
 def test_limits_of_time_and_of_the_queue(tmp_path):
-    with serving(
-        tmp_path / "data", HEADRACE_RUN_MAX="3", HEADRACE_QUEUE_MAX="3", HEADRACE_WORKERS="1"
-    ) as server:
+    over = threading.Event()
+    limits = {"HEADRACE_RUN_MAX": "6", "HEADRACE_QUEUE_MAX": "3", "HEADRACE_WORKERS": "1"}
+    with website(lambda _: over.wait(60)) as url, serving(tmp_path / "data", **limits) as server:
         shop = Shop(server)
-        slow = "id,n\n" + "".join(f"{n},{n}\n" for n in range(2_000_000))
-        task, path = shop.task(slow)
+        task, path = shop.task()
+        source = f"/v1/sources/{shop.call('GET', f'/v1/tasks/{task}')['source']}"
+        shop.call("PATCH", source, {"input": {"url": url}})  # which never answers
         run = server.client.wait(shop.call("POST", f"/v1/tasks/{task}/runs")["id"], 60)
         assert (run["state"], run["error"]["code"], run["attempt"]) == ("failed", "timed_out", 1)
         assert "HEADRACE_RUN_MAX" in run["error"]["hint"]
-        path.write_text("id,n\n1,2\n")
+        over.set()
+        shop.call("PATCH", source, {"input": {"url": f"file://{path}"}})
         assert (
             server.client.wait(shop.call("POST", f"/v1/tasks/{task}/runs")["id"], 60)["state"]
             == "succeeded"

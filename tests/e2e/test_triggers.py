@@ -70,7 +70,7 @@ def test_a_task_starts_after_another_has_succeeded_and_not_after_it_failed(shop)
     run = shop.client.start(first)["id"]
     assert shop.client.wait(run)["state"] == "succeeded"
     assert shop.client.wait(shop.client.start(broken)["id"])["state"] == "failed"
-    until(lambda: shop.succeeded(third), 20)
+    until(lambda: shop.succeeded(third))
     time.sleep(1)
     assert len(shop.runs(second)) == len(shop.runs(third)) == 1
     assert shop.runs(third)[0]["trigger"] == "after"
@@ -82,7 +82,7 @@ def test_jobs_start_after_tasks_and_tasks_after_jobs(shop):
     shop.trigger(afterTask=begin, job=job)
     shop.trigger(afterJob=job, task=after, mode="full")
     shop.client.start(begin)
-    until(lambda: shop.succeeded(after), 20)
+    until(lambda: shop.succeeded(after))
     assert len(shop.succeeded(inside)) == 1
 
 
@@ -147,7 +147,7 @@ def test_new_files_of_a_folder_are_loaded_when_they_rest(shop):
     assert len(shop.runs(task)) == 1  # it is still being written
     writing.set()
     writer.join()
-    until(lambda: len(shop.succeeded(task)) == 2, 20)
+    until(lambda: len(shop.succeeded(task)) == 2)
     lines = (folder / "new.csv").read_text().count("\n") - 1
     end = shop.client.call("GET", f"/v1/tasks/{task}")["destination"]
     assert len(list(shop.client.rows(end, "t"))) == 1 + lines
@@ -190,9 +190,9 @@ def test_a_file_of_a_website_is_loaded_when_its_etag_changes(shop):
             ]
             return one["problem"] or ""
 
-        until(lambda: "answered 500" in told(), 10)
+        until(lambda: "answered 500" in told())
         state |= {"etag": '"2"', "down": False}
-        until(lambda: shop.succeeded(task), 20)
+        until(lambda: shop.succeeded(task))
         assert told() == ""
         time.sleep(2)
         assert len(shop.runs(task)) == 1
@@ -214,6 +214,6 @@ def test_a_kill_between_the_cause_and_its_effect_loses_no_start(tmp_path):
         server.process.wait(20)
         server.start(**env)
         shop.client = server.client
-        until(lambda: shop.succeeded(second), 20)
+        until(lambda: shop.succeeded(second))
         time.sleep(1)
         assert len(shop.runs(second)) == 1

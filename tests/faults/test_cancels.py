@@ -56,7 +56,7 @@ def test_a_cancel_of_a_run_that_hangs_at_a_step_tells_the_truth(
         client = server.client
         task = scene(server, end, fresh_database)
         run = client.start(task["id"])["id"]
-        until(marker.exists, 20)
+        until(marker.exists)
         time.sleep(0.2)
         client.call("POST", f"/v1/runs/{run}/cancel", {})
         found = until(
@@ -87,14 +87,14 @@ def test_a_cancel_and_a_kill_of_the_server_tell_the_truth(tmp_path):
         with serving(folder / "data", **env) as server:
             task = scene(server, "duckdb", "")
             run = server.client.start(task["id"])["id"]
-            until(marker.exists, 20)
+            until(marker.exists)
             server.client.call("POST", f"/v1/runs/{run}/cancel", {})
             server.kill()
             server.start(**env)
             found = until(
                 lambda run=run, server=server: (
                     found if (found := server.client.run(run))["state"] in OVER else None
-                ), 30,
+                )
             )  # fmt: skip
             assert found["state"] == expected, (step, found)
             kinds = [(one["kind"], one["status"]) for one in server.client.events(run)]

@@ -36,13 +36,13 @@ def test_a_database_that_is_away_for_less_than_a_lease_costs_nothing(
     one = cluster.server("one", HEADRACE_LEASE="20")
     shop = Shop(one.client, slow_site.url, fresh_database)
     run = one.client.start(shop.task("slow"))["id"]
-    until(lambda: slow_site.calls, 10)
+    until(lambda: slow_site.calls)
     control.stop("immediate")
     with pytest.raises(HeadraceError, match="control store"):
         one.client.run(run)
     time.sleep(2)
     control.start()
-    until(lambda: answers(one, run), 20)
+    until(lambda: answers(one, run))
     slow_site.free.set()
     found = ended(one.client, run)
     assert (found["state"], found["attempt"]) == ("succeeded", 1)
@@ -62,7 +62,7 @@ def test_a_database_that_is_away_for_longer_has_the_run_done_again(
     one = cluster.server("one", HEADRACE_LEASE="1.5")
     shop = Shop(one.client, slow_site.url, fresh_database)
     run = one.client.start(shop.task("slow"))["id"]
-    until(lambda: slow_site.calls, 10)
+    until(lambda: slow_site.calls)
     children = subprocess.check_output(
         ["ps", "-o", "pid=", "--ppid", str(one.process.pid)], text=True
     ).split()
@@ -76,7 +76,7 @@ def test_a_database_that_is_away_for_longer_has_the_run_done_again(
         assert con.execute("select to_regclass('public.slow')").fetchone() == (None,)
     assert len(left) < len(children)
     control.start()
-    until(lambda: answers(one, run), 20)
+    until(lambda: answers(one, run))
     found = ended(one.client, run)
     assert (found["state"], found["attempt"]) == ("succeeded", 2)
     assert rows(fresh_database, "slow") == (2, 2)
@@ -96,7 +96,7 @@ def test_a_fail_over_to_an_older_copy_publishes_nothing_twice(
     control.stop("fast")
     shutil.copytree(control.data, tmp_path / "copy", symlinks=True)
     control.start()
-    until(lambda: answers(one, run), 20)
+    until(lambda: answers(one, run))
     one.client.call("POST", "/v1/server/resume")
     assert ended(one.client, run)["state"] == "succeeded"
     for _ in range(3):  # fences that the copy has never given
@@ -108,7 +108,7 @@ def test_a_fail_over_to_an_older_copy_publishes_nothing_twice(
     shutil.copytree(tmp_path / "copy", control.data, symlinks=True)
     control.own()
     control.start()
-    until(lambda: answers(one, run), 20)
+    until(lambda: answers(one, run))
     assert one.client.run(run)["state"] == "queued"
     one.client.call("POST", "/v1/server/resume")
     found = ended(one.client, run)

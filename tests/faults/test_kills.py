@@ -118,8 +118,8 @@ def test_a_kill_at_any_step_neither_loses_nor_doubles_a_row(
             run = server.client.start(tasks["coming"], key="once")["id"]
         found = settled(server, run, **fault)
         if point == "server.after_finish":  # the run may be seen to have ended just before the kill
-            killed = int(until(lambda: marker.exists() and marker.read_text().strip(), 5))
-            until(lambda: server.process.pid != killed or not server.alive, 5)
+            killed = int(until(lambda: marker.exists() and marker.read_text().strip()))
+            until(lambda: server.process.pid != killed or not server.alive)
             if not server.alive:
                 server.start(**fault)
 

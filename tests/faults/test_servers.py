@@ -105,13 +105,13 @@ def test_a_frozen_server_that_thaws_writes_nothing(cluster, slow_site, fresh_dat
     shop = Shop(first.client, slow_site.url, fresh_database)
     task = shop.task("slow")
     run = first.client.start(task)["id"]
-    until(lambda: "/slow" in slow_site.calls, 10)
+    until(lambda: "/slow" in slow_site.calls)
     children = [int(pid) for pid in subprocess.check_output(
         ["ps", "-o", "pid=", "--ppid", str(first.process.pid)], text=True).split()]  # fmt: skip
     for pid in (first.process.pid, *children):
         os.kill(pid, signal.SIGSTOP)
     second = cluster.server("two")
-    until(lambda: len(slow_site.calls) >= 2, 20)  # the lease is over: it was claimed again
+    until(lambda: len(slow_site.calls) >= 2)  # the lease is over: it was claimed again
     slow_site.free.set()
     found = ended(second.client, run)
     assert found["state"] == "succeeded"
@@ -132,7 +132,7 @@ def test_a_server_that_is_killed_leaves_its_runs_to_the_others(cluster, slow_sit
     first = cluster.server("one")
     shop = Shop(first.client, slow_site.url, fresh_database)
     run = first.client.start(shop.task("slow"))["id"]
-    until(lambda: slow_site.calls, 10)
+    until(lambda: slow_site.calls)
     second = cluster.server("two")
     first.kill()
     slow_site.free.set()
@@ -163,7 +163,7 @@ def test_roles_share_the_work_and_wake_each_other(cluster, slow_site, fresh_data
         task = shop.task("quick")
         begun = time.monotonic()
         run = api.client.start(task)["id"]
-        until(lambda run=run: api.client.run(run)["state"] != "queued", 10)
+        until(lambda run=run: api.client.run(run)["state"] != "queued")
         waits.append(time.monotonic() - begun)
         ended(api.client, run)
         time.sleep(0.3)  # what its end wakes is asleep again
@@ -181,7 +181,7 @@ def test_roles_share_the_work_and_wake_each_other(cluster, slow_site, fresh_data
             found
             if (found := api.client.call("GET", f"/v1/executions/{execution}"))["finishedAt"]
             else None
-        ), 20,
+        )
     )  # fmt: skip
     assert done["state"] == "succeeded"
     ticker.stop()
@@ -303,7 +303,7 @@ def test_a_server_that_is_asked_to_stop_lets_its_runs_end(cluster, slow_site, fr
     one = cluster.server("one", HEADRACE_DRAIN="30")
     shop = Shop(one.client, slow_site.url, fresh_database)
     run = one.client.start(shop.task("slow"))["id"]
-    until(lambda: slow_site.calls, 10)
+    until(lambda: slow_site.calls)
     one.process.terminate()
     time.sleep(1)
     assert one.alive
@@ -318,7 +318,7 @@ def test_what_does_not_end_in_time_is_given_back_uncharged(cluster, slow_site, f
     one = cluster.server("one", HEADRACE_DRAIN="0.2")
     shop = Shop(one.client, slow_site.url, fresh_database)
     run = one.client.start(shop.task("slow"))["id"]
-    until(lambda: slow_site.calls, 10)
+    until(lambda: slow_site.calls)
     one.stop()
     slow_site.free.set()
     two = cluster.server("two")
@@ -362,7 +362,7 @@ def test_many_start_on_an_empty_database_at_once(tmp_path, fresh_database):
     ]  # fmt: skip
     try:
         for n in range(3):
-            until(lambda n=n: "listens on" in (tmp_path / f"{n}.log").read_text(), 40)
+            until(lambda n=n: "listens on" in (tmp_path / f"{n}.log").read_text())
     finally:
         for process in processes:
             process.terminate()
@@ -387,6 +387,6 @@ def test_a_folder_on_one_servers_disk_is_watched_by_that_server(cluster, fresh_d
     )
     time.sleep(2.5)
     (folder / "new.csv").write_text("id\n1\n")
-    [run] = until(lambda: client.call("GET", f"/v1/runs?task={task}")["items"], 20)
+    [run] = until(lambda: client.call("GET", f"/v1/runs?task={task}")["items"])
     assert ended(client, run["id"])["state"] == "succeeded"
     assert rows(fresh_database, "t") == (1, 1)

@@ -37,7 +37,7 @@ def test_an_upload_of_three_commits_is_loaded_once(tmp_path, point):
                 try:
                     deed()
                 except (HeadraceError, urllib3.exceptions.HTTPError):
-                    until(lambda: not server.alive, 5)
+                    until(lambda: not server.alive)
                     server.start(**fault)
                     if done():
                         return
@@ -78,6 +78,6 @@ def test_an_upload_of_three_commits_is_loaded_once(tmp_path, point):
             for name in ("read", "inserted", "updated", "deleted", "unchanged")
         }
         assert counts == {"read": 5, "inserted": 2, "updated": 1, "deleted": 2, "unchanged": 0}
-        until(lambda: list((server.data_dir / "uploads").iterdir()) == [], 10)
+        until(lambda: list((server.data_dir / "uploads").iterdir()) == [])
     finally:
         server.stop()

@@ -3,16 +3,19 @@
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import duckdb
 import pytest
 
+from headrace.connectors.families import duckdb_file
 from headrace.connectors.families.duckdb_file import opened
 from headrace.contract import instance as instances
 from headrace.contract.instance import another, instance, instance_in, prepare
 from headrace.domain.errors import Refused
+from tests.engine import Rig
 
 OTHER = """
 import duckdb, sys
@@ -155,3 +158,17 @@ def test_what_is_no_duckdb_file_is_told_so_and_may_be_mended(tmp_path, tools):
     path.unlink()
     with opened(path, tools) as con:
         con.execute("create table t as select 1 as a")
+
+
+def test_a_load_has_let_go_of_its_file_when_it_is_over(tmp_path, monkeypatch):
+    """Its end goes on beside other work."""
+    real, rig = duckdb_file.let_go, Rig("duckdb", tmp_path, "")
+
+    def late(con) -> None:
+        time.sleep(0.5)
+        real(con)
+
+    monkeypatch.setattr(duckdb_file, "let_go", late)
+    rig.load("a.csv", "id\n1\n")
+    assert not held(tmp_path / "o.duckdb")
+    assert rig.rows() == [{"id": 1}]

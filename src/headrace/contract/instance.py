@@ -34,7 +34,7 @@ def instance(path: Path | None = None, *, read_only: bool = False) -> duckdb.Duc
     try:
         mode = ", read_only" if read_only else ""
         con.execute(f"attach {literal(str(path))} (type duckdb{mode})")
-        _use(con)
+        _use(con, _attached(con))
     except duckdb.BinderException as error:
         con.close()
         if "already exists" not in str(error):
@@ -51,9 +51,9 @@ def let_go(con: duckdb.DuckDBPyConnection) -> None:
 
     Nobody may use another connection to it any more.
     """
-    if _prepares and (name := _database(con)) != _EMPTY:
+    if _prepares and (name := _used(con)) != _EMPTY:
         with contextlib.suppress(duckdb.Error):  # what is committed is in the log beside the file
-            con.execute(f"use {_EMPTY}")
+            _use(con, _EMPTY)
             con.execute(f"detach {quoted(name)}")
             _spent.append(con)
             return
@@ -72,24 +72,29 @@ def instance_in(folder: Path) -> duckdb.DuckDBPyConnection:
 
 
 def another(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """Return one more connection to an instance, which uses the file that is attached to it."""
+    """Return one more connection to an instance, which uses the file that the first one uses."""
     other = con.cursor()
-    _use(other)
+    _use(other, _used(con))
     return other
 
 
-def _use(con: duckdb.DuckDBPyConnection) -> None:
-    """Make the only database that is attached, or the empty one, the one that is meant."""
-    con.execute(f"use {quoted(_database(con))}")
+def _use(con: duckdb.DuckDBPyConnection, name: str) -> None:
+    con.execute(f"use {quoted(name)}")
 
 
-def _database(con: duckdb.DuckDBPyConnection) -> str:
-    found = con.execute(
+def _used(con: duckdb.DuckDBPyConnection) -> str:
+    # All of it: what is half read keeps its transaction, and so the file from being checkpointed.
+    [(name,)] = con.execute("select current_database()").fetchall()
+    return str(name)
+
+
+def _attached(con: duckdb.DuckDBPyConnection) -> str:
+    """Return what the only file that is attached is called."""
+    [(name,)] = con.execute(
         "select database_name from duckdb_databases() where not internal"
-        f" order by database_name = '{_EMPTY}' limit 1"
-    ).fetchone()
-    assert found
-    return str(found[0])
+        f" and database_name <> '{_EMPTY}'"
+    ).fetchall()
+    return str(name)
 
 
 def prepare() -> None:
@@ -100,5 +105,10 @@ def prepare() -> None:
     if _ready:
         return
     con = duckdb.connect()
-    con.execute("select 1 from duckdb_columns()").fetchone()  # its own views are bound at first
+    con.execute("select 1 from duckdb_columns()").fetchall()  # its own views are bound at first
+    with contextlib.suppress(duckdb.Error):  # and so is its reader, of whatever file there is
+        con.execute(
+            f"select 1 from read_csv({literal(__file__)}, auto_detect = false, header = false,"
+            " quote = '', escape = '', delim = '\x01', columns = {'line': 'varchar'}) limit 1"
+        ).fetchall()
     _ready.append(con)

@@ -6,9 +6,10 @@ JSON type counts, and nothing is coerced.
 """
 
 from collections.abc import Mapping, Sequence
+from enum import IntFlag, auto
 from typing import Final
 
-from headrace.contract.columns import Column, decimal_of, duckdb_type, literal
+from headrace.contract.columns import Column, decimal_of, duckdb_type
 from headrace.contract.source import Cell
 
 _BOOLEANS: Final = "('true','false','t','f','yes','no','y','n','1','0')"
@@ -16,9 +17,23 @@ _ZONE: Final = "(Z|[+-][0-9]{2}(:?[0-9]{2})?)"
 _FLOAT: Final = "[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?"
 _NON_FINITE: Final = "[+-]?(nan|inf|infinity)"
 _WHOLE_JSON: Final = "('BIGINT','UBIGINT')"
-_LOOKS_LIKE: Final[Mapping[str, str]] = {  # a type, and the looks that all values of one have
-    "boolean": "('boolean')", "integer": "('integer','long')", "float": "('integer','float')",
-    "date": "('date')", "timestamp": "('timestamp')",
+
+
+class Look(IntFlag):
+    """What a text looks like. A long is an integer that a column of floats would not hold."""
+
+    BOOLEAN = auto()
+    INTEGER = auto()
+    LONG = auto()
+    FLOAT = auto()
+    DATE = auto()
+    TIMESTAMP = auto()
+    STRING = auto()
+
+
+_LOOKS_OF: Final[Mapping[str, Look]] = {  # a type, and the looks that its values may have
+    "boolean": Look.BOOLEAN, "integer": Look.INTEGER | Look.LONG,
+    "float": Look.INTEGER | Look.FLOAT, "date": Look.DATE, "timestamp": Look.TIMESTAMP,
 }  # fmt: skip
 
 NOUNS: Final[Mapping[str, str]] = {
@@ -141,55 +156,53 @@ def _fits_json(cell: Cell, type_: str) -> str:
 
 
 def inference(cells: Sequence[Cell], held: Mapping[int, str], source: str) -> str:
-    """Return a query of one row that tells of each text cell what its values look like.
+    """Return a query that tells of each text cell what its values look like.
 
-    Three lists, a place for each cell: the type; how many values are not of the type in `held`,
-    where its place has one; how many are not empty. The values of all cells are stacked, so that
-    a grammar is compiled once and not for each column. Strict on purpose: what would lose
-    something as a number (`00123`, `+49…`, more digits than a double holds) stays text.
+    A row for each cell of a source that has rows: its place; the looks of its values, NULL where
+    all are empty; how many are not of the type in `held`, where its place has one; how many are
+    not empty. The values of all cells are stacked, so that a grammar is compiled once and not for
+    each column.
     """
     texts = ", ".join(cell.sql for cell in cells)
-    stacked = (
-        f"select unnest(range({len(cells)})) as place, unnest([{texts}]) as x from {source}"
-        f" union all select range, null from range({len(cells)})"  # no place is without a row
-    )
     odd = " ".join(
         f"when place in ({', '.join(str(n) for n, one in held.items() if one == type_)})"
         f" then not {fits(Cell(column=Column('x', type_), sql='x'), type_)}"
         for type_ in sorted(set(held.values()))
     )
-    types = " ".join(
-        f"when bool_and(look in {looks}) then {literal(type_)}"
-        for type_, looks in _LOOKS_LIKE.items()
-    )
-    found = (
-        f"select place, case {types} else 'string' end as type,"
-        f" count(*) filter ({f'case {odd} end' if odd else 'false'}) as odd,"
-        " count(look) as filled"
+    counted = f"count(*) filter (case {odd} end)" if odd else "0"
+    stacked = f"select unnest(range({len(cells)})) as place, unnest([{texts}]) as x from {source}"
+    return (
+        f"select place, bit_or(look), {counted}, count(look)"
         f" from (select place, x, {_LOOK} as look from ({stacked})) group by place"
     )
-    return (
-        "select list(type order by place), list(odd order by place), list(filled order by place)"
-        f" from ({found})"
-    )
+
+
+def type_of(looks: int | None) -> str:
+    """Return the type of a column whose values have these looks.
+
+    Strict on purpose: what would lose something as a number (`00123`, `+49…`, more digits than a
+    double holds) stays text.
+    """
+    for type_, may_be in _LOOKS_OF.items():
+        if looks and not looks & ~may_be:
+            return type_
+    return "string"
 
 
 def _look() -> str:
-    """Return SQL of what the text `x` looks like; NULL if it is empty.
-
-    A `long` is an integer that a column of broken numbers would not hold exactly.
-    """
+    """Return SQL of what the text `x` looks like; NULL if it is empty."""
     number = "not regexp_matches(x, '^([+]|-?0[0-9])')"
     return (
-        "case when x is null or x = '' then null when lower(x) in ('true','false') then 'boolean'"
-        " when not (x >= '+' and x < ':') then 'string'"  # begins with neither sign nor digit
+        f"case when x is null or x = '' then null"
+        f" when lower(x) in ('true','false') then {Look.BOOLEAN:d}"
+        f" when not (x >= '+' and x < ':') then {Look.STRING:d}"  # begins with no sign, no digit
         f" when ({_text_test('x', 'integer')}) and {number} then"
-        " case when strlen(x) <= 15 then 'integer' else 'long' end"
+        f" case when strlen(x) <= 15 then {Look.INTEGER:d} else {Look.LONG:d} end"
         f" when ({_text_test('x', 'float')}) and {number} and regexp_matches(x, '[.eE]')"
-        " and strlen(x) <= 17 then 'float'"
-        f" when {_text_test('x', 'date')} then 'date'"
-        f" when ({_text_test('x', 'timestamp')}) and strlen(x) >= 16 then 'timestamp'"
-        " else 'string' end"
+        f" and strlen(x) <= 17 then {Look.FLOAT:d}"
+        f" when {_text_test('x', 'date')} then {Look.DATE:d}"
+        f" when ({_text_test('x', 'timestamp')}) and strlen(x) >= 16 then {Look.TIMESTAMP:d}"
+        f" else {Look.STRING:d} end"
     )
 
 

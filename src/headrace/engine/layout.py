@@ -281,11 +281,14 @@ def _inferred(
     def query(file: File) -> str:
         return fit.inference(cells, held, scan.relation([file], with_file=False))
 
-    (types, odd, filled), _ = sampled(con, scan, sample, query)
-    return [
-        _kept(held[place], type_, odd[place], filled[place]) if place in held else type_
-        for place, type_ in enumerate(types)
-    ]
+    rows, _ = sampled(con, scan, sample, query)
+    found = {place: told for place, *told in rows}
+    types: list[str] = []
+    for place in range(len(cells)):
+        looks, odd, filled = found.get(place, (None, 0, 0))
+        type_ = fit.type_of(looks)
+        types.append(_kept(held[place], type_, odd, filled) if place in held else type_)
+    return types
 
 
 def _kept(old: str, new: str, odd: int, filled: int) -> str:
@@ -301,15 +304,14 @@ def _kept(old: str, new: str, odd: int, filled: int) -> str:
 
 def sampled(
     con: duckdb.DuckDBPyConnection, scan: Scan, file: File, query: Callable[[File], str]
-) -> tuple[tuple[Any, ...], int]:
-    """Return the one row of an aggregate over a file, and how many records are broken."""
+) -> tuple[list[tuple[Any, ...]], int]:
+    """Return the rows of an aggregate over a file, and how many records are broken."""
     try:
-        found = con.execute(query(file)).fetchone()
+        found = con.execute(query(file)).fetchall()
         broken = sum(map(len, scan.reader_rejects(con).values()))
     except duckdb.InvalidInputException:  # the reader gave up: try what is unbroken
-        found = con.execute(query(scan.cleaned(file))).fetchone()
+        found = con.execute(query(scan.cleaned(file))).fetchall()
         broken = scan.survey(file, (), 0).broken
-    assert found is not None  # an aggregate has one row
     return found, broken
 
 

@@ -457,7 +457,7 @@ class Stager:
             counts, source = one.head_counts(file)
             return f"select {counts} from {source}"
 
-        (rows, *wrong), left = sampled(self._con, one.scan, head, query)
+        [(rows, *wrong)], left = sampled(self._con, one.scan, head, query)
         if rows + left < STORM_ROWS:
             return
         for (cell, type_), bad in zip(one.judged, wrong, strict=False):

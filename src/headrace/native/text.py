@@ -190,7 +190,7 @@ class _Stream:
         raise NotImplementedError
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Open the file. Raises OSError."""
+        """Open the file. Raises OSError: BrokenPipeError for one that is CUT."""
         stream = ctypes.c_void_p()
         if number := self._open(stream):
             raise OSError(number, os.strerror(number), self._path)

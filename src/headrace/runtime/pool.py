@@ -169,10 +169,14 @@ class Pool:
                 self._workers.append(Worker(self._data_dir))
 
     def take(self) -> Worker:
-        """Return a free child, marked busy; started if none is warm."""
+        """Return the child that was free the longest, marked busy; started if none is warm.
+
+        One that has just ended a run is still making ready for the next.
+        """
         with self._lock:
             self._tidy()
-            worker = next((one for one in self._workers if not one.busy), None)
+            free = [one for one in self._workers if not one.busy]
+            worker = min(free, key=lambda one: one.heard_at, default=None)
             if worker is None:
                 worker = Worker(self._data_dir)
                 self._workers.append(worker)

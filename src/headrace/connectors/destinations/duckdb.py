@@ -6,6 +6,7 @@ locks all others out, so a load waits for a lock that somebody else has, and say
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Final
 
@@ -135,19 +136,21 @@ class DuckdbLoad:
         file: contextlib.AbstractContextManager[duckdb.DuckDBPyConnection],
         target: Target,
     ) -> None:
-        self._file = contextlib.ExitStack()
-        con = self._file.enter_context(file)
+        with contextlib.ExitStack() as stack:
+            con = stack.enter_context(file)
+            self._there = _kind(con, target.table)  # until the commit: nobody else has the file
+            self._file = stack.pop_all()
         self.con: duckdb.DuckDBPyConnection | None = con
         self._con = con
         self._target = target
         self._table = quoted(target.table)
         # What is merged into a table is written there; what takes its place is the stage itself.
-        self.temporary = target.action in KEYED and bool(_kind(con, target.table))
+        self.temporary = target.action in KEYED and bool(self._there)
         own = f"_{hashlib.sha256(target.scope.encode()).hexdigest()[:16]}" if target.inner else ""
         self._stage = f"{STAGE}{own}"
         self.stage = quoted(self._stage)
         self._keys = f"{KEYS}{own}"
-        self._closed = False
+        self._closing: threading.Thread | None = None
         self._keeps = False
 
     def begin(self) -> str | None:
@@ -164,8 +167,11 @@ class DuckdbLoad:
             return str(found[0])
         con.begin()
         self._check_fence()
-        con.execute(f"delete from {sql.FENCES} where scope = ?", [target.scope])
-        con.execute(f"insert into {sql.FENCES} values (?, ?)", [target.scope, target.fence])
+        raised = con.execute(
+            f"update {sql.FENCES} set fence = ? where scope = ?", [target.fence, target.scope]
+        ).fetchone()
+        if raised == (0,):
+            con.execute(f"insert into {sql.FENCES} values (?, ?)", [target.scope, target.fence])
         con.commit()
         return None
 
@@ -192,8 +198,9 @@ class DuckdbLoad:
             raise LostClaim("A newer attempt loads this table.", fence=found[0])
 
     def columns(self) -> Sequence[Column] | None:
-        found = self._columns(self._target.table)
-        return [Column(name, our_type(type_)) for name, type_ in found] or None
+        if not self._there:
+            return None
+        return [Column(name, our_type(type_)) for name, type_ in self._columns(self._target.table)]
 
     def write(self, rows: Rows) -> dict[str, int]:
         raise NotImplementedError  # the engine stages by SQL on `con`
@@ -232,7 +239,9 @@ class DuckdbLoad:
             [target.token, target.fence, note],
         )
         con.commit()
-        self._close()
+        # What is committed is put on record meanwhile.
+        self._closing = threading.Thread(target=self._close, name="headrace-close", daemon=True)
+        self._closing.start()
         return counts
 
     def _apply(self) -> Counts:
@@ -240,13 +249,13 @@ class DuckdbLoad:
         columns = staged = [name for name, _ in self._columns(self._stage)]
         with_file = FILE in columns
         columns = [name for name in columns if name not in sql.INTERNAL]
-        exists = _kind(con, target.table)
-        if exists == "view":
+        if self._there == "view":
             raise Refused(f"{target.table!r} is a view.", field="table")
+        exists = bool(self._there)
         if not exists and target.action in sql.NEED_A_TABLE:
             return sql.without_table(target.action, self._stage_counts(with_file=with_file))
         if not exists or (target.action is Action.REPLACE and not self._stays()):
-            return self._swap(exists=bool(exists), with_file=with_file)
+            return self._swap(exists=exists, with_file=with_file)
         replaced_out = 0
         after: list[str] = []
         if target.action is Action.REPLACE and not target.within:
@@ -360,9 +369,7 @@ class DuckdbLoad:
         return rows, after
 
     def _columns(self, table: str) -> list[tuple[str, str]]:
-        """Return name and type of a table's columns; none without a table."""
-        if table != self._stage and not _kind(self._con, table):
-            return []  # a table of DuckDB's own may have the name
+        """Return name and type of the columns of a table that is there."""
         # duckdb_columns() would look at every column that there is.
         found = self._con.execute(f"describe {quoted(table)}").fetchall()
         return [(name, type_) for name, type_, *_ in found]
@@ -410,7 +417,7 @@ class DuckdbLoad:
         return not self._query(f"select count({quoted(name)}) from {self.stage}")[0][0]
 
     def abort(self) -> None:
-        if self._closed:
+        if self._closing:
             return
         with contextlib.suppress(duckdb.Error):
             self._con.rollback()
@@ -418,14 +425,16 @@ class DuckdbLoad:
             self._drop()
 
     def _close(self) -> None:
-        self._closed = True
-        self._file.close()
+        with contextlib.suppress(duckdb.Error):  # what is committed is in the log beside the file
+            self._file.close()
 
     def close(self) -> None:
-        """Let go of the file."""
-        if not self._closed:
+        """Let go of the file: nobody here has it any more when this returns."""
+        if self._closing:
+            self._closing.join()
+        else:
             self.abort()
-            self._close()
+            self._file.close()
 
 
 def _has_attribute(name: str) -> str:

@@ -10,7 +10,7 @@ import duckdb
 
 from headrace.connectors.families import files as local
 from headrace.connectors.families import text_scan
-from headrace.contract.columns import FILE, decimal_of, literal
+from headrace.contract.columns import FILE, MISFIT, decimal_of, literal
 from headrace.contract.source import Cell, File, LeftOver
 from headrace.contract.tools import Tools
 from headrace.native import text
@@ -81,7 +81,10 @@ class QuickStreams:
             for name, stream in self._streams[file.path]:
                 # The bare capsule: a stream itself would go through a scanner that reads on and on
                 # while nobody takes what it has read.
-                self._con.register(name, stream.__arrow_c_stream__())
+                try:
+                    self._con.register(name, stream.__arrow_c_stream__())
+                except BrokenPipeError as error:  # who gave up tells why to who reads the exact way
+                    raise duckdb.InvalidInputException(MISFIT) from error
             also = f", {literal(file.path)} as {FILE}" if with_file else ""
             rows += [f"select *{also} from {name}" for name, _ in self._streams[file.path]]
         return f"({' union all '.join(rows)})"
