@@ -10,13 +10,14 @@ A process of its own counts each peak. Fails when a bar is not held.
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import duckdb
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.databases import KEY, copied, settled
+from bench.databases import KEY, MERGE, changes, copied, settled
 from bench.measure import BIN, SQL, TYPES, Bars, ingest, lineitem, run, timed
 from tests.cap import Watch, capped
 from tests.postgres import postgres
@@ -91,13 +92,16 @@ def bench_postgresql(bars: Bars, folder: Path, scales: tuple[float, float], *, r
 
 
 def bench_merge(bars: Bars, folder: Path, scales: tuple[float, float]) -> None:
-    def made(scale: float) -> list:
-        whole = folder / f"merge-{scale:g}.duckdb"
-        timed(ingest(lineitem(scale), whole))
-        keys = [part for name in KEY for part in ("--key", name)]
-        return ingest(lineitem(scales[0]), whole, "--mode", "merge", *keys)
+    """Merge a tenth of the rows, from all over the table, then as many rows as there are."""
 
-    compare("merge into DuckDB", bars, lambda: made(scales[0]), lambda: made(scales[1]))
+    def made(scale: float, *, all_: bool) -> list:
+        csv, whole = lineitem(scale), folder / f"merge-{scale:g}.duckdb"
+        timed(ingest(csv, whole))
+        return ingest(csv if all_ else changes(csv, folder, int(scale * 600_000)), whole, *MERGE)
+
+    for name, all_ in (("a tenth", False), ("all", True)):
+        one, ten = (partial(made, scale, all_=all_) for scale in scales)
+        compare(f"a merge of {name} into DuckDB", bars, one, ten)
 
 
 def bench_capped(bars: Bars, folder: Path, scale: float) -> None:

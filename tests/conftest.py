@@ -1,14 +1,29 @@
-"""Fixtures that several rooms share: a real PostgreSQL, databases of one's own in it."""
+"""What all rooms share: a real PostgreSQL, databases of one's own in it, who runs which tests."""
 
 from urllib.parse import unquote, urlsplit
 
 import psycopg
 import pymysql
 import pytest
+from _pytest.nodeid import NodeId
 
 from headrace.domain.ids import new_id
 from tests.mariadb import mariadb
 from tests.postgres import postgres
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items):
+    """Have one worker run all tests that share a fixture of their module: it is made once."""
+    for item in items:
+        made = item._fixtureinfo.name2fixturedefs.values()
+        shares = any(one.scope == "module" for some in made for one in some)
+        if shares and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    yield
+    for item in items:  # pytest-xdist writes a group where pytest does not look for it since 9.2
+        if grouped := item.__dict__.get("_nodeid"):
+            item._id = NodeId.parse(grouped)
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,14 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final
 
 import duckdb
 import msgspec
 
 from headrace.connectors.families import sql
-from headrace.connectors.families.duckdb_file import opened, our_type
+from headrace.connectors.families.duckdb_file import duckdb_bytes, opened, our_type
 from headrace.connectors.families.duckdb_table import DuckdbSnapshot
 from headrace.connectors.families.paging import page_of
 from headrace.connectors.families.table_source import side_of
@@ -37,8 +38,11 @@ from headrace.observe import faults
 
 STAGE: Final = "__headrace_stage"
 KEYS: Final = "__headrace_keys"
-REBUILD_ROWS: Final = 1_000_000  # that are merged at least where a table is made anew for them
+REBUILD_ROWS: Final = 1_000_000  # that go at least where a table is made anew without them
 REBUILD_SHARE: Final = 4  # and one of so many rows of the table
+VECTOR_ROWS: Final = 2_048
+VECTOR_BYTES: Final = 8 * VECTOR_ROWS
+JOINED_BYTES: Final = 48  # of memory for a row id that is joined
 
 
 class DuckdbConfig(Config, frozen=True, kw_only=True):
@@ -80,7 +84,7 @@ class Duckdb:
     def load(self, target: Target) -> Load:
         if target.table.startswith(("_headrace_", "__headrace_")) or not target.table:
             raise Misconfigured(f"{target.table!r} cannot be a table's name.", field="table")
-        return DuckdbLoad(opened(self._path, self._tools), target)
+        return DuckdbLoad(opened(self._path, self._tools), target, duckdb_bytes(self._tools))
 
     def read(self, table: str, limit: int, cursor: str | None) -> Page:
         if not self._path.exists():
@@ -135,7 +139,10 @@ class DuckdbLoad:
         self,
         file: contextlib.AbstractContextManager[duckdb.DuckDBPyConnection],
         target: Target,
+        memory_bytes: int,
     ) -> None:
+        """`memory_bytes`: what DuckDB may take."""
+        self._memory_bytes = memory_bytes
         with contextlib.ExitStack() as stack:
             con = stack.enter_context(file)
             self._there = _kind(con, target.table)  # until the commit: nobody else has the file
@@ -223,6 +230,7 @@ class DuckdbLoad:
                 target.key,
                 target.within,
                 among=target.among,
+                grammar=_Deleting(load=self),
             )
             con.execute(f"drop table {self._keys}")
         (counts.rows_after,) = con.execute(f"select count(*) from {self._table}").fetchone() or (0,)
@@ -261,57 +269,89 @@ class DuckdbLoad:
         if target.action is Action.REPLACE and not target.within:
             replaced_out, after = self._make_anew()
         nulls = frozenset() if target.action is Action.DELETE else self._evolve(columns)
+        most = None
+        if target.action in KEYED:  # a row goes for one that comes
+            [(most,)] = self._query(f"select count(*) from {self.stage}")
         apply = sql.Apply(
             query=self._query, table=self._table, stage=self.stage, columns=columns,
             key=target.key, with_file=with_file,
             nulls=nulls, in_place=target.action is Action.SAVE and self._has_dependants(),
             others=[n for n, _ in self._columns(target.table) if n not in columns],
             has_attribute=_has_attribute if ATTRIBUTES in staged else None,
-            within=target.within,
+            within=target.within, grammar=_Deleting(load=self, most=most),
         )  # fmt: skip
-        if target.action is Action.SAVE and not apply.in_place and self._is_much():
-            counts = self._rebuild(apply)
-        else:
-            counts = apply.run(target.action)
+        counts = apply.run(target.action)
         counts.replaced_out += replaced_out
         for statement in after:
             con.execute(statement)
         con.execute(f"drop table {self.stage}")
         return counts
 
-    def _is_much(self) -> bool:
-        """Tell whether so much of the table is merged that it is better made anew.
+    def deleting(self, where: str, most: int | None) -> str:
+        """Return SQL that deletes rows of the table `t`; of many it makes the table anew, without.
 
-        What a transaction deletes DuckDB holds in memory until its end; what it makes it does not.
+        `most`: so many rows may go, where that is known. Until a transaction ends DuckDB holds 8
+        bytes for each row of every vector of which it deletes one: for all of a large table, where
+        its rows go here and there.
         """
-        [(staged,)] = self._query(f"select count(*) from {self.stage}")
+        plain = sql.STANDARD.deleting(self._table, where)
         [(there,)] = self._query(f"select count(*) from {self._table}")
-        defaults = self._con.execute(
-            "select 1 from duckdb_columns() where schema_name = 'main' and column_default is not"
-            " null and lower(table_name) = lower(?)",
-            [self._target.table],
-        ).fetchone()
-        return staged >= REBUILD_ROWS and staged * REBUILD_SHARE >= there and not defaults
-
-    def _rebuild(self, apply: sql.Apply) -> Counts:
-        """Put in the table's place what it holds beside the stage, and the stage."""
-        counts = apply.counted()
-        stage = {name.casefold() for name in apply.columns if name not in apply.nulls}
-        kept, come = [], []
-        for name, type_ in self._columns(self._target.table):
-            kept.append(f"t.{quoted(name)}")
-            value = f"s.{quoted(name)}::{type_}" if name.casefold() in stage else f"null::{type_}"
-            come.append(f"{value} as {quoted(name)}")
-        fresh = quoted(f"{STAGE}_rebuilt")
+        vectors_max = self._memory_bytes // 3 // VECTOR_BYTES
+        if there < REBUILD_ROWS and there // VECTOR_ROWS < vectors_max:
+            return plain
+        many = most is None or (most >= REBUILD_ROWS and most * REBUILD_SHARE >= there)
+        if (not many and there // VECTOR_ROWS < vectors_max) or not self._is_plain():
+            return plain
+        gone = quoted(f"{self._stage}_gone")
         self._con.execute(
-            f"create table {fresh} as select {', '.join(kept)} from {self._table} as t where not"
-            f" exists (select 1 from {self.stage} as s where {apply.on}) union all"
-            f" select {', '.join(come)} from {self.stage} as s"
+            f"create temp table {gone} as select rowid as id from {self._table} as t where {where}"
         )
-        self._con.execute(f"drop table {self._table}")
-        faults.reach("child.in_commit")
-        self._con.execute(f"alter table {fresh} rename to {self._table}")
-        return counts
+        [(rows, vectors, end)] = self._query(
+            f"select count(*), count(distinct id // {VECTOR_ROWS}),"
+            f" (select max(rowid) + 1 from {self._table}) from {gone}"
+        )
+        if vectors < vectors_max and (rows < REBUILD_ROWS or rows * REBUILD_SHARE < there):
+            done = [f"delete from {self._table} where rowid in (select id from {gone})"]
+        else:
+            done = self._anew(gone, end, 1 + rows * JOINED_BYTES // (self._memory_bytes // 4))
+        return "; ".join([*done, f"drop table {gone}"])
+
+    def _anew(self, gone: str, end: int, slices: int) -> list[str]:
+        """Return statements that make the table anew without the row ids in `gone`.
+
+        In slices, each of which is joined in memory: else whole rows would wait on the disk.
+        """
+        fresh = quoted(f"{STAGE}_anew")
+        made = []
+        for number in range(slices):
+            first, last = end * number // slices, end * (number + 1) // slices
+            head = f"insert into {fresh}" if number else f"create table {fresh} as"
+            some = f"(select id from {gone} where id >= {first} and id < {last})"
+            made.append(
+                f"{head} select * from {self._table} as t where rowid >= {first} and rowid < {last}"
+                f" and not exists (select 1 from {some} as g where g.id = t.rowid)"
+            )
+        return [
+            *made, f"drop table {self._table}", f"alter table {fresh} rename to {self._table}",
+        ]  # fmt: skip
+
+    def _is_plain(self) -> bool:
+        """Tell whether a table made of its rows is the same: nothing hangs on it, no defaults."""
+        names = [name.casefold() for name, _ in self._columns(self._target.table)]
+        if self._has_dependants() or "rowid" in names:
+            return False
+        probe = quoted(f"{STAGE}_probe")
+        self._con.execute(f"create table {probe} as select * from {self._table} limit 0")
+        texts = {
+            text.partition("(")[2]
+            for (text,) in self._con.execute(
+                "select sql from duckdb_tables() where schema_name = 'main' and lower(table_name)"
+                " in (lower($1), $2)",
+                [self._target.table, f"{STAGE}_probe"],
+            ).fetchall()
+        }
+        self._con.execute(f"drop table {probe}")
+        return len(texts) == 1
 
     def _digest(self) -> str:
         """Return what changes when any value of the table does; the order of rows is no matter."""
@@ -435,6 +475,17 @@ class DuckdbLoad:
         else:
             self.abort()
             self._file.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Deleting(sql.Grammar):
+    """DuckDB's, whose load says how rows are deleted."""
+
+    load: DuckdbLoad
+    most: int | None = None  # rows that may go
+
+    def deleting(self, table: str, where: str) -> str:
+        return self.load.deleting(where, self.most)
 
 
 def _has_attribute(name: str) -> str:

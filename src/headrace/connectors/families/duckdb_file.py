@@ -117,8 +117,13 @@ def _let_go(key: str, con: duckdb.DuckDBPyConnection) -> None:
 
 def confine(con: duckdb.DuckDBPyConnection, tools: Tools) -> None:
     """Hold a connection to half of a run's memory; what has no room goes into the spool."""
-    con.execute(f"set memory_limit = '{tools.memory_bytes // 2 // 1_000_000}MB'")
+    con.execute(f"set memory_limit = '{duckdb_bytes(tools) // 1_000_000}MB'")
     con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
+
+
+def duckdb_bytes(tools: Tools) -> int:
+    """Return how many bytes of memory a file's instance may take."""
+    return tools.memory_bytes // 2
 
 
 def our_type(type_: str) -> str:
