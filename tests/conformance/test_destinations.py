@@ -86,6 +86,7 @@ def test_a_table_that_is_made_anew_for_a_merge_is_what_a_merge_makes(tmp_path, m
     found = {}
     for rows in (1, 10**9):
         monkeypatch.setattr(destination, "REBUILD_ROWS", rows)
+        monkeypatch.setattr(destination, "JOINED_BYTES", 1 << 25)  # in several slices
         (tmp_path / str(rows)).mkdir()
         rig = Rig("duckdb", tmp_path / str(rows), "")
         rig.load("a.csv", "id,n,m,w\n1,5,x,1.5\n2,6,y,2.5\n4,,,\n", key=("id",))
@@ -97,8 +98,14 @@ def test_a_table_that_is_made_anew_for_a_merge_is_what_a_merge_makes(tmp_path, m
 
 
 @pytest.mark.parametrize(("action", "most"), [("save", 4_000_005), ("delete", 3_960_000)])
-def test_rows_from_all_over_a_large_table_go_in_little_memory(tmp_path, action, most):
+@pytest.mark.parametrize("joined", [48, 2_000])
+def test_rows_from_all_over_a_large_table_go_in_little_memory(
+    tmp_path, monkeypatch, action, most, joined
+):
     """DuckDB holds 8 bytes for each row of a vector of which one is deleted: more than a run has."""
+    from headrace.connectors.destinations import duckdb as destination
+
+    monkeypatch.setattr(destination, "JOINED_BYTES", joined)  # in one slice, and in ten
     (tmp_path / "data").mkdir()
     path = tmp_path / "o.duckdb"
     with duckdb.connect(str(path)) as con:
@@ -144,6 +151,7 @@ def test_a_table_from_which_much_goes_stays_what_it_is(tmp_path, monkeypatch, ma
     from headrace.connectors.destinations import duckdb as destination
 
     monkeypatch.setattr(destination, "REBUILD_ROWS", 1)
+    monkeypatch.setattr(destination, "JOINED_BYTES", 1 << 25)  # in several slices
     rig = Rig("duckdb", tmp_path, "")
     told = (
         "select sql, (select list(sql) from duckdb_indexes()),"

@@ -327,9 +327,10 @@ class DuckdbLoad:
             first, last = end * number // slices, end * (number + 1) // slices
             head = f"insert into {fresh}" if number else f"create table {fresh} as"
             some = f"(select id from {gone} where id >= {first} and id < {last})"
+            # Of `not exists` with row ids a join is made that holds whole rows.
             made.append(
-                f"{head} select * from {self._table} as t where rowid >= {first} and rowid < {last}"
-                f" and not exists (select 1 from {some} as g where g.id = t.rowid)"
+                f"{head} select t.* from {self._table} as t anti join {some} as g on g.id = t.rowid"
+                f" where t.rowid >= {first} and t.rowid < {last}"
             )
         return [
             *made, f"drop table {self._table}", f"alter table {fresh} rename to {self._table}",
