@@ -190,12 +190,9 @@ def test_a_second_server_on_the_same_folder_is_refused(tmp_path):
 
 
 def test_help_is_quick_and_teaches(tmp_path):
-    walls = []
-    for _ in range(3):
-        begun = time.monotonic()
-        done = headrace("--help", cwd=tmp_path, check=0)
-        walls.append(time.monotonic() - begun)
-    assert min(walls) < 1.5  # 0.2 s alone; this machine is shared
+    begun = time.monotonic()
+    done = headrace("--help", cwd=tmp_path, check=0)
+    assert time.monotonic() - begun < 1.5  # 0.2 s alone; this machine is shared
     for word in ("serve", "ingest", "preview", "runs", "logs", "cancel"):
         assert word in done.stdout
 

@@ -285,4 +285,4 @@ def test_a_push_with_watch_is_quick(pusher):
         begun = time.monotonic()
         pusher.push(task, "addObject", *records, query="?watch=true")
         times.append(time.monotonic() - begun)
-    assert min(times) < 1.0, times  # 0.3 s is the bench's bar, on a quiet machine
+    assert sorted(times)[2] < 1.0, times  # 0.3 s is the bench's bar, on a quiet machine

@@ -8,6 +8,7 @@ import pytest
 from headrace.contract.columns import Column
 from headrace.contract.source import Cell
 from headrace.engine import fit
+from tests.engine import Rig
 
 GOOD = {
     "integer": ["0", "-5", "+5", "007", "9223372036854775807", ""],
@@ -124,5 +125,21 @@ def test_what_a_column_holds_is_counted_at_its_own_place():
         con.execute("insert into t values ('1', 'x', '2.5', null), ('y', '', '7', '')")
         held = {0: "integer", 2: "integer", 3: "float"}
         found = sorted(con.execute(fit.inference(cells, held, "t")).fetchall())
+        con.execute("delete from t")
+        assert con.execute(fit.inference(cells, held, "t")).fetchall() == []
     assert [fit.type_of(looks) for _, looks, *_ in found] == ["string", "string", "float", "string"]
     assert [(odd, filled) for *_, odd, filled in found] == [(1, 2), (0, 1), (1, 2), (0, 0)]
+
+
+def test_columns_of_no_rows_are_texts_or_what_they_are_in_the_table(tmp_path):
+    rig = Rig("duckdb", tmp_path, "")
+
+    def types():
+        with duckdb.connect(str(tmp_path / "o.duckdb")) as con:
+            return [row[1] for row in con.execute("describe t").fetchall()]
+
+    rig.load("a.csv", "id,n\n")
+    assert types() == ["VARCHAR", "VARCHAR"]
+    rig.load("a.csv", "id,n\n1,2.5\n")
+    rig.load("a.csv", "id,n\n", "append")
+    assert types() == ["BIGINT", "DOUBLE"]

@@ -41,7 +41,7 @@ KEYS: Final = "__headrace_keys"
 REBUILD_ROWS: Final = 1_000_000  # that go at least where a table is made anew without them
 REBUILD_SHARE: Final = 4  # and one of so many rows of the table
 VECTOR_ROWS: Final = 2_048
-VECTOR_BYTES: Final = 8 * VECTOR_ROWS
+VECTOR_BYTES: Final = 8 * VECTOR_ROWS  # of memory for a vector of which rows are deleted
 JOINED_BYTES: Final = 48  # of memory for a row id that is joined
 
 
@@ -269,16 +269,15 @@ class DuckdbLoad:
         if target.action is Action.REPLACE and not target.within:
             replaced_out, after = self._make_anew()
         nulls = frozenset() if target.action is Action.DELETE else self._evolve(columns)
-        most = None
-        if target.action in KEYED:  # a row goes for one that comes
-            [(most,)] = self._query(f"select count(*) from {self.stage}")
         apply = sql.Apply(
             query=self._query, table=self._table, stage=self.stage, columns=columns,
             key=target.key, with_file=with_file,
             nulls=nulls, in_place=target.action is Action.SAVE and self._has_dependants(),
             others=[n for n, _ in self._columns(target.table) if n not in columns],
             has_attribute=_has_attribute if ATTRIBUTES in staged else None,
-            within=target.within, grammar=_Deleting(load=self, most=most),
+            within=target.within,
+            # Of keyed actions a row goes for one that comes.
+            grammar=_Deleting(load=self, of_stage=target.action in KEYED),
         )  # fmt: skip
         counts = apply.run(target.action)
         counts.replaced_out += replaced_out
@@ -287,20 +286,23 @@ class DuckdbLoad:
         con.execute(f"drop table {self.stage}")
         return counts
 
-    def deleting(self, where: str, most: int | None) -> str:
+    def deleting(self, where: str, *, of_stage: bool) -> str:
         """Return SQL that deletes rows of the table `t`; of many it makes the table anew, without.
 
-        `most`: so many rows may go, where that is known. Until a transaction ends DuckDB holds 8
+        `of_stage`: at most one for each row of the stage. Until a transaction ends DuckDB holds 8
         bytes for each row of every vector of which it deletes one: for all of a large table, where
         its rows go here and there.
         """
         plain = sql.STANDARD.deleting(self._table, where)
         [(there,)] = self._query(f"select count(*) from {self._table}")
         vectors_max = self._memory_bytes // 3 // VECTOR_BYTES
-        if there < REBUILD_ROWS and there // VECTOR_ROWS < vectors_max:
-            return plain
-        many = most is None or (most >= REBUILD_ROWS and most * REBUILD_SHARE >= there)
-        if (not many and there // VECTOR_ROWS < vectors_max) or not self._is_plain():
+        if there // VECTOR_ROWS < vectors_max:
+            most = there
+            if of_stage and there >= REBUILD_ROWS:
+                [(most,)] = self._query(f"select count(*) from {self.stage}")
+            if not _is_much(most, there):
+                return plain
+        if not self._is_plain():
             return plain
         gone = quoted(f"{self._stage}_gone")
         self._con.execute(
@@ -310,7 +312,7 @@ class DuckdbLoad:
             f"select count(*), count(distinct id // {VECTOR_ROWS}),"
             f" (select max(rowid) + 1 from {self._table}) from {gone}"
         )
-        if vectors < vectors_max and (rows < REBUILD_ROWS or rows * REBUILD_SHARE < there):
+        if vectors < vectors_max and not _is_much(rows, there):
             done = [f"delete from {self._table} where rowid in (select id from {gone})"]
         else:
             done = self._anew(gone, end, 1 + rows * JOINED_BYTES // (self._memory_bytes // 4))
@@ -321,7 +323,7 @@ class DuckdbLoad:
 
         In slices, each of which is joined in memory: else whole rows would wait on the disk.
         """
-        fresh = quoted(f"{STAGE}_anew")
+        fresh = quoted(f"{self._stage}_anew")
         made = []
         for number in range(slices):
             first, last = end * number // slices, end * (number + 1) // slices
@@ -341,17 +343,17 @@ class DuckdbLoad:
         names = [name.casefold() for name, _ in self._columns(self._target.table)]
         if self._has_dependants() or "rowid" in names:
             return False
-        probe = quoted(f"{STAGE}_probe")
-        self._con.execute(f"create table {probe} as select * from {self._table} limit 0")
+        probe = f"{self._stage}_probe"
+        self._con.execute(f"create table {quoted(probe)} as select * from {self._table} limit 0")
         texts = {
             text.partition("(")[2]
             for (text,) in self._con.execute(
                 "select sql from duckdb_tables() where schema_name = 'main' and lower(table_name)"
                 " in (lower($1), $2)",
-                [self._target.table, f"{STAGE}_probe"],
+                [self._target.table, probe],
             ).fetchall()
         }
-        self._con.execute(f"drop table {probe}")
+        self._con.execute(f"drop table {quoted(probe)}")
         return len(texts) == 1
 
     def _digest(self) -> str:
@@ -483,10 +485,15 @@ class _Deleting(sql.Grammar):
     """DuckDB's, whose load says how rows are deleted."""
 
     load: DuckdbLoad
-    most: int | None = None  # rows that may go
+    of_stage: bool = False
 
     def deleting(self, table: str, where: str) -> str:
-        return self.load.deleting(where, self.most)
+        return self.load.deleting(where, of_stage=self.of_stage)
+
+
+def _is_much(rows: int, there: int) -> bool:
+    """Tell whether so many rows of a table go that the rest is sooner written anew."""
+    return rows >= REBUILD_ROWS and rows * REBUILD_SHARE >= there
 
 
 def _has_attribute(name: str) -> str:
