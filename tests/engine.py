@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from headrace.assembly import read_table, work
+from headrace.contract import room
 from headrace.domain.books import Receipt
 from headrace.domain.errors import Cancelled
 from headrace.domain.event import NewEvent
@@ -17,6 +18,17 @@ from headrace.service.orders import Order
 
 # One MariaDB is enough for all tests that need one.
 MYSQL = pytest.param("mysql", marks=pytest.mark.xdist_group("databases"))
+
+
+LARGE = 1 << 25  # bytes of a key or a row id, so that DuckDB has room for few of them at once
+
+
+def kind_of(request: pytest.FixtureRequest) -> str:
+    """Return the kind that a parameter names; `… in parts`: what joins keys is done in several."""
+    kind, _, parts = request.param.partition(" in ")
+    if parts:
+        request.getfixturevalue("monkeypatch").setattr(room, "KEY_BYTES", LARGE)
+    return kind
 
 
 @dataclass

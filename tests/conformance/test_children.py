@@ -12,7 +12,7 @@ from headrace.domain.errors import Misconfigured, Refused
 from headrace.domain.shape import Policy, Shape
 from headrace.engine.plan import Stopped
 from tests.conformance.test_table_sources import _mysql
-from tests.engine import MYSQL, Memory, Rig, order
+from tests.engine import MYSQL, Memory, Rig, kind_of, order
 
 TABLES = {"more": {"nested": "tables"}}
 KEYED = ("duckdb", "postgresql", "sqlite", MYSQL)
@@ -23,9 +23,9 @@ def rig(request, tmp_path, fresh):
     return made(request.param, tmp_path, fresh)
 
 
-@pytest.fixture(params=KEYED)
+@pytest.fixture(params=(*KEYED, "duckdb in parts"))
 def keyed(request, tmp_path, fresh):
-    return made(request.param, tmp_path, fresh)
+    return made(kind_of(request), tmp_path, fresh)
 
 
 def made(kind, tmp_path, fresh):

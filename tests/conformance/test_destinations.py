@@ -5,10 +5,11 @@ import psycopg
 import pytest
 
 from headrace.assembly import work
+from headrace.contract import room
 from headrace.domain.errors import Misconfigured, Refused
 from headrace.engine.plan import Stopped
 from headrace.settings import RUN_BYTES_MIN
-from tests.engine import MYSQL, Memory, Rig, order
+from tests.engine import LARGE, MYSQL, Memory, Rig, kind_of, order
 
 ENDS = ("duckdb", "postgresql", "search", "parquet", "sqlite", "sqlalchemy", MYSQL)
 
@@ -18,9 +19,12 @@ def rig(request, tmp_path, fresh):
     return Rig(request.param, tmp_path, fresh(request.param))
 
 
-@pytest.fixture(params=("duckdb", "postgresql", "search", "sqlite", "sqlalchemy", MYSQL))
+@pytest.fixture(
+    params=("duckdb", "duckdb in parts", "postgresql", "search", "sqlite", "sqlalchemy", MYSQL)
+)
 def keyed(request, tmp_path, fresh):
-    return Rig(request.param, tmp_path, fresh(request.param))
+    kind = kind_of(request)
+    return Rig(kind, tmp_path, fresh(kind))
 
 
 def test_a_replace_ends_up_with_exactly_its_rows(rig):
@@ -86,7 +90,7 @@ def test_a_table_that_is_made_anew_for_a_merge_is_what_a_merge_makes(tmp_path, m
     found = {}
     for rows in (1, 10**9):
         monkeypatch.setattr(destination, "REBUILD_ROWS", rows)
-        monkeypatch.setattr(destination, "JOINED_BYTES", 1 << 25)  # in several slices
+        monkeypatch.setattr(room, "ROWID_BYTES", LARGE)  # in several slices
         (tmp_path / str(rows)).mkdir()
         rig = Rig("duckdb", tmp_path / str(rows), "")
         rig.load("a.csv", "id,n,m,w\n1,5,x,1.5\n2,6,y,2.5\n4,,,\n", key=("id",))
@@ -103,9 +107,8 @@ def test_rows_from_all_over_a_large_table_go_in_little_memory(
     tmp_path, monkeypatch, action, most, joined
 ):
     """DuckDB holds 8 bytes for each row of a vector of which one is deleted: more than a run has."""
-    from headrace.connectors.destinations import duckdb as destination
 
-    monkeypatch.setattr(destination, "JOINED_BYTES", joined)  # in one slice, and in ten
+    monkeypatch.setattr(room, "ROWID_BYTES", joined)  # in one slice, and in ten
     (tmp_path / "data").mkdir()
     path = tmp_path / "o.duckdb"
     with duckdb.connect(str(path)) as con:
@@ -135,6 +138,73 @@ def test_rows_from_all_over_a_large_table_go_in_little_memory(
 
 
 @pytest.mark.parametrize(
+    ("action", "rows", "doubles", "memory"),
+    [("save", 6_000_000, 6_000, RUN_BYTES_MIN * 2), ("delete", 8_000_000, 0, RUN_BYTES_MIN)],
+)
+def test_as_many_rows_as_a_large_table_has_come_to_it_in_little_memory(
+    tmp_path, action, rows, doubles, memory
+):
+    """Their keys have no room at once, and neither has what DuckDB holds of doubles that go."""
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "o.duckdb"
+    with duckdb.connect() as con:
+        con.execute(f"attach '{path}' as o")
+        con.execute(
+            f"create table o.t as select range * 2 as id, 0::bigint as n from range({rows})"
+        )
+        con.execute(
+            f"copy (select range * 3 as id, 7 as n from range({rows}) union all"
+            f" select range * 3000, 8 from range({doubles})) to '{tmp_path / 'a.csv'}' (header)"
+        )
+    told = order(
+        tmp_path, ("csv", {"url": str(tmp_path / "a.csv")}), ("duckdb", {"path": str(path)}),
+        action=action, key=("id",), memory_bytes=memory,
+    )  # fmt: skip
+    books = work(told, Memory()).tables[0].books
+    assert (books.read, books.duplicates) == (rows + doubles, doubles)
+    met = -(-rows // 3)  # every sixth number is in both
+    if action == "save":
+        assert (books.updated, books.inserted) == (met, rows - met)
+        wanted = {0: rows - met, 7: rows - doubles, 8: doubles}
+    else:
+        assert (books.deleted, books.unchanged) == (met, rows - met)
+        wanted = {0: rows - met}
+    with duckdb.connect(str(path)) as con:
+        found = con.execute("select n, count(*), count(distinct id) from t group by n").fetchall()
+    assert sorted(found) == sorted((n, count, count) for n, count in wanted.items())
+
+
+@pytest.mark.parametrize("action", ["save", "partial", "partialNoCreate", "delete"])
+def test_keys_of_other_types_than_the_tables_meet_in_one_part(tmp_path, monkeypatch, action):
+    """A part is told by a hash, and that of 7 differs from that of 7.0."""
+    monkeypatch.setattr(room, "KEY_BYTES", LARGE)
+    rig = Rig("duckdb", tmp_path, "")
+    types = {
+        "i": ("bigint", "integer", "{n}"), "d": ("decimal(20,4)", "decimal(20,4)", "{n}.50"),
+        "f": ("double", "integer", "-{n}"), "a": ("timestamp", "date", "2024-01-{day:02}"),
+        "b": ("varchar", "string", "key {n}"),
+    }  # fmt: skip
+    columns = ", ".join(f"{name} {type_}" for name, (type_, _, _) in types.items())
+    lines = [
+        ",".join(text.format(n=n, day=n % 28 + 1) for *_, text in types.values())
+        for n in range(200)
+    ]
+    with duckdb.connect(str(tmp_path / "o.duckdb")) as con:
+        con.execute(f"create table t ({columns}, v bigint)")
+        con.executemany(
+            "insert into t values (?, ?, ?, ?, ?, 1)", [line.split(",") for line in lines[:150]]
+        )
+    text = "\n".join([",".join([*types, "v"]), *(f"{line},2" for line in lines[50:])])
+    mapping = {name: type_ for name, (_, type_, _) in types.items()}
+    books = rig.load("a.csv", text, action, key=tuple(types), more={"mapping": mapping}).books
+    assert 100 in {books.updated, books.deleted}
+    with duckdb.connect(str(tmp_path / "o.duckdb")) as con:
+        found = dict(con.execute("select v, count(*) from t group by v").fetchall())
+    new = 50 if action in {"save", "partial"} else 0
+    assert found == ({1: 50} if action == "delete" else {1: 50, 2: 100 + new})
+
+
+@pytest.mark.parametrize(
     "made",
     [
         "create table t (id bigint, n bigint)",
@@ -151,7 +221,7 @@ def test_a_table_from_which_much_goes_stays_what_it_is(tmp_path, monkeypatch, ma
     from headrace.connectors.destinations import duckdb as destination
 
     monkeypatch.setattr(destination, "REBUILD_ROWS", 1)
-    monkeypatch.setattr(destination, "JOINED_BYTES", 1 << 25)  # in several slices
+    monkeypatch.setattr(room, "ROWID_BYTES", LARGE)  # in several slices
     rig = Rig("duckdb", tmp_path, "")
     told = (
         "select sql, (select list(sql) from duckdb_indexes()),"

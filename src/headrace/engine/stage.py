@@ -13,6 +13,7 @@ from typing import Final
 
 import duckdb
 
+from headrace.contract import room
 from headrace.contract.chunks import VECTOR_ROWS, buffered
 from headrace.contract.columns import ATTRIBUTES, FILE, KEY, MISFIT, Column, literal, quoted
 from headrace.contract.destination import DocumentRules, Load, Rows
@@ -28,6 +29,7 @@ STORM_ROWS: Final = 100  # fewer rows than this are no storm
 STORM_SHARE: Final = 0.95
 OFFSET_SLACK: Final = 2  # bytes; DuckDB 1.5 tells some offsets after its first buffer one too high
 STAGE: Final = "__headrace_scratch_stage"
+LIGHT: Final = 2  # of a run's memory: 60 M rows in a temporary table have no room in 143 MB
 WIDE: Final = 100  # columns
 LONG: Final = 10_000  # bytes of a row
 COLUMN_BYTES: Final = 720_000  # what DuckDB holds for each column that a thread writes: its values,
@@ -80,6 +82,8 @@ class Stager:
         self.fitted: Sequence[Fitted] = ()
         self.width = 0  # columns
         self.row_bytes = 0  # about
+        self._room = plan.memory_bytes // 2  # bytes that DuckDB may take
+        self._kind = "table"
         [(self._threads,)] = con.execute("select current_setting('threads')").fetchall()
         self._judged = False  # where the scans begin
         self._files: dict[int, list[File]] = {}
@@ -285,9 +289,10 @@ class Stager:
             if self.local:
                 how = f"insert into {self.table} by name" if number else None
                 own = not self._load.stages and not self.documents
-                temporary = (own or self._load.temporary) and self.width < WIDE
-                kind = "temp table" if temporary else "table"
-                self._con.execute(f"{how or f'create {kind} {self.table} as'} {sql}")
+                light = self.width < WIDE and total <= self._plan.memory_bytes * LIGHT
+                temporary = (own or self._load.temporary) and light
+                self._kind = "temp table" if temporary else "table"
+                self._con.execute(f"{how or f'create {self._kind} {self.table} as'} {sql}")
                 if self.width >= WIDE:  # what is in the file takes less memory to be read
                     self._con.execute("checkpoint")
             else:
@@ -315,7 +320,9 @@ class Stager:
         """Account for every record; return also the files in which the two readers disagree."""
         staged = Staged(columns=fitted[0].columns)
         doubtful: set[str] = set()
-        doubles = self._take_duplicates() if self.local and self._plan.key else {}
+        doubles = (
+            self._take_duplicates(sum(landed.values())) if self.local and self._plan.key else {}
+        )
         for number, one in enumerate(fitted):
             for file in self._files[number]:
                 rows = landed.get(file.path if self.with_file else "", 0)
@@ -330,37 +337,55 @@ class Stager:
                     doubtful.add(file.path)
         return staged, doubtful
 
-    def _take_duplicates(self) -> dict[str, list[int]]:
-        """Remove all but the last row of each key from the stage; return ordinals by file.
+    def _has_twins(self, key: Sequence[str], rows: int) -> bool:
+        """Tell whether a key of the stage is there twice."""
+        parts = room.parts(rows, room.KEY_BYTES, self._room)
+        return any(
+            self._con.execute(
+                f"select 1 from {self.table} where {room.part(key, number, parts)}"
+                f" group by {', '.join(key)} having count(*) > 1 limit 1"
+            ).fetchall()
+            for number in range(parts)
+        )
+
+    def _take_duplicates(self, rows: int) -> dict[str, list[int]]:
+        """Remove all but the last of each key's rows from the stage; return ordinals by file.
 
         The last: the one with the most in the plan's `latest`, then the one that comes last.
         """
-        key = quoted(KEY) if self._plan.documents else ", ".join(map(quoted, self._plan.key))
-        table = self.table
-        twins = self._con.execute(
-            f"select count(*) from (select 1 from {table} group by {key} having count(*) > 1)"
-        ).fetchone()
-        if not twins or not twins[0]:
+        key = [quoted(KEY)] if self._plan.documents else list(map(quoted, self._plan.key))
+        if not self._has_twins(key, rows):
             return {}
         file = FILE if self.with_file else "''"
         best = f"{quoted(self._plan.latest)} desc nulls last, " if self._plan.latest else ""
+        twins = "__headrace_twins"
         self._con.execute(
-            f"create or replace temp table __headrace_twins as select place, file, ordinal from"
-            f" (select rowid as place, {file} as file,"
+            f"create or replace temp table {twins} as select id, file, ordinal from"
+            f" (select rowid as id, {file} as file,"
             f" row_number() over (partition by {file} order by rowid) - 1 as ordinal,"
-            f" row_number() over (partition by {key} order by {best}rowid desc) as back"
-            f" from {table}) where back > 1"
+            f" row_number() over (partition by {', '.join(key)} order by {best}rowid desc) as back"
+            f" from {self.table}) where back > 1"
         )
-        self._con.execute(
-            f"delete from {table} where rowid in (select place from __headrace_twins)"
-        )
+        for statement in self._without(twins):
+            self._con.execute(statement)
         found: dict[str, list[int]] = {}
         for path, ordinal in self._con.execute(
-            "select file, ordinal from __headrace_twins order by file, ordinal"
+            f"select file, ordinal from {twins} order by file, ordinal"
         ).fetchall():
             found.setdefault(path, []).append(ordinal)
-        self._con.execute("drop table __headrace_twins")
+        self._con.execute(f"drop table {twins}")
         return found
+
+    def _without(self, gone: str) -> list[str]:
+        """Return statements that take the rows of the table `gone` from the stage."""
+        [(rows, vectors, end)] = self._con.execute(
+            f"select count(*), {room.vectors_of('id')}, (select max(rowid) + 1 from {self.table})"
+            f" from {gone}"
+        ).fetchall()
+        if vectors < room.vectors_max(self._room):
+            return [f"delete from {self.table} where rowid in (select id from {gone})"]
+        fresh = quoted(self.table.strip('"') + "_anew")
+        return room.without(self.table, gone, fresh, end, self._room, rows, self._kind)
 
     def _explain(
         self,
@@ -372,20 +397,20 @@ class Stager:
     ) -> bool:
         """Find every rejected record of one file; False if the two readers disagree about it."""
         file = count.file
-        room = max(self._plan.rejects_max - len(staged.rejects), 0)
+        most = max(self._plan.rejects_max - len(staged.rejects), 0)
         self._con.execute("set preserve_insertion_order = true")
-        misfits = self._con.execute(one.misfits(file, room + 1)).fetchall()
+        misfits = self._con.execute(one.misfits(file, most + 1)).fetchall()
         one.scan.reader_rejects(self._con)
         misfit_at = [row[0] for row in misfits]
         twin_at = list(_unbroken(twins, misfit_at))
-        survey = one.scan.survey(file, sorted({*misfit_at, *twin_at}), room + 1)
+        survey = one.scan.survey(file, sorted({*misfit_at, *twin_at}), most + 1)
         landed = count.landed + len(twins)
-        capped = len(misfits) > room
+        capped = len(misfits) > most
         if file.records is not None:
             count.read = survey.records
         misfitting = count.read - survey.broken - landed
         agreed = _same_places(left_out, [] if file.cleaned else survey.broken_at) and (
-            misfitting > room if capped else misfitting == len(misfits)
+            misfitting > most if capped else misfitting == len(misfits)
         )
         if not agreed or misfitting < 0:
             return False

@@ -7,7 +7,7 @@ locks all others out, so a load waits for a lock that somebody else has, and say
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final
 
@@ -19,6 +19,8 @@ from headrace.connectors.families.duckdb_file import duckdb_bytes, opened, our_t
 from headrace.connectors.families.duckdb_table import DuckdbSnapshot
 from headrace.connectors.families.paging import page_of
 from headrace.connectors.families.table_source import side_of
+from headrace.contract import room
+from headrace.contract.chunks import VECTOR_ROWS
 from headrace.contract.columns import ATTRIBUTES, FILE, Column, duckdb_type, literal, quoted
 from headrace.contract.destination import (
     NOTE_DAYS,
@@ -40,9 +42,6 @@ STAGE: Final = "__headrace_stage"
 KEYS: Final = "__headrace_keys"
 REBUILD_ROWS: Final = 1_000_000  # that go at least where a table is made anew without them
 REBUILD_SHARE: Final = 4  # and one of so many rows of the table
-VECTOR_ROWS: Final = 2_048
-VECTOR_BYTES: Final = 8 * VECTOR_ROWS  # of memory for a vector of which rows are deleted
-JOINED_BYTES: Final = 48  # of memory for a row id that is joined
 
 
 class DuckdbConfig(Config, frozen=True, kw_only=True):
@@ -286,16 +285,34 @@ class DuckdbLoad:
         con.execute(f"drop table {self.stage}")
         return counts
 
-    def deleting(self, where: str, *, of_stage: bool) -> str:
+    def parts(self, other: str, key: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Yield what tells rows of the table `t` and of `other`, `s`, of one part: it has room.
+
+        Rows of one key are of one part, whatever their types: what is equal can be cast.
+        """
+        [(rows,)] = self._query(
+            f"select least((select count(*) from {self._table}), (select count(*) from {other}))"
+        )
+        count = room.parts(rows, room.KEY_BYTES, self._memory_bytes)
+        if count == 1:
+            yield from sql.STANDARD.parts(other, key)
+            return
+        types = {name.casefold(): type_ for name, type_ in self._columns(self._target.table)}
+        own = [f"t.{quoted(name)}" for name in key]
+        others = [f"try_cast(s.{quoted(name)} as {types[name.casefold()]})" for name in key]
+        for number in range(count):
+            yield room.part(own, number, count), room.part(others, number, count)
+
+    def deleting(self, wheres: Sequence[str], *, of_stage: bool) -> str:
         """Return SQL that deletes rows of the table `t`; of many it makes the table anew, without.
 
         `of_stage`: at most one for each row of the stage. Until a transaction ends DuckDB holds 8
         bytes for each row of every vector of which it deletes one: for all of a large table, where
         its rows go here and there.
         """
-        plain = sql.STANDARD.deleting(self._table, where)
+        plain = sql.STANDARD.deleting(self._table, wheres)
         [(there,)] = self._query(f"select count(*) from {self._table}")
-        vectors_max = self._memory_bytes // 3 // VECTOR_BYTES
+        vectors_max = room.vectors_max(self._memory_bytes)
         if there // VECTOR_ROWS < vectors_max:
             most = there
             if of_stage and there >= REBUILD_ROWS:
@@ -305,38 +322,21 @@ class DuckdbLoad:
         if not self._is_plain():
             return plain
         gone = quoted(f"{self._stage}_gone")
-        self._con.execute(
-            f"create temp table {gone} as select rowid as id from {self._table} as t where {where}"
-        )
+        self._con.execute(f"create temp table {gone} (id bigint)")
+        for where in wheres:
+            self._con.execute(
+                f"insert into {gone} select rowid from {self._table} as t where {where}"
+            )
         [(rows, vectors, end)] = self._query(
-            f"select count(*), count(distinct id // {VECTOR_ROWS}),"
+            f"select count(*), {room.vectors_of('id')},"
             f" (select max(rowid) + 1 from {self._table}) from {gone}"
         )
         if vectors < vectors_max and not _is_much(rows, there):
             done = [f"delete from {self._table} where rowid in (select id from {gone})"]
         else:
-            done = self._anew(gone, end, 1 + rows * JOINED_BYTES // (self._memory_bytes // 4))
+            fresh = quoted(f"{self._stage}_anew")
+            done = room.without(self._table, gone, fresh, end, self._memory_bytes, rows)
         return "; ".join([*done, f"drop table {gone}"])
-
-    def _anew(self, gone: str, end: int, slices: int) -> list[str]:
-        """Return statements that make the table anew without the row ids in `gone`.
-
-        In slices, each of which is joined in memory: else whole rows would wait on the disk.
-        """
-        fresh = quoted(f"{self._stage}_anew")
-        made = []
-        for number in range(slices):
-            first, last = end * number // slices, end * (number + 1) // slices
-            head = f"insert into {fresh}" if number else f"create table {fresh} as"
-            some = f"(select id from {gone} where id >= {first} and id < {last})"
-            # Of `not exists` with row ids a join is made that holds whole rows.
-            made.append(
-                f"{head} select t.* from {self._table} as t anti join {some} as g on g.id = t.rowid"
-                f" where t.rowid >= {first} and t.rowid < {last}"
-            )
-        return [
-            *made, f"drop table {self._table}", f"alter table {fresh} rename to {self._table}",
-        ]  # fmt: skip
 
     def _is_plain(self) -> bool:
         """Tell whether a table made of its rows is the same: nothing hangs on it, no defaults."""
@@ -487,8 +487,11 @@ class _Deleting(sql.Grammar):
     load: DuckdbLoad
     of_stage: bool = False
 
-    def deleting(self, table: str, where: str) -> str:
-        return self.load.deleting(where, of_stage=self.of_stage)
+    def parts(self, other: str, key: Sequence[str]) -> Iterable[tuple[str, str]]:
+        return self.load.parts(other, key)
+
+    def deleting(self, table: str, wheres: Sequence[str]) -> str:
+        return self.load.deleting(wheres, of_stage=self.of_stage)
 
 
 def _is_much(rows: int, there: int) -> bool:

@@ -4,7 +4,8 @@ The statements run on most databases alike; what they say differently is a Gramm
 one row a key.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,8 +36,17 @@ class Grammar:
     update: str = "update {table} as t set {sets} from {stage} as s where {on}"
     target: str = "{}"  # of a column that is set
 
-    def deleting(self, table: str, where: str) -> str:
-        return f"{self.delete.format(table=table)} where {where}"
+    def parts(self, other: str, key: Sequence[str]) -> Iterable[tuple[str, str]]:
+        """Yield pairs of conditions on a row of the table and one of `other`, called `s`.
+
+        Two rows with one key fulfil both conditions of one pair: what joins them is done by parts.
+        """
+        return [("1 = 1", "1 = 1")]
+
+    def deleting(self, table: str, wheres: Sequence[str]) -> str:
+        """Return SQL that deletes the rows for which any of the conditions is true."""
+        head = self.delete.format(table=table)
+        return "; ".join(f"{head} where {where}" for where in wheres)
 
 
 STANDARD: Final = Grammar()
@@ -74,7 +84,7 @@ class Apply:
             case Action.REPLACE:
                 return self._replace()
             case Action.APPEND:
-                return Counts(inserted=self._insert("true"))
+                return Counts(inserted=self._insert("1 = 1"))
             case Action.SAVE | Action.PARTIAL if self.unique and self.has_attribute is None:
                 return self._upsert(whole=action is Action.SAVE)
             case Action.SAVE if self.in_place:
@@ -82,10 +92,10 @@ class Apply:
             case Action.SAVE:
                 counts = self.counted()
                 self._delete()
-                self._insert("true")
+                self._insert("1 = 1")
                 return counts
             case Action.DELETE:
-                deleted, total = self._matched(), self._by_file("true")
+                deleted, total = self._matched(), self._by_file("1 = 1")
                 self._delete()
                 missed = {file: rows - deleted.get(file, 0) for file, rows in total.items()}
                 return Counts(deleted=deleted, unchanged=missed)
@@ -96,21 +106,21 @@ class Apply:
 
     def counted(self) -> Counts:
         """Count what a merge of whole rows does, before it does."""
-        updated, total = self._matched(), self._by_file("true")
+        updated, total = self._matched(), self._by_file("1 = 1")
         inserted = {file: rows - updated.get(file, 0) for file, rows in total.items()}
         return Counts(inserted=inserted, updated=updated)
 
     def _replace(self) -> Counts:
         where = self.within or "1 = 1"
         dropped = self.query(f"select count(*) from {self.table} as t where {where}")[0][0]
-        self.query(self.grammar.deleting(self.table, where))
-        return Counts(inserted=self._insert("true"), replaced_out=dropped)
+        self.query(self.grammar.deleting(self.table, [where]))
+        return Counts(inserted=self._insert("1 = 1"), replaced_out=dropped)
 
     def _upsert(self, *, whole: bool) -> Counts:
         """Insert, and update where the key is there already, in one statement."""
         # Which files' rows are there already nobody can tell afterwards.
         updated = self._matched() if self.with_file else {}
-        total = self._by_file("true")
+        total = self._by_file("1 = 1")
         sets = [f"{quoted(n)} = excluded.{quoted(n)}" for n in self.columns if n not in self.key]
         sets += [f"{quoted(name)} = null" for name in self.others if whole]
         # A key alone changes nothing, but its row must be counted: so it is written again.
@@ -132,22 +142,19 @@ class Apply:
 
     def _partial(self, *, create: bool, whole: bool = False) -> Counts:
         updated = self._matched()
-        total = self._by_file("true")
+        total = self._by_file("1 = 1")
         new = {file: rows - updated.get(file, 0) for file, rows in total.items()}
         # Rows to be made are told apart before the update could make more of them match.
-        made = (
-            self._insert(f"not exists (select 1 from {self.table} as t where {self.on})")
-            if (create)
-            else {}
-        )
+        made = _summed(self._insert(of) for of in self._there("not exists")) if create else {}
         values = {name: self._new_value(name) for name in self.columns if name not in self.key}
         values |= {name: "null" for name in self.others if whole}
         target = self.grammar.target.format
         sets = [f"{target(quoted(name))} = {value}" for name, value in values.items()]
-        if sets:
+        for own, others in self._parts() if sets else ():
+            on = f"{self.on} and {own} and {others}"
             self.query(
                 self.grammar.update.format(
-                    table=self.table, stage=self.stage, sets=", ".join(sets), on=self.on
+                    table=self.table, stage=self.stage, sets=", ".join(sets), on=on
                 )
             )
         return Counts(inserted=made, updated=updated, filtered={} if create else new)
@@ -161,8 +168,20 @@ class Apply:
 
     def _delete(self) -> None:
         """Delete the rows that the stage has a key of."""
-        where = f"exists (select 1 from {self.stage} as s where {self.on})"
-        self.query(self.grammar.deleting(self.table, where))
+        wheres = [
+            f"{own} and exists (select 1 from {self.stage} as s where {self.on} and {others})"
+            for own, others in self._parts()
+        ]
+        self.query(self.grammar.deleting(self.table, wheres))
+
+    def _parts(self) -> Iterable[tuple[str, str]]:
+        return self.grammar.parts(self.stage, self.key)
+
+    def _there(self, exists: str) -> Iterator[str]:
+        """Yield conditions that together tell which rows of the stage the table has, or lacks."""
+        for own, others in self._parts():
+            rows = f"(select 1 from {self.table} as t where {self.on} and {own})"
+            yield f"{others} and {exists} {rows}"
 
     @property
     def on(self) -> str:
@@ -178,7 +197,7 @@ class Apply:
         return {name: rows for name, rows in found if rows}
 
     def _matched(self) -> dict[str, int]:
-        return self._by_file(f"exists (select 1 from {self.table} as t where {self.on})")
+        return _summed(self._by_file(of) for of in self._there("exists"))
 
     def _insert(self, where: str) -> dict[str, int]:
         names = ", ".join(map(quoted, self.columns))
@@ -191,6 +210,13 @@ class Apply:
         return counted
 
 
+def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for some in counts:
+        total.update(some)
+    return dict(total)
+
+
 def remove_others(
     query: Query, table: str, keys: str, key: Sequence[str], within: str = "",
     grammar: Grammar = STANDARD, among: Sequence[str] = (),
@@ -200,15 +226,19 @@ def remove_others(
     `within`: SQL of a condition on the table `t`; other rows stay. `among`: so do rows that share
     these columns with none of `keys`.
     """
-    on = " and ".join(f"t.{quoted(name)} = k.{quoted(name)}" for name in key)
-    has_key = " and ".join(f"t.{quoted(name)} is not null" for name in key)
-    where = f"{has_key} and not exists (select 1 from {keys} as k where {on})"
-    where += f" and ({within})" if within else ""
-    if among:
-        shared = " and ".join(f"t.{quoted(name)} = k.{quoted(name)}" for name in among)
-        where += f" and exists (select 1 from {keys} as k where {shared})"
-    found = query(f"select count(*) from {table} as t where {where}")[0][0]
-    query(grammar.deleting(table, where))
+    on, shared = (
+        " and ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in names)
+        for names in (key, among)
+    )
+    also = " and ".join(f"t.{quoted(name)} is not null" for name in key)
+    also += f" and ({within})" if within else ""
+    also += f" and exists (select 1 from {keys} as s where {shared})" if among else ""
+    wheres = [
+        f"{own} and not exists (select 1 from {keys} as s where {on} and {others}) and {also}"
+        for own, others in grammar.parts(keys, key)
+    ]
+    found = sum(query(f"select count(*) from {table} as t where {of}")[0][0] for of in wheres)
+    query(grammar.deleting(table, wheres))
     return int(found)
 
 
