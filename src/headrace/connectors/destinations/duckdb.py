@@ -7,7 +7,7 @@ locks all others out, so a load waits for a lock that somebody else has, and say
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final
 
@@ -285,32 +285,42 @@ class DuckdbLoad:
         con.execute(f"drop table {self.stage}")
         return counts
 
-    def parts(self, other: str, key: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Yield what tells rows of the table `t` and of `other`, `s`, of one part: it has room.
+    def parts(self, other: sql.Named, key: Sequence[str]) -> list[dict[str, str]]:
+        """Return conditions, by alias, on rows of the table `t` and another; none if all have room.
 
-        Rows of one key are of one part, whatever their types: what is equal can be cast.
+        Rows of one key are in one part, whatever their types: what is equal can be cast.
         """
         [(rows,)] = self._query(
-            f"select least((select count(*) from {self._table}), (select count(*) from {other}))"
+            f"select least((select count(*) from {self._table}),"
+            f" (select count(*) from {other.table}))"
         )
         count = room.parts(rows, room.KEY_BYTES, self._memory_bytes)
-        if count == 1:
-            yield from sql.STANDARD.parts(other, key)
-            return
         types = {name.casefold(): type_ for name, type_ in self._columns(self._target.table)}
+        if count == 1 or "rowid" in types:
+            return []
         own = [f"t.{quoted(name)}" for name in key]
-        others = [f"try_cast(s.{quoted(name)} as {types[name.casefold()]})" for name in key]
-        for number in range(count):
-            yield room.part(own, number, count), room.part(others, number, count)
+        others = [
+            f"try_cast({other.alias}.{quoted(name)} as {types[name.casefold()]})" for name in key
+        ]
+        return [
+            {"t": room.part(own, number, count), other.alias: room.part(others, number, count)}
+            for number in range(count)
+        ]
 
-    def deleting(self, wheres: Sequence[str], *, of_stage: bool) -> str:
+    def deleting(self, rows: Sequence[sql.Some], *, of_stage: bool) -> str:
         """Return SQL that deletes rows of the table `t`; of many it makes the table anew, without.
 
         `of_stage`: at most one for each row of the stage. Until a transaction ends DuckDB holds 8
         bytes for each row of every vector of which it deletes one: for all of a large table, where
         its rows go here and there.
         """
-        plain = sql.STANDARD.deleting(self._table, wheres)
+        own = f"{self._table} as t"
+        ids = [f"select t.rowid {some}" for some in rows]
+        wheres = [
+            some.where if some.source == own else f"t.rowid in ({id_})"
+            for some, id_ in zip(rows, ids, strict=True)
+        ]
+        plain = sql.STANDARD.deleting(self._table, [sql.Some(own, where) for where in wheres])
         [(there,)] = self._query(f"select count(*) from {self._table}")
         vectors_max = room.vectors_max(self._memory_bytes)
         if there // VECTOR_ROWS < vectors_max:
@@ -323,19 +333,17 @@ class DuckdbLoad:
             return plain
         gone = quoted(f"{self._stage}_gone")
         self._con.execute(f"create temp table {gone} (id bigint)")
-        for where in wheres:
-            self._con.execute(
-                f"insert into {gone} select rowid from {self._table} as t where {where}"
-            )
-        [(rows, vectors, end)] = self._query(
+        for some in ids:
+            self._con.execute(f"insert into {gone} {some}")
+        [(count, vectors, end)] = self._query(
             f"select count(*), {room.vectors_of('id')},"
             f" (select max(rowid) + 1 from {self._table}) from {gone}"
         )
-        if vectors < vectors_max and not _is_much(rows, there):
+        if vectors < vectors_max and not _is_much(count, there):
             done = [f"delete from {self._table} where rowid in (select id from {gone})"]
         else:
             fresh = quoted(f"{self._stage}_anew")
-            done = room.without(self._table, gone, fresh, end, self._memory_bytes, rows)
+            done = room.without(self._table, gone, fresh, end, self._memory_bytes, count)
         return "; ".join([*done, f"drop table {gone}"])
 
     def _is_plain(self) -> bool:
@@ -487,11 +495,28 @@ class _Deleting(sql.Grammar):
     load: DuckdbLoad
     of_stage: bool = False
 
-    def parts(self, other: str, key: Sequence[str]) -> Iterable[tuple[str, str]]:
-        return self.load.parts(other, key)
+    def met(
+        self, outer: sql.Named, inner: sql.Named, key: Sequence[str], *, lacks: bool = False
+    ) -> Sequence[sql.Some]:
+        # Of `exists` beside another condition DuckDB makes a join that groups all keys first.
+        how = "anti" if lacks else "semi"
+        names = ", ".join(map(quoted, key))
+        return [
+            sql.Some(
+                f"{outer} {how} join (select {names} from {inner} where {part[inner.alias]})"
+                f" as {inner.alias} on {sql.equal(outer, inner, key)}",
+                part[outer.alias],
+            )
+            for part in self.load.parts(inner if outer.alias == "t" else outer, key)
+        ] or sql.STANDARD.met(outer, inner, key, lacks=lacks)
 
-    def deleting(self, table: str, wheres: Sequence[str]) -> str:
-        return self.load.deleting(wheres, of_stage=self.of_stage)
+    def joined(self, outer: sql.Named, inner: sql.Named, key: Sequence[str]) -> Sequence[str]:
+        same = sql.STANDARD.joined(outer, inner, key)
+        parts = self.load.parts(inner, key)
+        return [" and ".join([*same, *part.values()]) for part in parts] or same
+
+    def deleting(self, table: str, rows: Sequence[sql.Some]) -> str:
+        return self.load.deleting(rows, of_stage=self.of_stage)
 
 
 def _is_much(rows: int, there: int) -> bool:

@@ -5,9 +5,9 @@ one row a key.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from headrace.contract.columns import ATTRIBUTES, FILE, WIDER, Column, quoted
 from headrace.contract.destination import Counts
@@ -28,6 +28,33 @@ def without_table(action: Action, staged: dict[str, int]) -> Counts:
     return Counts(unchanged=staged) if action is Action.DELETE else Counts(filtered=staged)
 
 
+class Named(NamedTuple):
+    """A table, and what a statement calls it."""
+
+    table: str  # quoted
+    alias: str
+
+    def __str__(self) -> str:
+        return f"{self.table} as {self.alias}"
+
+
+class Some(NamedTuple):
+    """Some rows of a table: what stands behind FROM and behind WHERE."""
+
+    source: str
+    where: str = "1 = 1"
+
+    def __str__(self) -> str:
+        return f"from {self.source} where {self.where}"
+
+
+def equal(one: Named, other: Named, names: Sequence[str]) -> str:
+    """Return SQL that is true for two rows that have the same in these columns."""
+    return " and ".join(
+        f"{one.alias}.{quoted(name)} = {other.alias}.{quoted(name)}" for name in names
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grammar:
     """What databases say differently of a table `t` and a stage `s`."""
@@ -36,17 +63,21 @@ class Grammar:
     update: str = "update {table} as t set {sets} from {stage} as s where {on}"
     target: str = "{}"  # of a column that is set
 
-    def parts(self, other: str, key: Sequence[str]) -> Iterable[tuple[str, str]]:
-        """Yield pairs of conditions on a row of the table and one of `other`, called `s`.
+    def met(
+        self, outer: Named, inner: Named, key: Sequence[str], *, lacks: bool = False
+    ) -> Sequence[Some]:
+        """Yield what together are the rows of `outer` whose key is in `inner`, or is not."""
+        found = f"exists (select 1 from {inner} where {equal(outer, inner, key)})"
+        return [Some(str(outer), f"not {found}" if lacks else found)]
 
-        Two rows with one key fulfil both conditions of one pair: what joins them is done by parts.
-        """
-        return [("1 = 1", "1 = 1")]
+    def joined(self, outer: Named, inner: Named, key: Sequence[str]) -> Sequence[str]:
+        """Yield conditions that together join the rows of both that have one key."""
+        return [equal(outer, inner, key)]
 
-    def deleting(self, table: str, wheres: Sequence[str]) -> str:
-        """Return SQL that deletes the rows for which any of the conditions is true."""
+    def deleting(self, table: str, rows: Sequence[Some]) -> str:
+        """Return SQL that deletes rows of a table `t`."""
         head = self.delete.format(table=table)
-        return "; ".join(f"{head} where {where}" for where in wheres)
+        return "; ".join(f"{head} where {some.where}" for some in rows)
 
 
 STANDARD: Final = Grammar()
@@ -84,7 +115,7 @@ class Apply:
             case Action.REPLACE:
                 return self._replace()
             case Action.APPEND:
-                return Counts(inserted=self._insert("1 = 1"))
+                return Counts(inserted=self._insert(self._staged))
             case Action.SAVE | Action.PARTIAL if self.unique and self.has_attribute is None:
                 return self._upsert(whole=action is Action.SAVE)
             case Action.SAVE if self.in_place:
@@ -92,10 +123,10 @@ class Apply:
             case Action.SAVE:
                 counts = self.counted()
                 self._delete()
-                self._insert("1 = 1")
+                self._insert(self._staged)
                 return counts
             case Action.DELETE:
-                deleted, total = self._matched(), self._by_file("1 = 1")
+                deleted, total = self._matched(), self._by_file(self._staged)
                 self._delete()
                 missed = {file: rows - deleted.get(file, 0) for file, rows in total.items()}
                 return Counts(deleted=deleted, unchanged=missed)
@@ -106,21 +137,21 @@ class Apply:
 
     def counted(self) -> Counts:
         """Count what a merge of whole rows does, before it does."""
-        updated, total = self._matched(), self._by_file("1 = 1")
+        updated, total = self._matched(), self._by_file(self._staged)
         inserted = {file: rows - updated.get(file, 0) for file, rows in total.items()}
         return Counts(inserted=inserted, updated=updated)
 
     def _replace(self) -> Counts:
         where = self.within or "1 = 1"
         dropped = self.query(f"select count(*) from {self.table} as t where {where}")[0][0]
-        self.query(self.grammar.deleting(self.table, [where]))
-        return Counts(inserted=self._insert("1 = 1"), replaced_out=dropped)
+        self.query(self.grammar.deleting(self.table, [Some(str(self._own), where)]))
+        return Counts(inserted=self._insert(self._staged), replaced_out=dropped)
 
     def _upsert(self, *, whole: bool) -> Counts:
         """Insert, and update where the key is there already, in one statement."""
         # Which files' rows are there already nobody can tell afterwards.
         updated = self._matched() if self.with_file else {}
-        total = self._by_file("1 = 1")
+        total = self._by_file(self._staged)
         sets = [f"{quoted(n)} = excluded.{quoted(n)}" for n in self.columns if n not in self.key]
         sets += [f"{quoted(name)} = null" for name in self.others if whole]
         # A key alone changes nothing, but its row must be counted: so it is written again.
@@ -142,16 +173,18 @@ class Apply:
 
     def _partial(self, *, create: bool, whole: bool = False) -> Counts:
         updated = self._matched()
-        total = self._by_file("1 = 1")
+        total = self._by_file(self._staged)
         new = {file: rows - updated.get(file, 0) for file, rows in total.items()}
         # Rows to be made are told apart before the update could make more of them match.
-        made = _summed(self._insert(of) for of in self._there("not exists")) if create else {}
+        made = {}
+        if create:
+            lacking = self.grammar.met(self._coming, self._own, self.key, lacks=True)
+            made = _summed(map(self._insert, lacking))
         values = {name: self._new_value(name) for name in self.columns if name not in self.key}
         values |= {name: "null" for name in self.others if whole}
         target = self.grammar.target.format
         sets = [f"{target(quoted(name))} = {value}" for name, value in values.items()]
-        for own, others in self._parts() if sets else ():
-            on = f"{self.on} and {own} and {others}"
+        for on in self.grammar.joined(self._own, self._coming, self.key) if sets else ():
             self.query(
                 self.grammar.update.format(
                     table=self.table, stage=self.stage, sets=", ".join(sets), on=on
@@ -168,45 +201,38 @@ class Apply:
 
     def _delete(self) -> None:
         """Delete the rows that the stage has a key of."""
-        wheres = [
-            f"{own} and exists (select 1 from {self.stage} as s where {self.on} and {others})"
-            for own, others in self._parts()
-        ]
-        self.query(self.grammar.deleting(self.table, wheres))
-
-    def _parts(self) -> Iterable[tuple[str, str]]:
-        return self.grammar.parts(self.stage, self.key)
-
-    def _there(self, exists: str) -> Iterator[str]:
-        """Yield conditions that together tell which rows of the stage the table has, or lacks."""
-        for own, others in self._parts():
-            rows = f"(select 1 from {self.table} as t where {self.on} and {own})"
-            yield f"{others} and {exists} {rows}"
+        met = self.grammar.met(self._own, self._coming, self.key)
+        self.query(self.grammar.deleting(self.table, met))
 
     @property
-    def on(self) -> str:
-        """SQL that is true for a row of the table and one of the stage with the same key."""
-        return " and ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in self.key)
+    def _own(self) -> Named:
+        return Named(self.table, "t")
 
-    def _by_file(self, where: str) -> dict[str, int]:
+    @property
+    def _coming(self) -> Named:
+        return Named(self.stage, "s")
+
+    @property
+    def _staged(self) -> Some:
+        return Some(str(self._coming))
+
+    def _by_file(self, rows: Some) -> dict[str, int]:
         file = f"s.{FILE}" if self.with_file else "''"
         found = self.query(
-            f"select {file}, count(*) from {self.stage} as s where {where}"
-            + (f" group by {file}" if self.with_file else "")
+            f"select {file}, count(*) {rows}" + (f" group by {file}" if self.with_file else "")
         )
         return {name: rows for name, rows in found if rows}
 
     def _matched(self) -> dict[str, int]:
-        return _summed(self._by_file(of) for of in self._there("exists"))
+        return _summed(map(self._by_file, self.grammar.met(self._coming, self._own, self.key)))
 
-    def _insert(self, where: str) -> dict[str, int]:
+    def _insert(self, rows: Some) -> dict[str, int]:
         names = ", ".join(map(quoted, self.columns))
-        values = ", ".join("null" if n in self.nulls else quoted(n) for n in self.columns)
-        counted = self._by_file(where)
-        self.query(
-            f"insert into {self.table} ({names}) select {values} from {self.stage} as s"
-            f" where {where}"
+        values = ", ".join(
+            "null" if name in self.nulls else f"s.{quoted(name)}" for name in self.columns
         )
+        counted = self._by_file(rows)
+        self.query(f"insert into {self.table} ({names}) select {values} {rows}")
         return counted
 
 
@@ -226,19 +252,17 @@ def remove_others(
     `within`: SQL of a condition on the table `t`; other rows stay. `among`: so do rows that share
     these columns with none of `keys`.
     """
-    on, shared = (
-        " and ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in names)
-        for names in (key, among)
-    )
-    also = " and ".join(f"t.{quoted(name)} is not null" for name in key)
+    own, others = Named(table, "t"), Named(keys, "s")
+    also = "".join(f" and t.{quoted(name)} is not null" for name in key)
     also += f" and ({within})" if within else ""
-    also += f" and exists (select 1 from {keys} as s where {shared})" if among else ""
-    wheres = [
-        f"{own} and not exists (select 1 from {keys} as s where {on} and {others}) and {also}"
-        for own, others in grammar.parts(keys, key)
+    also += (
+        f" and exists (select 1 from {others} where {equal(own, others, among)})" if among else ""
+    )
+    gone = [
+        Some(some.source, some.where + also) for some in grammar.met(own, others, key, lacks=True)
     ]
-    found = sum(query(f"select count(*) from {table} as t where {of}")[0][0] for of in wheres)
-    query(grammar.deleting(table, wheres))
+    found = sum(query(f"select count(*) {some}")[0][0] for some in gone)
+    query(grammar.deleting(table, gone))
     return int(found)
 
 
