@@ -222,6 +222,7 @@ def test_a_table_from_which_much_goes_stays_what_it_is(tmp_path, monkeypatch, ma
 
     monkeypatch.setattr(destination, "REBUILD_ROWS", 1)
     monkeypatch.setattr(room, "ROWID_BYTES", LARGE)  # in several slices
+    monkeypatch.setattr(room, "KEY_BYTES", LARGE)  # and parts
     rig = Rig("duckdb", tmp_path, "")
     told = (
         "select sql, (select list(sql) from duckdb_indexes()),"

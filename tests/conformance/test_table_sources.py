@@ -32,6 +32,7 @@ from headrace.domain.shape import Shape
 from headrace.engine.plan import Stopped
 from headrace.native import wire
 from headrace.native.wire import MysqlRows
+from headrace.settings import RUN_BYTES_MIN
 from tests.engine import Memory, kind_of, order
 from tests.mariadb import mariadb
 from tests.postgres import postgres
@@ -819,6 +820,21 @@ def test_rows_that_are_gone_are_removed_in_postgresql_too(servers, tmp_path):
     with psycopg.connect(rig.at) as con:
         same = "select count(*) from public.t full join there.t u using (id) where t.v is distinct from u.v"
         assert con.execute(same).fetchone() == (0,)
+
+
+def test_rows_that_are_gone_leave_a_large_table_in_little_memory(servers, tmp_path):
+    """Of those that stay all keys have room at once, of the table's they have not."""
+    rig = rig_of("sqlite", servers, tmp_path)
+    rig.run("create table t (id int, n int)",
+            "with recursive r (i) as (select 0 union all select i + 1 from r where i < 99999)"
+            " insert into t select i * 60, 7 from r")  # fmt: skip
+    with duckdb.connect(str(tmp_path / "o.duckdb")) as con:
+        con.execute("create table t as select range as id, 0::bigint as n from range(6000000)")
+        con.execute("insert into t values (null, 1)")
+    books = loaded(rig, memory_bytes=RUN_BYTES_MIN, **GONE).books
+    assert (books.updated, books.deleted) == (100_000, 5_900_000)
+    told = rows(rig, "select n, count(*), count(distinct id) from t group by n order by n")
+    assert told == [(1, 1, 0), (7, 100_000, 100_000)]
 
 
 @pytest.mark.parametrize("action", ["append", "replace", "delete"])

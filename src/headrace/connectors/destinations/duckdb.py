@@ -285,10 +285,13 @@ class DuckdbLoad:
         con.execute(f"drop table {self.stage}")
         return counts
 
-    def parts(self, other: sql.Named, key: Sequence[str]) -> list[dict[str, str]]:
-        """Return conditions, by alias, on rows of the table `t` and another; none if all have room.
+    def parts(
+        self, other: sql.Named, key: Sequence[str], *, also_one: bool = False
+    ) -> list[dict[str, str]]:
+        """Return conditions, by alias, on rows of the table `t` and another: of each part.
 
-        Rows of one key are in one part, whatever their types: what is equal can be cast.
+        None where all have room, but for `also_one`. Rows of one key are in one part, whatever
+        their types: what is equal can be cast.
         """
         [(rows,)] = self._query(
             f"select least((select count(*) from {self._table}),"
@@ -296,7 +299,7 @@ class DuckdbLoad:
         )
         count = room.parts(rows, room.KEY_BYTES, self._memory_bytes)
         types = {name.casefold(): type_ for name, type_ in self._columns(self._target.table)}
-        if count == 1 or "rowid" in types:
+        if (count == 1 and not also_one) or "rowid" in types:
             return []
         own = [f"t.{quoted(name)}" for name in key]
         others = [
@@ -498,16 +501,18 @@ class _Deleting(sql.Grammar):
     def met(
         self, outer: sql.Named, inner: sql.Named, key: Sequence[str], *, lacks: bool = False
     ) -> Sequence[sql.Some]:
-        # Of `exists` beside another condition DuckDB makes a join that groups all keys first.
-        how = "anti" if lacks else "semi"
+        # Of `exists` beside another condition DuckDB makes a join that groups all keys first: in a
+        # part, and where rows that are gone are looked for.
+        other = inner if outer.alias == "t" else outer
         names = ", ".join(map(quoted, key))
         return [
             sql.Some(
-                f"{outer} {how} join (select {names} from {inner} where {part[inner.alias]})"
-                f" as {inner.alias} on {sql.equal(outer, inner, key)}",
+                f"{outer} {'anti' if lacks else 'semi'} join"
+                f" (select {names} from {inner} where {part[inner.alias]}) as {inner.alias}"
+                f" on {sql.equal(outer, inner, key)}",
                 part[outer.alias],
             )
-            for part in self.load.parts(inner if outer.alias == "t" else outer, key)
+            for part in self.load.parts(other, key, also_one=lacks)
         ] or sql.STANDARD.met(outer, inner, key, lacks=lacks)
 
     def joined(self, outer: sql.Named, inner: sql.Named, key: Sequence[str]) -> Sequence[str]:

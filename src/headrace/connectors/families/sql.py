@@ -66,12 +66,12 @@ class Grammar:
     def met(
         self, outer: Named, inner: Named, key: Sequence[str], *, lacks: bool = False
     ) -> Sequence[Some]:
-        """Yield what together are the rows of `outer` whose key is in `inner`, or is not."""
+        """Return what together are the rows of `outer` whose key is in `inner`, or is not."""
         found = f"exists (select 1 from {inner} where {equal(outer, inner, key)})"
         return [Some(str(outer), f"not {found}" if lacks else found)]
 
     def joined(self, outer: Named, inner: Named, key: Sequence[str]) -> Sequence[str]:
-        """Yield conditions that together join the rows of both that have one key."""
+        """Return conditions that together join the rows of both that have one key."""
         return [equal(outer, inner, key)]
 
     def deleting(self, table: str, rows: Sequence[Some]) -> str:
