@@ -11,6 +11,7 @@ from headrace.assembly import work
 from headrace.domain.errors import Misconfigured, Refused
 from headrace.domain.shape import Policy, Shape
 from headrace.engine.plan import Stopped
+from headrace.settings import RUN_BYTES_MIN
 from tests.conformance.test_table_sources import _mysql
 from tests.engine import MYSQL, Memory, Rig, kind_of, order
 
@@ -118,6 +119,23 @@ def test_a_merge_replaces_the_children_of_the_parents_that_it_brings(keyed):
     assert (books["t__items"].updated, books["t__items"].deleted) == (1, 1)
     assert (books["t__items__parts"].read, books["t__items__parts"].deleted) == (0, 2)
     assert receipt.quarrel() is None
+
+
+def test_few_parents_take_their_children_from_a_large_table_in_little_memory(tmp_path, fresh):
+    """Of those parents all keys have room at once, of the children's parents they have not."""
+    rig = made("duckdb", tmp_path, fresh)
+    few = [{"id": n, "items": [{"sku": "new"}]} for n in range(100)]
+    load(rig, few)
+    with duckdb.connect(rig.end[1]["path"]) as con:
+        con.execute("insert into t__items (_parent_id, _index, sku)"
+                    " select range // 2, range % 2 + 1, 'old' from range(8000000)")  # fmt: skip
+    receipt = load(rig, few, "save", memory_bytes=RUN_BYTES_MIN)
+    books = {table.name: table.books for table in receipt.tables}
+    assert (books["t__items"].updated, books["t__items"].deleted) == (100, 200)
+    assert rows(rig, "t__items where _parent_id < 101", ["_parent_id", "_index", "sku"]) == [
+        *((n, 0, "new") for n in range(100)), (100, 1, "old"), (100, 2, "old"),
+    ]  # fmt: skip
+    assert rows(rig, "t__items", ["count(*)"]) == [(100 + 8_000_000 - 200,)]
 
 
 def test_a_partial_update_leaves_the_children_of_what_it_does_not_carry(keyed):

@@ -85,11 +85,9 @@ def test_save_replaces_whole_rows_by_key(keyed):
 
 
 def test_a_table_that_is_made_anew_for_a_merge_is_what_a_merge_makes(tmp_path, monkeypatch):
-    from headrace.connectors.destinations import duckdb as destination
-
     found = {}
     for rows in (1, 10**9):
-        monkeypatch.setattr(destination, "REBUILD_ROWS", rows)
+        monkeypatch.setattr(room, "REBUILD_ROWS", rows)
         monkeypatch.setattr(room, "ROWID_BYTES", LARGE)  # in several slices
         (tmp_path / str(rows)).mkdir()
         rig = Rig("duckdb", tmp_path / str(rows), "")
@@ -218,9 +216,7 @@ def test_keys_of_other_types_than_the_tables_meet_in_one_part(tmp_path, monkeypa
 )
 @pytest.mark.parametrize("action", ["save", "delete"])
 def test_a_table_from_which_much_goes_stays_what_it_is(tmp_path, monkeypatch, made, action):
-    from headrace.connectors.destinations import duckdb as destination
-
-    monkeypatch.setattr(destination, "REBUILD_ROWS", 1)
+    monkeypatch.setattr(room, "REBUILD_ROWS", 1)
     monkeypatch.setattr(room, "ROWID_BYTES", LARGE)  # in several slices
     monkeypatch.setattr(room, "KEY_BYTES", LARGE)  # and parts
     rig = Rig("duckdb", tmp_path, "")

@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Final
 
+import duckdb
+
 from headrace.contract.chunks import VECTOR_ROWS
 
 KEY_BYTES: Final = 64  # of memory for a key that is told from others, or joined
 ROWID_BYTES: Final = 48  # for a row id that is joined
+REBUILD_ROWS: Final = 1_000_000  # that go at least where a table is made anew without them
+REBUILD_SHARE: Final = 4  # and one of so many rows of the table
 # Until a transaction ends DuckDB holds so much for a vector of which rows are deleted.
 VECTOR_BYTES: Final = 8 * VECTOR_ROWS
 
@@ -26,13 +30,30 @@ def vectors_max(memory_bytes: int) -> int:
     return memory_bytes // 3 // VECTOR_BYTES
 
 
-def vectors_of(rowid: str) -> str:
-    """Return SQL of how many vectors hold some rows of a table."""
-    return f"count(distinct {rowid} // {VECTOR_ROWS})"
+def is_much(rows: int, there: int) -> bool:
+    """Tell whether so many rows of a table go that the rest is sooner written anew."""
+    return rows >= REBUILD_ROWS and rows * REBUILD_SHARE >= there
 
 
-def without(
-    table: str, gone: str, fresh: str, end: int, memory_bytes: int, rows: int, kind: str = "table"
+def going(
+    con: duckdb.DuckDBPyConnection, table: str, gone: str, fresh: str, memory_bytes: int,
+    kind: str = "table",
+) -> list[str]:  # fmt: skip
+    """Return statements that take rows from a table: those whose `id` is in the table `gone`.
+
+    They are deleted, or it is made anew without them: as `fresh`, of its `kind`.
+    """
+    [(rows, vectors, there, end)] = con.execute(
+        f"select count(*), count(distinct id // {VECTOR_ROWS}), (select count(*) from {table}),"
+        f" (select max(rowid) + 1 from {table}) from {gone}"
+    ).fetchall()
+    if vectors < vectors_max(memory_bytes) and not is_much(rows, there):
+        return [f"delete from {table} where rowid in (select id from {gone})"]
+    return _without(table, gone, fresh, end, memory_bytes, rows, kind)
+
+
+def _without(
+    table: str, gone: str, fresh: str, end: int, memory_bytes: int, rows: int, kind: str
 ) -> list[str]:
     """Return statements that make a table anew, without `rows` whose `id` is in the table `gone`.
 

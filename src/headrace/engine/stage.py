@@ -29,7 +29,7 @@ STORM_ROWS: Final = 100  # fewer rows than this are no storm
 STORM_SHARE: Final = 0.95
 OFFSET_SLACK: Final = 2  # bytes; DuckDB 1.5 tells some offsets after its first buffer one too high
 STAGE: Final = "__headrace_scratch_stage"
-LIGHT: Final = 2  # of a run's memory: 60 M rows in a temporary table have no room in 143 MB
+LIGHT: Final = 2  # times a run's memory: 60 M rows in a temporary table have no room in 143 MB
 WIDE: Final = 100  # columns
 LONG: Final = 10_000  # bytes of a row
 COLUMN_BYTES: Final = 720_000  # what DuckDB holds for each column that a thread writes: its values,
@@ -366,7 +366,8 @@ class Stager:
             f" row_number() over (partition by {', '.join(key)} order by {best}rowid desc) as back"
             f" from {self.table}) where back > 1"
         )
-        for statement in self._without(twins):
+        fresh = quoted(self.table.strip('"') + "_anew")
+        for statement in room.going(self._con, self.table, twins, fresh, self._room, self._kind):
             self._con.execute(statement)
         found: dict[str, list[int]] = {}
         for path, ordinal in self._con.execute(
@@ -375,17 +376,6 @@ class Stager:
             found.setdefault(path, []).append(ordinal)
         self._con.execute(f"drop table {twins}")
         return found
-
-    def _without(self, gone: str) -> list[str]:
-        """Return statements that take the rows of the table `gone` from the stage."""
-        [(rows, vectors, end)] = self._con.execute(
-            f"select count(*), {room.vectors_of('id')}, (select max(rowid) + 1 from {self.table})"
-            f" from {gone}"
-        ).fetchall()
-        if vectors < room.vectors_max(self._room):
-            return [f"delete from {self.table} where rowid in (select id from {gone})"]
-        fresh = quoted(self.table.strip('"') + "_anew")
-        return room.without(self.table, gone, fresh, end, self._room, rows, self._kind)
 
     def _explain(
         self,

@@ -40,8 +40,6 @@ from headrace.observe import faults
 
 STAGE: Final = "__headrace_stage"
 KEYS: Final = "__headrace_keys"
-REBUILD_ROWS: Final = 1_000_000  # that go at least where a table is made anew without them
-REBUILD_SHARE: Final = 4  # and one of so many rows of the table
 
 
 class DuckdbConfig(Config, frozen=True, kw_only=True):
@@ -298,8 +296,10 @@ class DuckdbLoad:
             f" (select count(*) from {other.table}))"
         )
         count = room.parts(rows, room.KEY_BYTES, self._memory_bytes)
+        if count == 1 and not also_one:
+            return []
         types = {name.casefold(): type_ for name, type_ in self._columns(self._target.table)}
-        if (count == 1 and not also_one) or "rowid" in types:
+        if "rowid" in types:
             return []
         own = [f"t.{quoted(name)}" for name in key]
         others = [
@@ -328,9 +328,9 @@ class DuckdbLoad:
         vectors_max = room.vectors_max(self._memory_bytes)
         if there // VECTOR_ROWS < vectors_max:
             most = there
-            if of_stage and there >= REBUILD_ROWS:
+            if of_stage and there >= room.REBUILD_ROWS:
                 [(most,)] = self._query(f"select count(*) from {self.stage}")
-            if not _is_much(most, there):
+            if not room.is_much(most, there):
                 return plain
         if not self._is_plain():
             return plain
@@ -338,15 +338,8 @@ class DuckdbLoad:
         self._con.execute(f"create temp table {gone} (id bigint)")
         for some in ids:
             self._con.execute(f"insert into {gone} {some}")
-        [(count, vectors, end)] = self._query(
-            f"select count(*), {room.vectors_of('id')},"
-            f" (select max(rowid) + 1 from {self._table}) from {gone}"
-        )
-        if vectors < vectors_max and not _is_much(count, there):
-            done = [f"delete from {self._table} where rowid in (select id from {gone})"]
-        else:
-            fresh = quoted(f"{self._stage}_anew")
-            done = room.without(self._table, gone, fresh, end, self._memory_bytes, count)
+        fresh = quoted(f"{self._stage}_anew")
+        done = room.going(self._con, self._table, gone, fresh, self._memory_bytes)
         return "; ".join([*done, f"drop table {gone}"])
 
     def _is_plain(self) -> bool:
@@ -515,6 +508,12 @@ class _Deleting(sql.Grammar):
             for part in self.load.parts(other, key, also_one=lacks)
         ] or sql.STANDARD.met(outer, inner, key, lacks=lacks)
 
+    def shares(self, outer: sql.Named, inner: sql.Named, names: Sequence[str]) -> str:
+        def told(named: sql.Named) -> str:
+            return ", ".join(f"{named.alias}.{quoted(name)}" for name in names)
+
+        return f"({told(outer)}) in (select {told(inner)} from {inner})"
+
     def joined(self, outer: sql.Named, inner: sql.Named, key: Sequence[str]) -> Sequence[str]:
         same = sql.STANDARD.joined(outer, inner, key)
         parts = self.load.parts(inner, key)
@@ -522,11 +521,6 @@ class _Deleting(sql.Grammar):
 
     def deleting(self, table: str, rows: Sequence[sql.Some]) -> str:
         return self.load.deleting(rows, of_stage=self.of_stage)
-
-
-def _is_much(rows: int, there: int) -> bool:
-    """Tell whether so many rows of a table go that the rest is sooner written anew."""
-    return rows >= REBUILD_ROWS and rows * REBUILD_SHARE >= there
 
 
 def _has_attribute(name: str) -> str:

@@ -67,8 +67,12 @@ class Grammar:
         self, outer: Named, inner: Named, key: Sequence[str], *, lacks: bool = False
     ) -> Sequence[Some]:
         """Return what together are the rows of `outer` whose key is in `inner`, or is not."""
-        found = f"exists (select 1 from {inner} where {equal(outer, inner, key)})"
+        found = self.shares(outer, inner, key)
         return [Some(str(outer), f"not {found}" if lacks else found)]
+
+    def shares(self, outer: Named, inner: Named, names: Sequence[str]) -> str:
+        """Return the condition on a row of `outer` that one of `inner` has the same in these."""
+        return f"exists (select 1 from {inner} where {equal(outer, inner, names)})"
 
     def joined(self, outer: Named, inner: Named, key: Sequence[str]) -> Sequence[str]:
         """Return conditions that together join the rows of both that have one key."""
@@ -255,9 +259,7 @@ def remove_others(
     own, others = Named(table, "t"), Named(keys, "s")
     also = "".join(f" and t.{quoted(name)} is not null" for name in key)
     also += f" and ({within})" if within else ""
-    also += (
-        f" and exists (select 1 from {others} where {equal(own, others, among)})" if among else ""
-    )
+    also += f" and {grammar.shares(own, others, among)}" if among else ""
     gone = [
         Some(some.source, some.where + also) for some in grammar.met(own, others, key, lacks=True)
     ]
