@@ -75,6 +75,7 @@ def test_json_on_stdout_is_one_object(tmp_path):
         (["ingest", "a.csv", "o.duckdb", "--type", "id=int"], 2, "not a column type"),
         (["ingest", "a.csv", "o.duckdb", "--type", "id=date"], 4, "2 of 2 rows were rejected"),
         (["ingest", "a.csv", "o.duckdb", "--mode", "merge"], 2, "needs a key"),
+        (["ingest", "a.csv", "o.duckdb", "--mode", "merge"], 2, "(--key COLUMN)"),
         (["ingest", "a.csv", "o.duckdb", "--mode", "merge", "--key", "zz"], 2, "not in the source"),
         (["ingest", "a.csv", "postgresql://127.0.0.1:1/x"], 3, "does not answer"),
         (["ingest", "http://127.0.0.1:1/a.csv", "o.duckdb"], 3, "refused the connection"),

@@ -65,7 +65,7 @@ def judge(plan: Plan) -> None:
     if not plan.key:
         raise Misconfigured(
             "Child tables need a key: whose rows are they?",
-            hint="Name the source's uniqueIDColumn, or the task's key.", field="key",
+            hint="Name the task's key (--key COLUMN), or the source's uniqueIDColumn.", field="key",
         )  # fmt: skip
     if plan.shape.policy is not Policy.EVOLVE:
         raise Misconfigured(

@@ -155,7 +155,7 @@ def judge_task(destination_type: str, action: str, key: tuple[str, ...]) -> None
     if Action(action) in KEYED and not key:
         raise Misconfigured(
             f"The action {str(action)!r} needs a key: which rows are the same row?",
-            hint="Name the source's uniqueIDColumn, or the task's key.",
+            hint="Name the task's key (--key COLUMN), or the source's uniqueIDColumn.",
             field="key",
         )
     if spec.documents and len(key) > 1:
