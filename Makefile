@@ -18,7 +18,7 @@ setup: .venv/ready  ## put everything into .venv
 	@touch $@
 
 .venv/ready: requirements.txt requirements-demo.txt pyproject.toml hatch_build.py \
-    src/headrace/native/text.c src/headrace/native/wire.c src/headrace/native/json.h $(filter .boot/%,$(UV))
+    $(wildcard src/headrace/native/*.[ch]) $(filter .boot/%,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
 	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.txt requirements-demo.txt
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .

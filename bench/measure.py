@@ -103,6 +103,7 @@ class Bars:
     def begin(self, title: str) -> None:
         """Begin a bench: what is measured from now on belongs to it."""
         self._keep()  # of those before: this one may never end
+        os.sync()  # nor does it wait for what they have left to be written
         print(f"\n{title}", flush=True)
         self._title = title
 

@@ -158,6 +158,7 @@ def raced(
             if who in walls and walls[who][0] > SLOW * walls["headrace"][0]:
                 continue  # what it takes is known
             prepare()
+            os.sync()  # what the others have left to be written is not for it to wait for
             try:
                 wall = limited(command)
                 rows = count()

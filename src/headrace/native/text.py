@@ -93,6 +93,11 @@ def library() -> Any:  # Any: ctypes knows its functions by name
     found.headrace_mysql_rows.argtypes = (
         ctypes.c_void_p, c_int64, c_int32, ctypes.c_void_p, ctypes.c_void_p
     )  # fmt: skip
+    found.headrace_pg_room.restype = found.headrace_pg_rows.restype = c_int64
+    found.headrace_pg_room.argtypes = (ctypes.c_void_p, ctypes.c_void_p, c_int64, c_int64)
+    found.headrace_pg_rows.argtypes = (
+        ctypes.c_void_p, ctypes.c_void_p, c_int64, c_int64, ctypes.c_void_p
+    )  # fmt: skip
     found.headrace_pg_drain.argtypes = (
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, c_int32, ctypes.c_void_p,
         ctypes.c_void_p,

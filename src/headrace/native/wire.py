@@ -1,14 +1,14 @@
-"""Bindings of wire.c: rows as databases send them, as CSV text."""
+"""Bindings of wire.c and copy.c: rows as databases send them, and as they take them."""
 
 import ctypes
 import functools
 import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from ctypes import Structure, byref, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from headrace.native.text import library
 
@@ -69,6 +69,73 @@ class Drain:
 def drains() -> bool:
     """Tell whether Drain works on this machine."""
     return library() is not None and _libpq() is not None
+
+
+COPY_BYTES: Final = 1 << 19  # of rows that are written at once: they stay near the processor
+_FORMS: Final = {
+    "string": 0, "large_string": 1, "decimal128": 4, "decimal64": 5, "int64": 6, "date32[day]": 7,
+    "double": 8, "timestamp[us]": 9, "time64[us]": 10, "bool": 11,
+}  # fmt: skip
+_AS_JSON: Final = 2  # more than the text's
+
+
+class _Form(Structure):
+    _fields_ = (("type", c_int32), ("scale", c_int32))
+
+
+class CopyRows:
+    """Arrow batches as rows of PostgreSQL's `COPY … (FORMAT binary)`."""
+
+    def __init__(self, forms: Sequence[_Form]) -> None:
+        self._forms = (_Form * len(forms))(*forms)
+        self._out = bytearray()
+
+    @classmethod
+    def of(cls, schema: Any, json: Collection[str]) -> Self | None:
+        """Return what writes batches of a schema of pyarrow; None where that cannot be done here.
+
+        `json`: columns of text that go into columns of jsonb.
+        """
+        forms = [_form(field.type, json=field.name in json) for field in schema]
+        if library() is None or None in forms:
+            return None
+        return cls([form for form in forms if form])
+
+    def header(self) -> bytes:
+        return b"PGCOPY\n\xff\r\n\0" + bytes(8)
+
+    def end(self) -> bytes:
+        return b"\xff\xff"
+
+    def parts(self, batch: Any) -> Iterator[memoryview]:
+        """Yield the rows of a batch; each part is gone when the next is asked for."""
+        found = library()
+        _, capsule = batch.__arrow_c_array__()
+        array = _pointer_of(capsule, b"arrow_array")
+        few = max(COPY_BYTES * batch.num_rows // max(batch.nbytes, 1), 1)
+        for first in range(0, batch.num_rows, few):
+            count = min(few, batch.num_rows - first)
+            room = found.headrace_pg_room(array, self._forms, first, count)
+            if room > len(self._out):
+                self._out = bytearray(room)
+            out = (ctypes.c_char * len(self._out)).from_buffer(self._out)
+            made = found.headrace_pg_rows(array, self._forms, first, count, out)
+            yield memoryview(out)[:made]
+
+
+def _form(type_: Any, *, json: bool) -> _Form | None:
+    type_ = getattr(type_, "storage_type", type_)
+    name = str(type_).partition("(")[0]
+    if name not in _FORMS or (json and not name.endswith("string")):
+        return None
+    return _Form(_FORMS[name] + _AS_JSON * json, getattr(type_, "scale", 0))
+
+
+def _pointer_of(capsule: object, name: bytes) -> c_void_p:
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype = c_void_p
+    get.argtypes = (ctypes.py_object, ctypes.c_char_p)
+    return c_void_p(get(capsule, name))
 
 
 class _Rows(Structure):

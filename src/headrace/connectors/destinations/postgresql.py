@@ -9,9 +9,9 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Protocol
 
 import duckdb
 import msgspec
@@ -47,6 +47,7 @@ from headrace.domain.errors import (
 )
 from headrace.domain.secret import Secret
 from headrace.domain.task import OF_TASKS, Action
+from headrace.native.wire import CopyRows
 from headrace.observe import faults
 
 BATCH_ROWS: Final = 16_384
@@ -560,16 +561,16 @@ class _Feed:
         try:
             with con.cursor() as cursor:
                 with cursor.copy(into) as copy:
-                    encoder = self._encoder()
-                    copy.write(encoder.write_header())
+                    encoder = _encoder(self._readers[0].schema, self._json)
+                    copy.write(encoder.header())
                     for reader in (*self._readers[turned:], *self._readers[:turned]):
                         while (batch := reader.next()) is not None:
                             if self.error is not None:
                                 raise self.error
-                            for start in range(0, batch.num_rows, few := _few(batch)):
-                                copy.write(encoder.write_batch(batch.slice(start, few)))
+                            for part in encoder.parts(batch):
+                                copy.write(part)
                             faults.reach("child.half_staged")
-                    copy.write(encoder.finish())
+                    copy.write(encoder.end())
                 landed = cursor.rowcount
             con.commit()
         except BaseException as error:  # told to the caller; the other COPYs end, too
@@ -577,22 +578,47 @@ class _Feed:
             return 0
         return landed
 
-    def _encoder(self) -> Any:
-        from pgpq import ArrowToPostgresBinaryEncoder, encoders, schema
 
-        arrow = self._readers[0].schema
+class _Encoder(Protocol):
+    """Makes COPY's binary form of Arrow batches."""
+
+    def header(self) -> bytes: ...
+
+    def parts(self, batch: Any) -> Iterator[bytes | memoryview]: ...
+
+    def end(self) -> bytes: ...
+
+
+def _encoder(schema: Any, json: Collection[str]) -> _Encoder:
+    return CopyRows.of(schema, json) or _LibraryRows(schema, json)
+
+
+class _LibraryRows:
+    """What CopyRows does, where our own library is missing or does not know a type."""
+
+    def __init__(self, schema: Any, json: Collection[str]) -> None:
+        from pgpq import ArrowToPostgresBinaryEncoder as Encoder
+        from pgpq.encoders import StringEncoderBuilder
+        from pgpq.schema import Jsonb
+
         made = {
-            field.name: encoders.StringEncoderBuilder.new_with_output(field, schema.Jsonb())
-            if field.name in self._json
-            else ArrowToPostgresBinaryEncoder.infer_encoder(field)
-            for field in arrow
+            field.name: StringEncoderBuilder.new_with_output(field, Jsonb())
+            if field.name in json
+            else Encoder.infer_encoder(field)
+            for field in schema
         }
-        return ArrowToPostgresBinaryEncoder.new_with_encoders(arrow, made)
+        self._encoder = Encoder.new_with_encoders(schema, made)
 
+    def header(self) -> bytes:
+        return bytes(self._encoder.write_header())
 
-def _few(batch: Any) -> int:
-    """Return how many rows of a batch are encoded at once."""
-    return max(LONG_BYTES * int(batch.num_rows) // max(int(batch.nbytes), 1), 1)
+    def parts(self, batch: Any) -> Iterator[bytes | memoryview]:
+        few = max(LONG_BYTES * int(batch.num_rows) // max(int(batch.nbytes), 1), 1)
+        for start in range(0, batch.num_rows, few):
+            yield self._encoder.write_batch(batch.slice(start, few))
+
+    def end(self) -> bytes:
+        return bytes(self._encoder.finish())
 
 
 class _Reader:
@@ -630,10 +656,9 @@ def _readers(rows: Rows, text: str) -> list[Any]:
 
 def _warm_up() -> None:
     """Import beside the reading of the source what is needed a moment later."""
-    import pgpq
     import pyarrow as pa
 
-    del pgpq, pa
+    del pa
 
 
 def _has_attribute(name: str) -> str:
