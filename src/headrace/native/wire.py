@@ -71,7 +71,7 @@ def drains() -> bool:
     return library() is not None and _libpq() is not None
 
 
-COPY_BYTES: Final = 1 << 19  # of rows that are written at once: they stay near the processor
+COPY_BYTES: Final = 1 << 17  # of rows that are written at once: they stay near the processor
 _FORMS: Final = {
     "string": 0, "large_string": 1, "decimal128": 4, "decimal64": 5, "int64": 6, "date32[day]": 7,
     "double": 8, "timestamp[us]": 9, "time64[us]": 10, "bool": 11,
