@@ -211,6 +211,18 @@ def test_a_second_connection_that_is_refused_does_no_harm(
     assert content("postgresql", tmp_path, fresh_database) == slow_content(plain)
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_rows_of_a_copy_are_made_here_and_where_they_cannot_be_by_the_library(
+    tmp_path, plain, fresh_database, monkeypatch, ours
+):
+    if ours:
+        monkeypatch.setattr(postgresql, "_LibraryRows", None)  # whoever calls it fails
+    else:
+        monkeypatch.setattr(postgresql.CopyRows, "of", lambda *_: None)
+    load(plain, tmp_path, ends_at("postgresql", tmp_path, fresh_database))
+    assert content("postgresql", tmp_path, fresh_database) == slow_content(plain)
+
+
 def test_the_next_load_drops_what_a_killed_one_has_left(tmp_path, plain, fresh_database):
     end = ends_at("postgresql", tmp_path, fresh_database)
     load(plain, tmp_path, end, fence=3)
@@ -238,16 +250,16 @@ def test_the_next_load_drops_what_a_killed_one_has_left(tmp_path, plain, fresh_d
 def test_a_copy_that_fails_ends_the_others(tmp_path, plain, fresh_database, monkeypatch):
     with psycopg.connect(fresh_database) as con:
         con.execute("create table t (id bigint)")
-    real = postgresql._Feed._encoder
+    real = postgresql._encoder
     made = []
 
-    def encoder(self):
+    def encoder(*args):
         made.append(1)
         if len(made) == 2:
             raise psycopg.OperationalError("the connection is lost")
-        return real(self)
+        return real(*args)
 
-    monkeypatch.setattr(postgresql._Feed, "_encoder", encoder)
+    monkeypatch.setattr(postgresql, "_encoder", encoder)
     with pytest.raises(Exception, match="connection is lost"):
         load(plain, tmp_path, ends_at("postgresql", tmp_path, fresh_database))
     assert not stages(fresh_database)
