@@ -34,7 +34,7 @@ class NativeBuild(BuildHookInterface):
         cache = str(Path(self.root, ".zig-cache"))
         subprocess.run(  # noqa: S603  # nothing here comes from outside
             [sys.executable, "-m", "ziglang", "cc", *FLAGS, *LINK, "-o", folder / "libheadrace.so",
-             folder / "text.c", folder / "wire.c", folder / "copy.c"],
+             *sorted(folder.glob("*.c"))],
             check=True,
             env=os.environ | {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache},
         )  # fmt: skip

@@ -132,11 +132,10 @@ def test_psycopg_reads_what_was_written(table):
 
 def test_zeros_of_a_decimal_are_not_sent_but_its_scale_is():
     batch = batch_of([(pa.decimal128(20, 6), "numeric")], [[Decimal("120000.000000"), Decimal(0)]])
-    digits = struct.pack("!hhhh2h", 2, 1, 0, 6, 12, 0)[:-2]  # not the four zeros
+    # Columns and bytes; then groups, the weight of the first, sign, scale; then the groups.
     assert written(CopyRows.of(batch.schema, ()), batch) == (
-        struct.pack("!hi", 1, 10) + struct.pack("!h", 1) + digits[2:] + struct.pack("!hi", 1, 8)
-        + struct.pack("!hhhh", 0, 0, 0, 6)
-    )  # fmt: skip
+        struct.pack("!hi5h", 1, 10, 1, 1, 0, 6, 12) + struct.pack("!hi4h", 1, 8, 0, 0, 0, 6)
+    )
 
 
 @pytest.mark.parametrize(

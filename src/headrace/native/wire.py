@@ -111,7 +111,7 @@ class CopyRows:
         """Yield the rows of a batch; each part is gone when the next is asked for."""
         found = library()
         _, capsule = batch.__arrow_c_array__()
-        array = _pointer_of(capsule, b"arrow_array")
+        array = _array_of(capsule)
         few = max(COPY_BYTES * batch.num_rows // max(batch.nbytes, 1), 1)
         for first in range(0, batch.num_rows, few):
             count = min(few, batch.num_rows - first)
@@ -131,11 +131,11 @@ def _form(type_: Any, *, json: bool) -> _Form | None:
     return _Form(_FORMS[name] + _AS_JSON * json, getattr(type_, "scale", 0))
 
 
-def _pointer_of(capsule: object, name: bytes) -> c_void_p:
+def _array_of(capsule: object) -> c_void_p:
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype = c_void_p
     get.argtypes = (ctypes.py_object, ctypes.c_char_p)
-    return c_void_p(get(capsule, name))
+    return c_void_p(get(capsule, b"arrow_array"))
 
 
 class _Rows(Structure):
