@@ -340,13 +340,16 @@ class Stager:
     def _has_twins(self, key: Sequence[str], rows: int) -> bool:
         """Tell whether a key of the stage is there twice."""
         parts = room.parts(rows, room.KEY_BYTES, self._room)
-        return any(
-            self._con.execute(
+        for number in range(parts):
+            if parts > 1:
+                self._con.execute(room.freeing(self._con))
+            found = self._con.execute(
                 f"select 1 from {self.table} where {room.part(key, number, parts)}"
                 f" group by {', '.join(key)} having count(*) > 1 limit 1"
             ).fetchall()
-            for number in range(parts)
-        )
+            if found:
+                return True
+        return False
 
     def _take_duplicates(self, rows: int) -> dict[str, list[int]]:
         """Remove all but the last of each key's rows from the stage; return ordinals by file.

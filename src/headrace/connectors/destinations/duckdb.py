@@ -156,6 +156,7 @@ class DuckdbLoad:
         self._keys = f"{KEYS}{own}"
         self._closing: threading.Thread | None = None
         self._keeps = False
+        self._in_parts = False  # the keys have no room at once
 
     def begin(self) -> str | None:
         con, target = self._con, self._target
@@ -296,6 +297,7 @@ class DuckdbLoad:
             f" (select count(*) from {other.table}))"
         )
         count = room.parts(rows, room.KEY_BYTES, self._memory_bytes)
+        self._in_parts = self._in_parts or count > 1
         if count == 1 and not also_one:
             return []
         types = {name.casefold(): type_ for name, type_ in self._columns(self._target.table)}
@@ -337,7 +339,7 @@ class DuckdbLoad:
         gone = quoted(f"{self._stage}_gone")
         self._con.execute(f"create temp table {gone} (id bigint)")
         for some in ids:
-            self._con.execute(f"insert into {gone} {some}")
+            self._query(f"insert into {gone} {some}")
         fresh = quoted(f"{self._stage}_anew")
         done = room.going(self._con, self._table, gone, fresh, self._memory_bytes)
         return "; ".join([*done, f"drop table {gone}"])
@@ -367,6 +369,8 @@ class DuckdbLoad:
         return f"duckdb-sum-hash:{int(found[0][0]):x}"
 
     def _query(self, text: str) -> list[tuple[Any, ...]]:
+        if self._in_parts:
+            self._con.execute(room.freeing(self._con))
         return self._con.execute(text).fetchall()
 
     def _stage_counts(self, *, with_file: bool) -> dict[str, int]:
