@@ -457,6 +457,23 @@ def test_a_stage_that_is_merged_leaves_nothing_behind(unique):
     assert run("select relpersistence from pg_class where relname = 't'") == [("p",)]
 
 
+@pytest.mark.parametrize("action", ["replace", "append", "save"])
+def test_what_is_shown_in_postgresql_is_on_its_disk(unique, monkeypatch, action):
+    """The stage need not be, before that."""
+    from headrace.connectors.destinations.postgresql import PostgresqlLoad
+
+    rig, _ = unique
+    real, asked = PostgresqlLoad._check_fence, []
+
+    def check(self):
+        asked.append(self._con.execute("show synchronous_commit").fetchone())
+        return real(self)
+
+    monkeypatch.setattr(PostgresqlLoad, "_check_fence", check)
+    rig.load("a.csv", "id,n\n9,20\n", action, ("id",) if action == "save" else ())
+    assert asked == [("on",)] * 2  # where the fence is raised, and where rows are shown
+
+
 def test_a_table_that_goes_away_while_rows_are_staged_is_made_to_last(unique, monkeypatch):
     """The stage was made to be merged; it becomes the table, and must survive a crash."""
     from headrace.connectors.destinations.postgresql import PostgresqlLoad

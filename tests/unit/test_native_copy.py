@@ -17,7 +17,7 @@ from headrace.connectors.destinations.postgresql import _LibraryRows
 from headrace.native import wire
 from headrace.native.wire import CopyRows
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 DAYS = st.dates()
 MOMENTS = st.datetimes()
 DOCUMENTS = st.recursive(

@@ -19,6 +19,8 @@ from headrace.domain.errors import Refused, Unavailable
 
 LOCK_WAIT_S: Final = 600.0
 LOCK_RETRY_S: Final = 0.2
+GROUP_ROWS: Final = 122_880  # DuckDB's row groups
+CHUNK_BYTES: Final = 3_500  # what it holds for each of their columns, outside its limit
 _HELD_BY: Final = re.compile(r"\(PID (\d+)\)")
 
 
@@ -116,8 +118,16 @@ def _let_go(key: str, con: duckdb.DuckDBPyConnection) -> None:
 
 
 def confine(con: duckdb.DuckDBPyConnection, tools: Tools) -> None:
-    """Hold a connection to half of a run's memory; what has no room goes into the spool."""
-    con.execute(f"set memory_limit = '{duckdb_bytes(tools) // 1_000_000}MB'")
+    """Hold a connection to half of a run's memory; what has no room goes into the spool.
+
+    What DuckDB holds of large tables beside its limit is not for it to take once more.
+    """
+    [(values,)] = con.execute(
+        "select coalesce(sum(estimated_size * column_count), 0)::bigint from duckdb_tables()"
+    ).fetchall()
+    most = duckdb_bytes(tools)
+    left = max(most - values * CHUNK_BYTES // GROUP_ROWS, most * 3 // 4)
+    con.execute(f"set memory_limit = '{left // 1_000_000}MB'")
     con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
 
 
