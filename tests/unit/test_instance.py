@@ -104,6 +104,26 @@ def test_a_file_that_is_open_is_shared_in_this_process_and_held_against_others(t
         assert con.execute("select sum(a) from t").fetchone() == (3,)
 
 
+def test_what_duckdb_holds_of_a_large_table_beside_its_limit_is_taken_off_it(
+    tmp_path, tools, monkeypatch
+):
+    def limit(name):
+        with opened(tmp_path / name, tools) as con:
+            [(text,)] = con.execute("select current_setting('memory_limit')").fetchall()
+        number, unit = text.split()
+        assert unit == "MiB"
+        return float(number)
+
+    columns = ", ".join(f"1 as c{n}" for n in range(32))
+    with duckdb.connect(str(tmp_path / "large.duckdb")) as con:
+        con.execute(f"create table t as select {columns} from range(2000000)")
+    empty = limit("empty.duckdb")
+    assert empty == pytest.approx(50e6 / 2**20, abs=0.1)
+    assert empty - limit("large.duckdb") == pytest.approx(64e6 / 122_880 * 3_500 / 2**20, abs=1)
+    monkeypatch.setattr(duckdb_file, "CHUNK_BYTES", 10**9)
+    assert limit("large.duckdb") == pytest.approx(empty * 3 / 4, abs=1)
+
+
 def test_who_opened_a_file_first_may_close_it_first(tmp_path, tools):
     path = tmp_path / "t.duckdb"
     first, second = opened(path, tools), opened(path, tools)
