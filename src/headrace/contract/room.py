@@ -29,7 +29,7 @@ def freeing(con: duckdb.DuckDBPyConnection) -> str:
     """Return SQL by which DuckDB gives back to the system what it has freed, and will free at once.
 
     Else its allocator keeps 100 MB and more beside the limit. DuckDB has all given back where the
-    limit is set, be it to what it is.
+    limit is set, be it to what it is: to one digit, as DuckDB tells it.
     """
     [(limit,)] = con.execute("select current_setting('memory_limit')").fetchall()
     number, unit = limit.split()  # 244.1 MiB; told to one digit, cut off: 244.15 stays 244.1

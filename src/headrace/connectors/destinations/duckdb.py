@@ -297,7 +297,7 @@ class DuckdbLoad:
             f" (select count(*) from {other.table}))"
         )
         count = room.parts(rows, room.KEY_BYTES, self._memory_bytes)
-        self._in_parts = self._in_parts or count > 1
+        self._in_parts |= count > 1
         if count == 1 and not also_one:
             return []
         types = {name.casefold(): type_ for name, type_ in self._columns(self._target.table)}

@@ -55,7 +55,7 @@ BATCH_CELLS: Final = 1_000_000  # a wide table's batches have fewer rows
 BATCH_BYTES: Final = 1 << 20  # a batch of so many is a long one too
 LONG_BYTES: Final = 16_000_000  # of rows that are encoded at once
 BUFFER_BYTES: Final = 64_000_000  # of rows that are ahead of the COPYs
-COPIES_MAX: Final = 4  # one more than cores: they wait for the database's disk now and then
+COPIES_MAX: Final = 4
 NAME_BYTES_MAX: Final = 63
 LOCK_TIMEOUT_MS: Final = 2_000
 WAIT_MS: Final = 300_000  # for a lock that others hold: then it is tried again later
@@ -287,6 +287,7 @@ class PostgresqlLoad:
         names = ", ".join(map(quoted, [*(c.name for c in self._columns), *self._internal]))
         feed = _Feed(rows, f"select {names} from ({rows.sql})")
         into = f"copy {self._stage} ({names}) from stdin (format binary)"
+        # One more than cores: they wait for the database's disk now and then.
         copies = min(COPIES_MAX, (os.cpu_count() or 1) + 1) if feed.is_long else 1
 
         def copy(number: int) -> int:
@@ -559,7 +560,7 @@ class _Feed:
         """
         turned = number % len(self._readers)
         try:
-            # It need not be on the disk before what shows it is.
+            # These rows need not be on the disk before the commit that shows them is.
             con.execute("set local synchronous_commit = off")
             with con.cursor() as cursor:
                 with cursor.copy(into) as copy:

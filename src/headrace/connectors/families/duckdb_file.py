@@ -20,7 +20,7 @@ from headrace.domain.errors import Refused, Unavailable
 LOCK_WAIT_S: Final = 600.0
 LOCK_RETRY_S: Final = 0.2
 GROUP_ROWS: Final = 122_880  # DuckDB's row groups
-CHUNK_BYTES: Final = 3_500  # what it holds for each of their columns, outside its limit
+HELD_BYTES: Final = 3_500  # what it holds for each of their columns, outside its limit
 _HELD_BY: Final = re.compile(r"\(PID (\d+)\)")
 
 
@@ -100,7 +100,7 @@ def _shared(path: Path, key: str, tools: Tools, *, read_only: bool) -> duckdb.Du
                 )  # fmt: skip
         else:
             con = instance(path, read_only=read_only)
-            confine(con, tools)
+            confine(con, tools, _held_beside(con))
             found = _open[key] = _Open(con, read_only)
         con = another(found.con)
         found.users += 1
@@ -117,18 +117,23 @@ def _let_go(key: str, con: duckdb.DuckDBPyConnection) -> None:
             let_go(found.con)
 
 
-def confine(con: duckdb.DuckDBPyConnection, tools: Tools) -> None:
+def confine(con: duckdb.DuckDBPyConnection, tools: Tools, held_bytes: int = 0) -> None:
     """Hold a connection to half of a run's memory; what has no room goes into the spool.
 
-    What DuckDB holds of large tables beside its limit is not for it to take once more.
+    `held_bytes`: what DuckDB holds outside its limit is taken off it, up to a quarter.
     """
+    most = duckdb_bytes(tools)
+    left = max(most - held_bytes, most * 3 // 4)
+    con.execute(f"set memory_limit = '{left // 1_000_000}MB'")
+    con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
+
+
+def _held_beside(con: duckdb.DuckDBPyConnection) -> int:
+    """Return about how many bytes DuckDB holds of a file's tables outside its limit."""
     [(values,)] = con.execute(
         "select coalesce(sum(estimated_size * column_count), 0)::bigint from duckdb_tables()"
     ).fetchall()
-    most = duckdb_bytes(tools)
-    left = max(most - values * CHUNK_BYTES // GROUP_ROWS, most * 3 // 4)
-    con.execute(f"set memory_limit = '{left // 1_000_000}MB'")
-    con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
+    return int(values) * HELD_BYTES // GROUP_ROWS
 
 
 def duckdb_bytes(tools: Tools) -> int:
