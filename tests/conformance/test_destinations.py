@@ -99,6 +99,32 @@ def test_a_table_that_is_made_anew_for_a_merge_is_what_a_merge_makes(tmp_path, m
     assert found[1][1][1] == {"id": 2, "n": None, "m": "z", "w": None, "new": "q"}
 
 
+def test_what_is_merged_fills_the_groups_of_a_table_but_the_last(tmp_path):
+    """Small groups are written twice: when the rows come, and when the file is closed."""
+    rows = room.GROUP_ROWS * 5 + 1_000
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "o.duckdb"
+    with duckdb.connect(str(path)) as con:
+        con.execute("create table t (id bigint, name varchar)")
+        con.execute("insert into t values (-1, 'old')")
+        con.execute(
+            f"copy (select range as id, 'n' || range as name from range({rows}))"
+            f" to '{tmp_path / 'a.csv'}' (header)"
+        )
+    told = order(
+        tmp_path, ("csv", {"url": str(tmp_path / "a.csv")}), ("duckdb", {"path": str(path)}),
+        action="save", key=("id",), memory_bytes=1 << 29,
+    )  # fmt: skip
+    assert work(told, Memory()).tables[0].books.inserted == rows
+    with duckdb.connect(str(path)) as con:
+        counts = con.execute(
+            "select row_group_id, sum(count) from pragma_storage_info('t')"
+            " where column_name = 'id' and segment_type <> 'VALIDITY' group by all"
+        ).fetchall()
+    assert sum(count for _, count in counts) == rows + 1
+    assert len([count for _, count in counts if count < room.GROUP_ROWS * 9 // 10]) == 1, counts
+
+
 @pytest.mark.parametrize(("action", "most"), [("save", 4_000_005), ("delete", 3_960_000)])
 @pytest.mark.parametrize("joined", [48, 2_000])
 def test_rows_from_all_over_a_large_table_go_in_little_memory(

@@ -13,6 +13,7 @@ import pytest
 from headrace.connectors.families import duckdb_file
 from headrace.connectors.families.duckdb_file import opened
 from headrace.contract import instance as instances
+from headrace.contract import room
 from headrace.contract.instance import another, instance, instance_in, prepare
 from headrace.domain.errors import Refused
 from tests.engine import Rig
@@ -120,7 +121,7 @@ def test_what_duckdb_holds_of_a_large_table_beside_its_limit_is_taken_off_it(
     empty = limit("empty.duckdb")
     assert empty == pytest.approx(50e6 / 2**20, abs=0.1)
     assert empty - limit("large.duckdb") == pytest.approx(64e6 / 122_880 * 3_500 / 2**20, abs=1)
-    monkeypatch.setattr(duckdb_file, "HELD_BYTES", 10**9)
+    monkeypatch.setattr(room, "HELD_BYTES", 10**9)
     assert limit("large.duckdb") == pytest.approx(empty * 3 / 4, abs=1)
 
 

@@ -7,6 +7,8 @@ import duckdb
 
 from headrace.contract.chunks import VECTOR_ROWS
 
+GROUP_ROWS: Final = 122_880  # of DuckDB's groups of rows
+HELD_BYTES: Final = 3_500  # what it holds for each column of a group, outside its limit
 KEY_BYTES: Final = 64  # of memory for a key that is told from others, or joined
 ROWID_BYTES: Final = 48  # for a row id that is joined
 REBUILD_ROWS: Final = 1_000_000  # that go at least where a table is made anew without them
@@ -15,9 +17,29 @@ REBUILD_SHARE: Final = 4  # and one of so many rows of the table
 VECTOR_BYTES: Final = 8 * VECTOR_ROWS
 
 
+def confine(con: duckdb.DuckDBPyConnection, memory_bytes: int) -> None:
+    """Let DuckDB take so much memory, less what it holds of tables outside that: up to a quarter."""
+    [(values,)] = con.execute(
+        "select coalesce(sum(estimated_size * column_count), 0)::bigint from duckdb_tables()"
+    ).fetchall()
+    held = int(values) * HELD_BYTES // GROUP_ROWS
+    left = max(memory_bytes - held, memory_bytes * 3 // 4)
+    con.execute(f"set memory_limit = '{left // 1_000_000}MB'")
+
+
 def parts(rows: int, row_bytes: int, memory_bytes: int) -> int:
     """Return in how many parts so many rows have room beside what else is in DuckDB's memory."""
     return 1 + rows * row_bytes // (memory_bytes // 2)
+
+
+def in_order(rows: int, memory_bytes: int) -> bool:
+    """Tell whether so many rows had better go into a table in order, which it has not.
+
+    They fill every group of rows but the last so. Else each thread leaves one that is not full, and
+    when the file is closed DuckDB writes those and their neighbours once more. Of many rows the
+    order takes more memory than that is worth.
+    """
+    return rows > GROUP_ROWS and parts(rows, KEY_BYTES, memory_bytes) == 1
 
 
 def part(values: Sequence[str], number: int, count: int) -> str:

@@ -15,6 +15,7 @@ from typing import Final, Protocol, TypeVar
 
 import duckdb
 
+from headrace.contract import room
 from headrace.contract.columns import duckdb_type, literal, quoted
 from headrace.contract.destination import Counts, Destination, Load, Rows, Target
 from headrace.contract.instance import instance, instance_in
@@ -132,10 +133,9 @@ def _executed(
             _keep(plan, source, con, load, fitted[0])
         if plan.keys:
             _keep_those(plan, con, load, fitted[0])
-    if load.con is not None and (stager.width >= WIDE or stager.row_bytes >= LONG):
-        # Nothing is on its way through us any more. Of other tables DuckDB would only keep more.
-        load.con.execute(f"set memory_limit = '{plan.memory_bytes * 4 // 5 // 1_000_000}MB'")
     rows = sum(count.landed for count in staged.counts)
+    if load.con is not None:
+        _grow(plan, load.con, stager, rows)
     journal.told("committing", rows=rows)
     faults.reach("child.before_commit")
     signer = _Signer(plan, staged, known.segments, digests, landed, with_file=stager.with_file)
@@ -145,6 +145,14 @@ def _executed(
     journal.advance(plan.token, signer.receipt, known.segments)
     faults.reach("child.advanced")
     return signer.receipt
+
+
+def _grow(plan: Plan, con: duckdb.DuckDBPyConnection, stager: Stager, rows: int) -> None:
+    """Let DuckDB have more of a run's memory: nothing is on its way through us any more."""
+    if stager.width >= WIDE or stager.row_bytes >= LONG:
+        room.confine(con, plan.memory_bytes * 4 // 5)  # of other tables it would only keep more
+    elif room.in_order(rows, plan.memory_bytes // 2):
+        room.confine(con, plan.memory_bytes * 13 // 20)
 
 
 def scanned(

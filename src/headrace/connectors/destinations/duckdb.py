@@ -216,7 +216,9 @@ class DuckdbLoad:
 
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         con, target = self._con, self._target
-        con.execute("set preserve_insertion_order = false")  # a table has no order
+        [(staged,)] = self._query(f"select count(*) from {self.stage}")
+        ordered = str(room.in_order(staged, self._memory_bytes)).lower()
+        con.execute(f"set preserve_insertion_order = {ordered}")
         con.begin()
         self._check_fence()
         counts = self._apply()
@@ -342,7 +344,8 @@ class DuckdbLoad:
             self._query(f"insert into {gone} {some}")
         fresh = quoted(f"{self._stage}_anew")
         done = room.going(self._con, self._table, gone, fresh, self._memory_bytes)
-        return "; ".join([*done, f"drop table {gone}"])
+        # The rows that stay may be many.
+        return "; ".join(["set preserve_insertion_order = false", *done, f"drop table {gone}"])
 
     def _is_plain(self) -> bool:
         """Tell whether a table made of its rows is the same: nothing hangs on it, no defaults."""
@@ -477,6 +480,7 @@ class DuckdbLoad:
 
     def _close(self) -> None:
         with contextlib.suppress(duckdb.Error):  # what is committed is in the log beside the file
+            self._con.execute(room.freeing(self._con))  # to close a file takes memory of its own
             self._file.close()
 
     def close(self) -> None:

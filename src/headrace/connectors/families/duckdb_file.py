@@ -12,6 +12,7 @@ from typing import Final
 
 import duckdb
 
+from headrace.contract import room
 from headrace.contract.columns import literal
 from headrace.contract.instance import another, instance, let_go
 from headrace.contract.tools import Tools
@@ -19,8 +20,6 @@ from headrace.domain.errors import Refused, Unavailable
 
 LOCK_WAIT_S: Final = 600.0
 LOCK_RETRY_S: Final = 0.2
-GROUP_ROWS: Final = 122_880  # DuckDB's row groups
-HELD_BYTES: Final = 3_500  # what it holds for each of their columns, outside its limit
 _HELD_BY: Final = re.compile(r"\(PID (\d+)\)")
 
 
@@ -100,7 +99,8 @@ def _shared(path: Path, key: str, tools: Tools, *, read_only: bool) -> duckdb.Du
                 )  # fmt: skip
         else:
             con = instance(path, read_only=read_only)
-            confine(con, tools, _held_beside(con))
+            confine(con, tools)
+            room.confine(con, duckdb_bytes(tools))
             found = _open[key] = _Open(con, read_only)
         con = another(found.con)
         found.users += 1
@@ -117,23 +117,10 @@ def _let_go(key: str, con: duckdb.DuckDBPyConnection) -> None:
             let_go(found.con)
 
 
-def confine(con: duckdb.DuckDBPyConnection, tools: Tools, held_bytes: int = 0) -> None:
-    """Hold a connection to half of a run's memory; what has no room goes into the spool.
-
-    `held_bytes`: what DuckDB holds outside its limit is taken off it, up to a quarter.
-    """
-    most = duckdb_bytes(tools)
-    left = max(most - held_bytes, most * 3 // 4)
-    con.execute(f"set memory_limit = '{left // 1_000_000}MB'")
+def confine(con: duckdb.DuckDBPyConnection, tools: Tools) -> None:
+    """Hold a connection to half of a run's memory; what has no room goes into the spool."""
+    con.execute(f"set memory_limit = '{duckdb_bytes(tools) // 1_000_000}MB'")
     con.execute(f"set temp_directory = {literal(str(tools.spool / 'duckdb'))}")
-
-
-def _held_beside(con: duckdb.DuckDBPyConnection) -> int:
-    """Return about how many bytes DuckDB holds of a file's tables outside its limit."""
-    [(values,)] = con.execute(
-        "select coalesce(sum(estimated_size * column_count), 0)::bigint from duckdb_tables()"
-    ).fetchall()
-    return int(values) * HELD_BYTES // GROUP_ROWS
 
 
 def duckdb_bytes(tools: Tools) -> int:
