@@ -17,12 +17,15 @@ REBUILD_SHARE: Final = 4  # and one of so many rows of the table
 VECTOR_BYTES: Final = 8 * VECTOR_ROWS
 
 
-def confine(con: duckdb.DuckDBPyConnection, memory_bytes: int) -> None:
-    """Let DuckDB take so much memory, less what it holds of tables outside that: up to a quarter."""
+def confine(con: duckdb.DuckDBPyConnection, memory_bytes: int, *, copies: int = 1) -> None:
+    """Let DuckDB take so much memory, less what it holds of tables outside that: up to a quarter.
+
+    `copies`: in how many of them the rows will be there.
+    """
     [(values,)] = con.execute(
         "select coalesce(sum(estimated_size * column_count), 0)::bigint from duckdb_tables()"
     ).fetchall()
-    held = int(values) * HELD_BYTES // GROUP_ROWS
+    held = copies * int(values) * HELD_BYTES // GROUP_ROWS
     left = max(memory_bytes - held, memory_bytes * 3 // 4)
     con.execute(f"set memory_limit = '{left // 1_000_000}MB'")
 
@@ -98,6 +101,7 @@ def _without(
     wait on the disk.
     """
     slices = parts(rows, ROWID_BYTES, memory_bytes)
+    confine(con, memory_bytes, copies=2)  # the old table is held until the transaction ends
     free = freeing(con)
     made = []
     for number in range(slices):
