@@ -263,6 +263,38 @@ def test_a_table_from_which_much_goes_stays_what_it_is(tmp_path, monkeypatch, ma
         assert con.execute("select count(*) from duckdb_tables()").fetchone() == (3,)
 
 
+def test_a_table_that_is_made_anew_is_held_twice(tmp_path, monkeypatch):
+    """What DuckDB holds of both, outside its limit, is not for what it does meanwhile."""
+    limits = []
+    real = room.going
+
+    def going(con, *args):
+        limits.extend(con.execute("select current_setting('memory_limit')").fetchone())
+        return real(con, *args)
+
+    monkeypatch.setattr(room, "REBUILD_ROWS", 1)
+    monkeypatch.setattr(room, "HELD_BYTES", 2 * 10**6)
+    monkeypatch.setattr(room, "going", going)
+    rows = room.GROUP_ROWS
+    with duckdb.connect(str(tmp_path / "o.duckdb")) as con:
+        con.execute(f"create table t as select range as id, 0::bigint as n from range({rows})")
+        con.execute(
+            f"copy (select range as id, 1 as n from range({rows // 2}))"
+            f" to '{tmp_path / 'a.csv'}' (header)"
+        )
+    (tmp_path / "data").mkdir()
+    told = order(
+        tmp_path, ("csv", {"url": str(tmp_path / "a.csv")}),
+        ("duckdb", {"path": str(tmp_path / "o.duckdb")}),
+        action="save", key=("id",), memory_bytes=128_000_000,
+    )  # fmt: skip
+    assert work(told, Memory()).tables[0].books.updated == rows // 2
+    # Twice the 4 MB of the table, and 2 or 3 of the stage.
+    assert [float(limit.removesuffix(" MiB")) for limit in limits] == [
+        pytest.approx((64e6 - 13e6) / 2**20, abs=2)
+    ]
+
+
 @pytest.mark.parametrize("action", ["partial", "partialNoCreate"])
 def test_partial_merges_only_what_a_record_carries(keyed, action):
     keyed.load("a.json", '[{"id": 1, "n": 5, "m": {"a": 1}}, {"id": 2, "n": 6}]', key=("id",))

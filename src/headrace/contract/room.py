@@ -101,7 +101,6 @@ def _without(
     wait on the disk.
     """
     slices = parts(rows, ROWID_BYTES, memory_bytes)
-    confine(con, memory_bytes, copies=2)  # the old table is held until the transaction ends
     free = freeing(con)
     made = []
     for number in range(slices):

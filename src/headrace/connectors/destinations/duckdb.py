@@ -343,6 +343,7 @@ class DuckdbLoad:
         for some in ids:
             self._query(f"insert into {gone} {some}")
         fresh = quoted(f"{self._stage}_anew")
+        room.confine(self._con, self._memory_bytes, copies=2)  # until the transaction ends
         done = room.going(self._con, self._table, gone, fresh, self._memory_bytes)
         # The rows that stay may be many.
         return "; ".join(["set preserve_insertion_order = false", *done, f"drop table {gone}"])
