@@ -139,6 +139,9 @@ class Stager:
             each = max(each, self.row_bytes * VECTOR_ROWS * 4)
         threads = max(min(self._threads, self._plan.memory_bytes // 2 // each), 1)
         self._con.execute(f"set threads = {threads}")
+        # It holds every text of a group, outside the limit: a gigabyte of rows of 8 kB.
+        if self.row_bytes * room.GROUP_ROWS > self._plan.memory_bytes // 3:
+            self._con.execute("set disabled_compression_methods = 'dictionary'")
 
     def _staged_exactly(self, fitted: Sequence[Fitted]) -> Staged:
         self._take_threads(quickly=False)
