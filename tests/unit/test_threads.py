@@ -1,4 +1,4 @@
-"""How many threads write a table depends on its width, the length of its rows, and the memory."""
+"""How a table is written depends on its width, the length of its rows, and the memory."""
 
 from types import SimpleNamespace
 
@@ -9,25 +9,41 @@ from headrace.engine.stage import Stager
 from headrace.settings import Settings
 
 
+def beginning(columns, row_bytes):
+    """Return a stager that has begun with such rows, in a run of 288 MB."""
+    con = duckdb.connect()
+    con.execute("set threads = 8")
+    plan = SimpleNamespace(transformations=(), key=(), documents=False, memory_bytes=288 << 20)
+    stager = Stager(plan, SimpleNamespace(stages=True, stage="s"), con, None, None)
+    scan = SimpleNamespace(files=(), record_bytes=lambda: row_bytes)
+    stager._begin([SimpleNamespace(scan=scan, columns=["c"] * columns, extra=())])
+    return stager, con
+
+
 @pytest.mark.parametrize(
     ("columns", "row_bytes", "threads"),
     [(2, 100, 8), (16, 400, 8), (50, 400, 4), (200, 2_000, 1), (2_000, 9, 1), (3, 5_000, 3),
      (3, 50_000, 1)],
 )  # fmt: skip
 def test_threads_follow_the_rows(columns, row_bytes, threads):
-    con = duckdb.connect()
-    con.execute("set threads = 8")
-    plan = SimpleNamespace(transformations=(), key=(), documents=False, memory_bytes=288 << 20)
-    stager = Stager(plan, SimpleNamespace(stages=True, stage="s"), con, None, None)
-    scan = SimpleNamespace(files=(), record_bytes=lambda: row_bytes)
-    fitted = [SimpleNamespace(scan=scan, columns=["c"] * columns, extra=())]
-    stager._begin(fitted)
+    stager, con = beginning(columns, row_bytes)
     for _ in range(2):
         stager._take_threads(quickly=True)
         assert con.execute("select current_setting('threads')").fetchone() == (threads,)
     stager._take_threads(quickly=False)
     threads = threads if columns > 16 else 8
     assert con.execute("select current_setting('threads')").fetchone() == (threads,)
+
+
+@pytest.mark.parametrize(
+    ("columns", "row_bytes", "without"),
+    [(2, 100, ""), (16, 400, ""), (200, 4_000, ""), (3, 2_000, "Dictionary"),
+     (90, 9_000, "Dictionary")],
+)  # fmt: skip
+def test_only_of_long_texts_no_dictionaries_are_made(columns, row_bytes, without):
+    _, con = beginning(columns, row_bytes)
+    found = con.execute("select current_setting('disabled_compression_methods')").fetchone()
+    assert found == (without,)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ STAGE: Final = "__headrace_scratch_stage"
 LIGHT: Final = 2  # times a run's memory: 60 M rows in a temporary table have no room in 143 MB
 WIDE: Final = 100  # columns
 LONG: Final = 10_000  # bytes of a row
+SHORT_BYTES: Final = 20  # of a value that is no long text
 COLUMN_BYTES: Final = 720_000  # what DuckDB holds for each column that a thread writes: its values,
 # which of them are null, and a block on its way to the file
 STREAM_BYTES: Final = 1_000_000  # of rows that are ahead of whoever takes them
@@ -127,6 +128,10 @@ class Stager:
         self.row_bytes = max(one.scan.record_bytes() for one in fitted)
         ahead = buffered(STREAM_BYTES, self.width, self.row_bytes)
         self._con.execute(f"set streaming_buffer_size = '{ahead}B'")
+        text_bytes = self.row_bytes - self.width * SHORT_BYTES  # of the longest column, at most
+        if text_bytes * room.GROUP_ROWS > self._plan.memory_bytes // 3:
+            # To weigh a dictionary DuckDB holds a column's texts of a group, outside its limit.
+            self._con.execute("set disabled_compression_methods = 'dictionary'")
         return fitted
 
     def _take_threads(self, *, quickly: bool) -> None:
@@ -139,9 +144,6 @@ class Stager:
             each = max(each, self.row_bytes * VECTOR_ROWS * 4)
         threads = max(min(self._threads, self._plan.memory_bytes // 2 // each), 1)
         self._con.execute(f"set threads = {threads}")
-        # It holds every text of a group, outside the limit: a gigabyte of rows of 8 kB.
-        if self.row_bytes * room.GROUP_ROWS > self._plan.memory_bytes // 3:
-            self._con.execute("set disabled_compression_methods = 'dictionary'")
 
     def _staged_exactly(self, fitted: Sequence[Fitted]) -> Staged:
         self._take_threads(quickly=False)
