@@ -36,7 +36,7 @@ def parts(rows: int, row_bytes: int, memory_bytes: int) -> int:
 
 
 def in_order(rows: int, memory_bytes: int) -> bool:
-    """Tell whether so many rows had better go into a table in order, which it has not.
+    """Tell whether so many rows had better be merged into a table in order, which it has not.
 
     They fill every group of rows but the last so. Else each thread leaves one that is not full, and
     when the file is closed DuckDB writes those and their neighbours once more. Of many rows the

@@ -134,8 +134,7 @@ def _executed(
         if plan.keys:
             _keep_those(plan, con, load, fitted[0])
     rows = sum(count.landed for count in staged.counts)
-    if load.con is not None:
-        _grow(plan, load.con, stager, rows)
+    _grow(plan, load, stager, rows)
     journal.told("committing", rows=rows)
     faults.reach("child.before_commit")
     signer = _Signer(plan, staged, known.segments, digests, landed, with_file=stager.with_file)
@@ -147,12 +146,14 @@ def _executed(
     return signer.receipt
 
 
-def _grow(plan: Plan, con: duckdb.DuckDBPyConnection, stager: Stager, rows: int) -> None:
+def _grow(plan: Plan, load: Load, stager: Stager, rows: int) -> None:
     """Let DuckDB have more of a run's memory: nothing is on its way through us any more."""
+    if load.con is None:
+        return
     if stager.width >= WIDE or stager.row_bytes >= LONG:
-        room.confine(con, plan.memory_bytes * 4 // 5)  # of other tables it would only keep more
-    elif room.in_order(rows, plan.memory_bytes // 2):
-        room.confine(con, plan.memory_bytes * 13 // 20)
+        room.confine(load.con, plan.memory_bytes * 4 // 5)  # else it would only keep more
+    elif load.temporary and room.in_order(rows, plan.memory_bytes // 2):
+        room.confine(load.con, plan.memory_bytes * 13 // 20)
 
 
 def scanned(

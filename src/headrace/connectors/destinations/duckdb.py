@@ -217,8 +217,8 @@ class DuckdbLoad:
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         con, target = self._con, self._target
         [(staged,)] = self._query(f"select count(*) from {self.stage}")
-        ordered = str(room.in_order(staged, self._memory_bytes)).lower()
-        con.execute(f"set preserve_insertion_order = {ordered}")
+        ordered = self.temporary and room.in_order(staged, self._memory_bytes)
+        con.execute(f"set preserve_insertion_order = {str(ordered).lower()}")
         con.begin()
         self._check_fence()
         counts = self._apply()
