@@ -10,12 +10,15 @@ from types import SimpleNamespace
 import duckdb
 import pytest
 
+from headrace.connectors.destinations.duckdb import DuckdbLoad
 from headrace.connectors.families import duckdb_file
 from headrace.connectors.families.duckdb_file import opened
 from headrace.contract import instance as instances
 from headrace.contract import room
+from headrace.contract.destination import Target
 from headrace.contract.instance import another, instance, instance_in, prepare
 from headrace.domain.errors import Refused
+from headrace.domain.task import Action
 from tests.engine import Rig
 
 OTHER = """
@@ -169,6 +172,20 @@ def test_a_process_that_has_time_later_lets_go_of_the_file_at_once(
         assert con.execute("from t").fetchall() == [(1,)]
     prepare()
     assert (len(instances._ready), len(instances._spent)) == (1, 0)
+
+
+def test_a_file_is_let_go_even_if_no_memory_can_be_given_back(tmp_path, tools, monkeypatch):
+    path = tmp_path / "t.duckdb"
+    target = Target(table="t", action=Action.APPEND, key=(), scope="s", fence=1, token="a")
+    monkeypatch.setattr(room, "freeing", lambda con: "from nowhere")
+    load = DuckdbLoad(opened(path, tools), target, tools.memory_bytes)
+    load.begin()
+    load.con.execute(f"create table {load.stage} as select 1 as id")
+    load.commit(lambda counts: "note")
+    load.close()
+    assert not held(path)
+    with opened(path, tools) as con:
+        assert con.execute("from t").fetchall() == [(1,)]
 
 
 def test_what_is_no_duckdb_file_is_told_so_and_may_be_mended(tmp_path, tools):

@@ -150,8 +150,9 @@ def _grow(plan: Plan, load: Load, stager: Stager, rows: int) -> None:
     """Let DuckDB have more of a run's memory: nothing is on its way through us any more."""
     if load.con is None:
         return
+    # Of other tables it would only keep more.
     if stager.width >= WIDE or stager.row_bytes >= LONG:
-        room.confine(load.con, plan.memory_bytes * 4 // 5)  # else it would only keep more
+        room.confine(load.con, plan.memory_bytes * 4 // 5)
     elif load.temporary and room.in_order(rows, plan.memory_bytes // 2):
         room.confine(load.con, plan.memory_bytes * 13 // 20)
 

@@ -216,8 +216,7 @@ class DuckdbLoad:
 
     def commit(self, sign: Callable[[Counts], str]) -> Counts:
         con, target = self._con, self._target
-        [(staged,)] = self._query(f"select count(*) from {self.stage}")
-        ordered = self.temporary and room.in_order(staged, self._memory_bytes)
+        ordered = self.temporary and room.in_order(self._staged(), self._memory_bytes)
         con.execute(f"set preserve_insertion_order = {str(ordered).lower()}")
         con.begin()
         self._check_fence()
@@ -331,9 +330,7 @@ class DuckdbLoad:
         [(there,)] = self._query(f"select count(*) from {self._table}")
         vectors_max = room.vectors_max(self._memory_bytes)
         if there // VECTOR_ROWS < vectors_max:
-            most = there
-            if of_stage and there >= room.REBUILD_ROWS:
-                [(most,)] = self._query(f"select count(*) from {self.stage}")
+            most = self._staged() if of_stage and there >= room.REBUILD_ROWS else there
             if not room.is_much(most, there):
                 return plain
         if not self._is_plain():
@@ -376,6 +373,10 @@ class DuckdbLoad:
         if self._in_parts:
             self._con.execute(room.freeing(self._con))
         return self._con.execute(text).fetchall()
+
+    def _staged(self) -> int:
+        [(rows,)] = self._query(f"select count(*) from {self.stage}")
+        return int(rows)
 
     def _stage_counts(self, *, with_file: bool) -> dict[str, int]:
         what = f"{FILE}, count(*)" if with_file else "'', count(*)"
@@ -480,8 +481,9 @@ class DuckdbLoad:
             self._drop()
 
     def _close(self) -> None:
+        with contextlib.suppress(duckdb.Error):  # to close a file takes memory of its own
+            self._con.execute(room.freeing(self._con))
         with contextlib.suppress(duckdb.Error):  # what is committed is in the log beside the file
-            self._con.execute(room.freeing(self._con))  # to close a file takes memory of its own
             self._file.close()
 
     def close(self) -> None:
